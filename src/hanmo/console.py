@@ -1,0 +1,64 @@
+"""What a person sees while a stage works: one rich console on stderr, so that stdout stays free for results."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False)
+
+
+def progress() -> Progress:
+    """A progress display; tasks may set the field `info` (free text, such as a rate) that stands behind the bar."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[info]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        # A bar that redraws is only for a person's terminal; a log file gets the stages' own lines.
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> '1.5 KB' (decimal units, as disks are sold)."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def human_count(count: float) -> str:
+    """1234567 -> '1.23M'."""
+    for unit in ("", "k", "M", "B"):
+        if abs(count) < 1000:
+            return f"{count:.0f}" if unit == "" else f"{count:.2f}{unit}"
+        count /= 1000
+    return f"{count:.2f}T"
+
+
+def human_seconds(seconds: float) -> str:
+    """75 -> '1 m 15 s'."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} m {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} m"

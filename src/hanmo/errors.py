@@ -1,0 +1,34 @@
+"""The one exception that is meant for the user.
+
+Everything a person can mend (a misspelt key, a torn file, a full disk) is raised as `HanmoError` with one line that
+says where, what is wrong and how to mend it. The command line prints that line and exits with status 2; anything else
+is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+
+class HanmoError(Exception):
+    """A fault the user can mend; `str(error)` is one complete line."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the closest of `known`, or an empty string when nothing is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def describe_os_error(error: OSError) -> str | None:
+    """One line for the operating-system faults that are the user's to mend (disk, permissions), else None."""
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}: free some space, then run the same command again (it goes on where it was)"
+    if error.errno == errno.EDQUOT:
+        return f"the disk quota is used up{where}: free some space, then run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to write or read{where}: choose another --out or mend the permissions"
+    return None

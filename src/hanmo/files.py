@@ -1,0 +1,175 @@
+"""Files that are either whole or absent, and the two line formats of the house (JSON and JSON lines, maybe compressed).
+
+A result is written beside its final name and moved over it in one step, after its bytes have reached the disk: a killed
+process or a full disk leaves the old file, or none, and never half of a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import orjson
+import xxhash
+import zstandard
+
+from hanmo.errors import HanmoError
+
+#: Files up to this size are fingerprinted whole, larger ones by evenly spaced samples.
+_WHOLE = 64 << 20
+_SAMPLE = 256 << 10
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` for writing ("w": UTF-8 text with \\n ends, "wb": bytes).
+
+    On leaving the block the file is flushed to disk and renamed to `path`; on an exception it is removed and `path`
+    keeps what it held before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {"encoding": "utf-8", "newline": "\n"} if "b" not in mode else {}
+    file = temporary.open(mode, **text)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically."""
+    with atomic_write(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; a missing or torn one is a `HanmoError` that names it."""
+    path = Path(path)
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise HanmoError(f"{path}: no such file") from None
+    except orjson.JSONDecodeError as error:
+        raise HanmoError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+
+
+def open_binary(path: Path | str) -> IO[bytes]:
+    """Open a plain, .gz, .zst or .xz file for reading its decompressed bytes as a stream."""
+    path = Path(path)
+    match path.suffix.lower():
+        case ".gz":
+            return gzip.open(path, "rb")
+        case ".xz":
+            return lzma.open(path, "rb")
+        case ".zst":
+            raw = path.open("rb")
+            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
+            return io.BufferedReader(reader, 1 << 20)  # type: ignore[arg-type]
+        case _:
+            return path.open("rb")
+
+
+def read_jsonl(path: Path | str) -> Iterator[tuple[int, Any]]:
+    """Yield (line number from 1, value) of a JSON-lines file, plain or compressed; empty lines are passed over.
+
+    Lines end at \\n alone: a string inside a record may hold U+2028 or U+0085, which str.splitlines would cut at.
+
+    Raises:
+        HanmoError: the file is missing, its compression is torn, or a line is not JSON (file and line named).
+    """
+    path = Path(path)
+    number = 0
+    try:
+        with open_binary(path) as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield number, orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise HanmoError(f"{path}:{number}: not JSON ({error})") from None
+    except FileNotFoundError:
+        raise HanmoError(f"{path}: no such file") from None
+    except (zstandard.ZstdError, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+        raise HanmoError(
+            f"{path}: the compressed file is torn after line {number} ({error}); fetch it again"
+        ) from None
+
+
+class JsonlZstWriter:
+    """Write JSON lines into a zstd file that appears under its name only when the block ends well."""
+
+    def __init__(self, path: Path | str, level: int = 3) -> None:
+        self._context = atomic_write(path, "wb")
+        self._level = level
+
+    def __enter__(self) -> JsonlZstWriter:
+        self._file = self._context.__enter__()
+        self._stream = zstandard.ZstdCompressor(level=self._level).stream_writer(self._file, closefd=False)
+        return self
+
+    def write(self, value: Any) -> None:
+        """Append one record."""
+        self._stream.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._stream.close()
+        except BaseException as failed:
+            self._context.__exit__(type(failed), failed, failed.__traceback__)
+            raise
+        self._context.__exit__(kind, error, trace)
+
+
+def fingerprint_json(value: Any) -> str:
+    """A short stable hash of a JSON-able value (key order does not matter)."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint_path(path: Path | str) -> str:
+    """A short hash of a file's content, or of all the files below a folder with their relative names.
+
+    Files above 64 MiB are hashed by their size and 64 evenly spaced samples of 256 KiB, so that a corpus of hundreds of
+    gigabytes costs seconds; an edit that keeps the size and misses every sample is not seen.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise HanmoError(f"{path}: no such file or folder")
+    digest = xxhash.xxh3_128()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        name = "" if path.is_file() else file.relative_to(path).as_posix()
+        if any(part.startswith(".") for part in Path(name).parts):
+            continue
+        size = file.stat().st_size
+        digest.update(f"{name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if size <= _WHOLE:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+            else:
+                for index in range(64):
+                    stream.seek((size - _SAMPLE) * index // 63)
+                    digest.update(stream.read(_SAMPLE))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,26 @@
+"""Model folders: where the weights of a stage are, and what a loadable folder must hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hanmo.errors import HanmoError
+
+
+def resolve(path: Path | str) -> Path:
+    """Return the Hugging Face model folder meant by `path`: itself, or its `model/` when it is a stage's folder.
+
+    Raises:
+        HanmoError: neither holds a config.json.
+    """
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    if not path.exists():
+        raise HanmoError(
+            f"{path}: no such folder; give a model folder or the folder of a stage that made one"
+        )
+    raise HanmoError(
+        f"{path}: no model there (no config.json in it or in its model/); has the stage finished?"
+    )

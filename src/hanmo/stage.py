@@ -1,0 +1,77 @@
+"""What a stage is: a kind with a settings schema, named inputs and one function that fills one folder.
+
+The contract is small enough to hold in the head:
+
+* `run(settings, inputs, out)` reads the folders in `inputs` (role -> list of paths), fills `out` and returns counts;
+* `out` may hold what a killed try left behind: go on from it, or wipe it and start again;
+* `manifest.json`, written by the runner after the function returned, is what makes the folder a result.
+
+Settings are pydantic models owned by the rooms. Every field says by `affects` what a change of it means for a stage that
+has already run: "result" (run again), "budget" (a larger value extends, e.g. more training tokens) or "speed" (nothing:
+device, micro-batch, processes, logging).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Affects = Literal["result", "budget", "speed"]
+StageFunction = Callable[[Any, dict[str, list[Path]], Path], dict[str, Any]]
+
+
+class Settings(BaseModel):
+    """Base of every settings schema: unknown keys are errors, values are checked when assigned."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+def setting(default: Any = ..., doc: str = "", *, affects: Affects = "result", **limits: Any) -> Any:
+    """A pydantic field with its help text, what a change of it means, and limits (`ge`, `gt`, `le`, ...)."""
+    return Field(default, description=doc, json_schema_extra={"affects": affects}, **limits)
+
+
+def factory(make: Callable[[], Any], doc: str = "", *, affects: Affects = "result") -> Any:
+    """Like `setting`, for defaults that need a new object each time (lists, nested settings)."""
+    return Field(default_factory=make, description=doc, json_schema_extra={"affects": affects})
+
+
+def affects_of(schema: type[BaseModel], name: str) -> Affects:
+    """What a change of the field `name` means for an earlier result."""
+    extra = schema.model_fields[name].json_schema_extra
+    return extra["affects"] if isinstance(extra, dict) and "affects" in extra else "result"  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Input:
+    """A role that a stage reads: a stage's name in a recipe, a path on the command line."""
+
+    role: str
+    doc: str
+    required: bool = True
+    many: bool = False
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """One verb of the corridor. `function` is "module:name" and is imported only where the stage runs."""
+
+    do: str
+    summary: str
+    settings: type[Settings]
+    inputs: tuple[Input, ...]
+    function: str
+
+    def load(self) -> StageFunction:
+        """Import and return the stage's function."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def role(self, name: str) -> Input | None:
+        """The input with that role, or None."""
+        return next((item for item in self.inputs if item.role == name), None)

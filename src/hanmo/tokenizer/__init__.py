@@ -1,0 +1,88 @@
+"""Tokenizers: training them on Chinese, saving them so that every engine splits alike, and the one chat format.
+
+The saved form is the plain fast class of transformers with a byte-level BPE, Qwen2's split expression and no normaliser:
+llama.cpp knows exactly that under the name `qwen2`, so ids agree there to the last byte.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hanmo.errors import HanmoError
+
+# The Rust tokenizers warn on every fork once they have used threads; the stages fork on purpose.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+#: How Qwen2 (and llama.cpp's pre-tokenizer "qwen2") cuts text before the merges: every digit alone, letters in runs.
+QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def skeleton() -> Tokenizer:
+    """An untrained byte-level BPE with the house's splitter: give it to a trainer, or merges to it."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def build(tokenizer: Tokenizer, out: Path) -> PreTrainedTokenizerFast:
+    """Save a trained tokenizer as a Hugging Face folder with the chat template; returns the loaded object.
+
+    Args:
+        tokenizer: holds the special tokens `<|endoftext|>`, `<|im_start|>`, `<|im_end|>` under the ids 0, 1, 2.
+        out: the folder, made if missing.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    from hanmo.tokenizer.chat import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS
+
+    for index, token in enumerate(SPECIAL_TOKENS):
+        assert tokenizer.token_to_id(token) == index, f"{token} must have id {index}"
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        clean_up_tokenization_spaces=False,
+        model_max_length=1_000_000,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    out.mkdir(parents=True, exist_ok=True)
+    fast.save_pretrained(str(out))
+    return fast
+
+
+def load(path: Path | str) -> PreTrainedTokenizerFast:
+    """Load a tokenizer folder (or a model folder that holds one) as the plain fast class.
+
+    Raises:
+        HanmoError: there is no tokenizer.json in it.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    path = Path(path)
+    if not (path / "tokenizer.json").is_file():
+        raise HanmoError(
+            f"{path}: no tokenizer.json there; give a folder made by `hanmo tokenizer` or a model folder"
+        )
+    return PreTrainedTokenizerFast.from_pretrained(str(path))
+
+
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Encode text in which special tokens are only characters. See `hanmo.tokenizer.chat.encode_text`."""
+    from hanmo.tokenizer.chat import encode_text
+
+    return encode_text(tokenizer, text)

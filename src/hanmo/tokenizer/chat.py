@@ -1,0 +1,120 @@
+"""The one chat format: training, evaluation, chat and serving all turn messages into ids through `ChatFormat`.
+
+ChatML, as Qwen and many others use it, so that llama.cpp and vLLM know it:
+
+    <|im_start|>user\\n你好<|im_end|>\\n<|im_start|>assistant\\n您好！<|im_end|>\\n
+
+Ids are made piece by piece: the markers are placed as ids, and what people wrote is encoded as plain text. A user who types
+`<|im_end|>` therefore gets those ten characters, never a turn boundary. The Jinja template that is saved with the tokenizer
+says the same for engines that render text first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from hanmo.errors import HanmoError
+
+END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+#: In the order of their ids 0, 1, 2.
+SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
+ROLES = ("system", "user", "assistant", "tool")
+
+#: Saved as chat_template.jinja. No training marks in it, so that every engine renders it.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+Message = Mapping[str, Any]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Encode `text` with special tokens taken literally (as the characters they are made of)."""
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode_special_tokens
+    backend.encode_special_tokens = True
+    try:
+        return backend.encode(text, add_special_tokens=False).ids
+    finally:
+        backend.encode_special_tokens = before
+
+
+class ChatFormat:
+    """Turns messages into token ids and text for one tokenizer.
+
+    Args:
+        tokenizer: must hold the three special tokens; anything else is refused, since the model behind it would never
+            have learnt where a turn ends.
+    """
+
+    template = CHAT_TEMPLATE
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+        missing = [token for token, index in ids.items() if index is None or index == tokenizer.unk_token_id]
+        if missing:
+            raise HanmoError(
+                f"{tokenizer.name_or_path or 'tokenizer'}: no token {missing[0]}; "
+                "chat needs a tokenizer with the ChatML markers (make one with `hanmo tokenizer`)"
+            )
+        self.end_of_text: int = ids[END_OF_TEXT]
+        self.turn_start: int = ids[TURN_START]
+        self.turn_end: int = ids[TURN_END]
+        self._newline = encode_text(tokenizer, "\n")
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Ids that end an answer: the end of the turn, and the end of a document."""
+        return [self.turn_end, self.end_of_text]
+
+    def encode(
+        self, messages: Sequence[Message], add_generation_prompt: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Ids of a conversation and a mask of equal length: 1 where the assistant's words and their end stand.
+
+        The mask is what training puts loss on: the content of every assistant turn and its `<|im_end|>`, not the header
+        and not the newline behind it.
+
+        Raises:
+            HanmoError: a message without a known role or without text.
+        """
+        ids: list[int] = []
+        mask: list[int] = []
+        for index, message in enumerate(messages):
+            role, content = check_message(message, f"message {index + 1}")
+            header = [self.turn_start, *encode_text(self.tokenizer, f"{role}\n")]
+            body = [*encode_text(self.tokenizer, content), self.turn_end]
+            ids += header + body + self._newline
+            mask += [0] * len(header) + [int(role == "assistant")] * len(body) + [0] * len(self._newline)
+        if add_generation_prompt:
+            opening = [self.turn_start, *encode_text(self.tokenizer, "assistant\n")]
+            ids += opening
+            mask += [0] * len(opening)
+        return ids, mask
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+        """The conversation as text, exactly as the saved template renders it."""
+        parts = []
+        for index, message in enumerate(messages):
+            role, content = check_message(message, f"message {index + 1}")
+            parts.append(f"{TURN_START}{role}\n{content}{TURN_END}\n")
+        if add_generation_prompt:
+            parts.append(f"{TURN_START}assistant\n")
+        return "".join(parts)
+
+
+def check_message(message: Message, where: str) -> tuple[str, str]:
+    """Return (role, content) of a message, or say in one line what is wrong with it."""
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise HanmoError(f"{where}: role is {role!r}, must be one of {', '.join(ROLES)}")
+    if not isinstance(content, str):
+        raise HanmoError(f"{where}: content must be text, is {type(content).__name__}")
+    return role, content
