@@ -13,10 +13,11 @@ import io
 import json
 import lzma
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, cast, cast
 
 import orjson
 import xxhash
@@ -27,6 +28,10 @@ from hanmo.errors import HanmoError
 #: Files up to this size are fingerprinted whole, larger ones by evenly spaced samples.
 _WHOLE = 64 << 20
 _SAMPLE = 256 << 10
+#: Compressed bytes taken at a time; small, since each may become thousands.
+_BLOCK = 16 << 10
+#: What a torn or damaged compressed file raises, whichever its format.
+TORN = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
 @contextlib.contextmanager
@@ -39,7 +44,7 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {"encoding": "utf-8", "newline": "\n"} if "b" not in mode else {}
+    text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"} if "b" not in mode else {}
     file = temporary.open(mode, **text)
     try:
         with file:
@@ -70,18 +75,57 @@ def read_json(path: Path | str) -> Any:
         raise HanmoError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
 
 
+class _ZstdReader(io.RawIOBase):
+    """Decompressed bytes of a .zst file of one or more frames; a file that ends inside a frame is an `EOFError`.
+
+    (The stream reader of `zstandard` takes such a torn file for a whole one.)
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            if self._frame.eof:
+                block = self._frame.unused_data or self._file.read(_BLOCK)
+                if not block:
+                    return 0
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            elif not (block := self._file.read(_BLOCK)):
+                raise EOFError("it ends in the middle of a frame")
+            self._ready = memoryview(self._frame.decompress(block))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def open_binary(path: Path | str) -> IO[bytes]:
-    """Open a plain, .gz, .zst or .xz file for reading its decompressed bytes as a stream."""
+    """Open a plain, .gz, .zst or .xz file for reading its decompressed bytes as a stream.
+
+    Raises:
+        EOFError: here or while reading, a compressed file ends too early (one of no bytes at all does).
+        gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError: while reading, it is damaged.
+    """
     path = Path(path)
     match path.suffix.lower():
+        case ".gz" | ".xz" | ".zst" if path.stat().st_size == 0:
+            raise EOFError("it is empty")
         case ".gz":
-            return gzip.open(path, "rb")
+            return cast(IO[bytes], gzip.open(path, "rb"))
         case ".xz":
             return lzma.open(path, "rb")
         case ".zst":
-            raw = path.open("rb")
-            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
-            return io.BufferedReader(reader, 1 << 20)  # type: ignore[arg-type]
+            return io.BufferedReader(_ZstdReader(path), 1 << 20)
         case _:
             return path.open("rb")
 
@@ -107,10 +151,8 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, Any]]:
                     raise HanmoError(f"{path}:{number}: not JSON ({error})") from None
     except FileNotFoundError:
         raise HanmoError(f"{path}: no such file") from None
-    except (zstandard.ZstdError, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
-        raise HanmoError(
-            f"{path}: the compressed file is torn after line {number} ({error}); fetch it again"
-        ) from None
+    except TORN as error:
+        raise HanmoError(f"{path}: the compressed file is torn after line {number} ({error}); fetch it again") from None
 
 
 class JsonlZstWriter:
