@@ -1,0 +1,35 @@
+"""Settings of the convert stage."""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+
+from hanmo.errors import nearest
+from hanmo.stage import Settings, factory
+
+#: What weights can be written as, with the bits each weight takes.
+FORMATS: dict[str, float] = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5}
+
+
+def unknown_format(name: str) -> str:
+    """The line that answers a format nobody knows, with the nearest and all the known ones."""
+    return f"format '{name}' is unknown{nearest(name.lower(), FORMATS)} (known: {', '.join(FORMATS)})"
+
+
+class ConvertSettings(Settings):
+    """Writing a model as GGUF files, one for each format."""
+
+    formats: list[str] = factory(
+        lambda: ["f32", "f16", "q8_0"],
+        "one file each: f32 (exact), f16 or bf16 (half the size), q8_0 (8 bits, a quarter of the size)",
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _check_formats(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError(f"give at least one format (known: {', '.join(FORMATS)})")
+        for name in value:
+            if name not in FORMATS:
+                raise ValueError(unknown_format(name))
+        return list(dict.fromkeys(value))
