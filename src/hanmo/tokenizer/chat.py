@@ -4,13 +4,14 @@ ChatML, as Qwen and many others use it, so that llama.cpp and vLLM know it:
 
     <|im_start|>user\\n你好<|im_end|>\\n<|im_start|>assistant\\n您好！<|im_end|>\\n
 
-Ids are made piece by piece: the markers are placed as ids, and what people wrote is encoded as plain text. A user who types
-`<|im_end|>` therefore gets those ten characters, never a turn boundary. The Jinja template that is saved with the tokenizer
-says the same for engines that render text first.
+Ids are made piece by piece: the markers are placed as ids, and what people wrote is encoded as plain text. A user who
+types `<|im_end|>` therefore gets those ten characters, never a turn boundary. The Jinja template that is saved with the
+tokenizer says the same for engines that render text first.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,17 +33,20 @@ CHAT_TEMPLATE = (
 )
 
 Message = Mapping[str, Any]
+_literal = threading.Lock()
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Encode `text` with special tokens taken literally (as the characters they are made of)."""
     backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
-    try:
-        return backend.encode(text, add_special_tokens=False).ids
-    finally:
-        backend.encode_special_tokens = before
+    # The switch belongs to the tokenizer, which a server's threads share.
+    with _literal:
+        before = backend.encode_special_tokens
+        backend.encode_special_tokens = True
+        try:
+            return backend.encode(text, add_special_tokens=False).ids
+        finally:
+            backend.encode_special_tokens = before
 
 
 class ChatFormat:
@@ -57,26 +61,26 @@ class ChatFormat:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
-        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-        missing = [token for token, index in ids.items() if index is None or index == tokenizer.unk_token_id]
-        if missing:
+        self.end_of_text = self._special(END_OF_TEXT)
+        self.turn_start = self._special(TURN_START)
+        self.turn_end = self._special(TURN_END)
+        self._newline = encode_text(tokenizer, "\n")
+
+    def _special(self, token: str) -> int:
+        index = self.tokenizer.backend_tokenizer.token_to_id(token)
+        if index is None:
             raise HanmoError(
-                f"{tokenizer.name_or_path or 'tokenizer'}: no token {missing[0]}; "
+                f"{self.tokenizer.name_or_path or 'tokenizer'}: no token {token}; "
                 "chat needs a tokenizer with the ChatML markers (make one with `hanmo tokenizer`)"
             )
-        self.end_of_text: int = ids[END_OF_TEXT]
-        self.turn_start: int = ids[TURN_START]
-        self.turn_end: int = ids[TURN_END]
-        self._newline = encode_text(tokenizer, "\n")
+        return index
 
     @property
     def stop_ids(self) -> list[int]:
         """Ids that end an answer: the end of the turn, and the end of a document."""
         return [self.turn_end, self.end_of_text]
 
-    def encode(
-        self, messages: Sequence[Message], add_generation_prompt: bool = False
-    ) -> tuple[list[int], list[int]]:
+    def encode(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> tuple[list[int], list[int]]:
         """Ids of a conversation and a mask of equal length: 1 where the assistant's words and their end stand.
 
         The mask is what training puts loss on: the content of every assistant turn and its `<|im_end|>`, not the header
@@ -89,10 +93,15 @@ class ChatFormat:
         mask: list[int] = []
         for index, message in enumerate(messages):
             role, content = check_message(message, f"message {index + 1}")
-            header = [self.turn_start, *encode_text(self.tokenizer, f"{role}\n")]
-            body = [*encode_text(self.tokenizer, content), self.turn_end]
-            ids += header + body + self._newline
-            mask += [0] * len(header) + [int(role == "assistant")] * len(body) + [0] * len(self._newline)
+            if role == "assistant":
+                header, body = f"{role}\n", [*encode_text(self.tokenizer, content), self.turn_end]
+            else:
+                # In one piece, as engines do that render the text first: a newline at the start of what a person wrote
+                # may be one token with the header's. An answer starts where generation starts, at a token of its own.
+                header, body = f"{role}\n{content}", [self.turn_end]
+            head = [self.turn_start, *encode_text(self.tokenizer, header)]
+            ids += head + body + self._newline
+            mask += [0] * len(head) + [int(role == "assistant")] * len(body) + [0] * len(self._newline)
         if add_generation_prompt:
             opening = [self.turn_start, *encode_text(self.tokenizer, "assistant\n")]
             ids += opening

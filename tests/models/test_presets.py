@@ -1,0 +1,103 @@
+"""Presets: the counted parameters are those of the model that transformers builds, and the names tell the truth."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
+
+from hanmo.errors import HanmoError
+from hanmo.models.presets import PRESETS, build_config, count_parameters, preset
+
+#: A vocabulary that fits each size, as in recipes/.
+VOCABULARY = {
+    "hanmo-1m": 2048,
+    "hanmo-4m": 4096,
+    "hanmo-8m": 8192,
+    "hanmo-16m": 8192,
+    "hanmo-42m": 16384,
+    "hanmo-92m": 16384,
+    "hanmo-210m": 32768,
+    "hanmo-440m": 32768,
+    "hanmo-1b5": 65536,
+}
+
+
+def on_meta(name: str, vocabulary: int, context: int = 512) -> Qwen3ForCausalLM:
+    """The model without its weights' memory."""
+    with torch.device("meta"):
+        return Qwen3ForCausalLM(build_config(name, vocabulary, context))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("vocabulary", [259, 8192, 50_001])
+def test_counts_are_those_of_the_built_model(name: str, vocabulary: int) -> None:
+    model = on_meta(name, vocabulary)
+    # parameters() names tied weights once.
+    assert sum(weight.numel() for weight in model.parameters()) == count_parameters(name, vocabulary)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_name_tells_its_size(name: str) -> None:
+    size = re.fullmatch(r"hanmo-(\d+)(m|b)(\d?)", name)
+    assert size is not None
+    said = float(f"{size[1]}.{size[3] or 0}") * {"m": 1e6, "b": 1e9}[size[2]]
+    assert said / 1.35 < count_parameters(name, VOCABULARY[name]) < said * 1.35
+
+
+def test_sizes_grow() -> None:
+    counts = [count_parameters(name, 8192) for name in PRESETS]
+    assert counts == sorted(counts)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_shapes_are_ones_that_engines_run(name: str) -> None:
+    shape = preset(name)
+    assert shape.heads % shape.kv_heads == 0, "every key-value head serves equally many query heads"
+    assert shape.head_dim % 32 == 0 and shape.hidden % 64 == 0
+    # A quantised block of llama.cpp (Q8_0) holds 32 numbers of a row.
+    assert shape.ffn % 64 == 0 and (shape.heads * shape.head_dim) % 32 == 0
+    assert shape.about
+
+
+def test_vocabulary_is_rounded_up_to_64() -> None:
+    assert [build_config("hanmo-1m", size, 64).vocab_size for size in (259, 320, 321, 8192)] == [320, 320, 384, 8192]
+
+
+def test_config_is_stock_qwen3() -> None:
+    config = build_config("hanmo-1m", 400, 256)
+    assert (config.model_type, config.tie_word_embeddings, config.attention_bias) == ("qwen3", True, False)
+    assert (config.eos_token_id, config.pad_token_id, config.bos_token_id) == (0, 0, None)
+    assert config.max_position_embeddings == 256
+    with torch.device("meta"):
+        assert isinstance(AutoModelForCausalLM.from_config(config), Qwen3ForCausalLM)
+
+
+def test_embeddings_are_tied() -> None:
+    model = on_meta("hanmo-1m", 400)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_no_biases() -> None:
+    assert not [name for name, _ in on_meta("hanmo-1m", 400).named_parameters() if name.endswith("bias")]
+
+
+def test_it_runs() -> None:
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(build_config("hanmo-1m", 400, 64))
+    logits = model(torch.randint(0, 400, (2, 16))).logits
+    assert logits.shape == (2, 16, 448) and torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", ["hanmo-4", "hanmo-42M", "hanmo42m"])
+def test_an_unknown_name_names_the_nearest(name: str) -> None:
+    with pytest.raises(HanmoError, match=f"preset '{name}' is unknown; did you mean 'hanmo-") as caught:
+        build_config(name, 400, 64)
+    assert "known: hanmo-1m, hanmo-4m" in str(caught.value)
+
+
+def test_a_foreign_name_lists_the_known() -> None:
+    with pytest.raises(HanmoError, match=r"preset 'llama' is unknown \(known: hanmo-1m"):
+        preset("llama")
