@@ -89,8 +89,6 @@ def test_stops(model) -> None:
     free = generate(model, [prompt], stop_ids=[], max_new_tokens=10)[0]
     assert len(free) == 10
     assert generate(model, [prompt], stop_ids=[free[4]], max_new_tokens=10)[0] == free[: free.index(free[4])]
-    three = generate(model, [prompt], stop_ids=[], max_new_tokens=10, stop_when=lambda ids: len(ids) == 3)
-    assert three == [free[:3]]
     room = generate(model, [prompt], stop_ids=[], max_new_tokens=10, context=len(prompt) + 2)
     assert room == [free[:2]]
 

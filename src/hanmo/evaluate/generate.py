@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from hanmo.evaluate.likelihood import autocasting
-
 #: A common opening shorter than this is not worth a pass of its own.
 _SHARED = 16
 
@@ -35,8 +33,6 @@ def generate(
     top_p: float = 1.0,
     seed: int = 7,
     batch_prompts: int = 64,
-    stop_when: Callable[[list[int]], bool] | None = None,
-    autocast: torch.dtype | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt; returns the new ids of each, in the order of the prompts, without the stop id.
@@ -48,7 +44,6 @@ def generate(
         max_new_tokens: most ids per answer; fewer where `context` (default: the model's longest) is reached.
         temperature: 0 takes the likeliest id; otherwise ids are drawn from softmax(logits / temperature), cut to the
             smallest set that holds `top_p` of the probability.
-        stop_when: called with the new ids after every id of a row; true ends that row (the ids are kept).
         advance: told how many prompts were finished, for a progress bar.
 
     Raises:
@@ -65,7 +60,7 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), autocasting(model.device, autocast):
+        with torch.inference_mode():
             opening = None
             if shared:
                 opening = DynamicCache(config=model.config)
@@ -84,7 +79,6 @@ def generate(
                     cache=_repeat(model, opening, len(batch)),
                     room={i: min(max_new_tokens, limit - len(prompts[i])) for i in batch},
                     choose=lambda logits, rows, g=generators: _choose(logits, temperature, top_p, [g[i] for i in rows]),
-                    ended=lambda token, ids: token in stops or bool(stop_when and stop_when(ids)),
                     stops=stops,
                 )
                 if advance:
@@ -104,7 +98,6 @@ def _fill(
     cache: DynamicCache,
     room: dict[int, int],
     choose: Callable[[torch.Tensor, list[int]], list[int]],
-    ended: Callable[[int, list[int]], bool],
     stops: frozenset[int],
 ) -> None:
     """Decode the prompts numbered in `batch` together into `answers`; `cache` holds their first `shared` tokens."""
@@ -134,9 +127,10 @@ def _fill(
         chosen = choose(output.logits[:, -1].float(), rows)
         alive = []
         for place, (index, token) in enumerate(zip(rows, chosen, strict=True)):
-            if token not in stops:
-                answers[index].append(token)
-            if not ended(token, answers[index]) and len(answers[index]) < room[index]:
+            if token in stops:
+                continue
+            answers[index].append(token)
+            if len(answers[index]) < room[index]:
                 alive.append(place)
         if not alive:
             return

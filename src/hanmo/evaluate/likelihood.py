@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -100,7 +99,7 @@ def sequence_nll(
         # Not inference_mode: tensors a model caches there could not take part in training afterwards.
         with torch.no_grad():
             for batch in _batches(rows, batch_tokens):
-                with autocasting(device, autocast):
+                with torch.autocast(device.type, dtype=autocast) if autocast else nullcontext():
                     losses = _batch_losses(model, batch, device, keeps)
                 for row, loss in zip(batch, losses.tolist(), strict=True):
                     total[row.owner] += loss
@@ -129,11 +128,6 @@ def document_nll(
     """
     rows = [row for owner, ids in enumerate(documents) for row in document_rows(ids, context, end_of_text, owner)]
     return sequence_nll(model, rows, len(documents), batch_tokens=batch_tokens, autocast=autocast)
-
-
-def autocasting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """The autocast context for a dtype, or one that does nothing for None."""
-    return torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
 
 
 def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:

@@ -1,0 +1,237 @@
+"""The eval stage: several models on the same held-out text, the same exams and the same prompts.
+
+Out: `eval.json` with everything, and `exam-<model>.jsonl` with every single reply, to be read by people.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from hanmo.console import console, human_bytes, human_seconds, progress
+from hanmo.errors import HanmoError
+from hanmo.evaluate import heldout
+from hanmo.evaluate.bpb import Text, bits_per_byte
+from hanmo.evaluate.exam import choose_items, sit, worked_examples
+from hanmo.evaluate.generate import generate
+from hanmo.evaluate.items import ExamItem, chance, load_items
+from hanmo.evaluate.settings import EvalSettings
+from hanmo.evaluate.significance import compare
+from hanmo.files import atomic_write, read_json, write_json
+from hanmo.models.folder import resolve
+from hanmo.tokenizer import load as load_tokenizer
+from hanmo.tokenizer.chat import TURN_END, ChatFormat, encode_text
+
+#: Exam name -> (items, worked examples for base models, baselines beside the models).
+Exams = dict[str, tuple[list[ExamItem], list[tuple[str, str]], dict[str, Any]]]
+
+
+def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
+    """Evaluate every model in `inputs["model"]`; see the module for what is written.
+
+    Inputs: "model" (model folders or stage folders, named by folder), "corpus" (optional, a corpus stage: its held-out
+    part), "exam" (optional: exam.jsonl files, or folders that hold one).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for left in (*out.glob("exam-*.jsonl"), out / "eval.json"):
+        left.unlink(missing_ok=True)
+    folders = name_folders(inputs["model"])
+    exams = load_exams(inputs.get("exam", []), settings)
+    texts: list[Text] = []
+    counts: dict[str, int] = {}
+    for corpus in inputs.get("corpus", []):
+        texts, counts = heldout.draw(corpus, settings.heldout_documents, settings.heldout_mb * 1e6)
+    device = pick_device(settings.device)
+    models = []
+    right: dict[tuple[str, str], list[bool]] = {}
+    for name, folder in folders.items():
+        result, replies = evaluate(name, folder, texts, exams, settings, device)
+        models.append(result)
+        for exam, records in replies.items():
+            right[name, exam] = [record["right"] for record in records]
+        with atomic_write(out / f"exam-{name}.jsonl", "wb") as file:
+            for exam, records in replies.items():
+                for record in records:
+                    file.write(orjson.dumps({"exam": exam, **record}, option=orjson.OPT_APPEND_NEWLINE))
+    write_json(
+        out / "eval.json",
+        {
+            "heldout": counts,
+            "exams": {
+                name: {
+                    "items": len(items),
+                    "chance": sum(map(chance, items)) / len(items),
+                    "baselines": baselines,
+                }
+                for name, (items, _, baselines) in exams.items()
+            },
+            "models": models,
+            "comparisons": [
+                {"exam": exam, "first": a, "second": b, **compare(right[a, exam], right[b, exam])}
+                for exam in exams
+                for a, b in itertools.combinations(folders, 2)
+            ],
+        },
+    )
+    return {
+        "heldout_documents": counts.get("documents", 0),
+        "heldout_bytes": counts.get("bytes", 0),
+        "exam_items": sum(len(items) for items, _, _ in exams.values()),
+        "models": {
+            model["name"]: {
+                **({"bits_per_byte": model["heldout"]["bits_per_byte"]} if model["heldout"] else {}),
+                **{f"exam {name}": exam["total"]["accuracy"] for name, exam in model["exams"].items()},
+            }
+            for model in models
+        },
+    }
+
+
+def evaluate(
+    name: str, folder: Path, texts: list[Text], exams: Exams, settings: EvalSettings, device: torch.device
+) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """All figures of one model for eval.json, and its replies by exam."""
+    dtype = getattr(torch, settings.precision)
+    transformers_logging.disable_progress_bar()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model.to(device).eval()  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(folder)
+    chat = is_chat(model, tokenizer)
+    longest = int(model.config.max_position_embeddings)
+    seconds: dict[str, float] = {}
+
+    scored: dict[str, Any] | None = None
+    if texts:
+        began = time.perf_counter()
+        scored = bits_per_byte(
+            model,
+            tokenizer,
+            texts,
+            min(settings.context or longest, longest),
+            batch_tokens=settings.batch_tokens,
+            bootstrap=settings.bootstrap,
+            seed=settings.seed,
+        )
+        seconds["heldout"] = round(time.perf_counter() - began, 3)
+        console.print(
+            f"{name}: {scored['bits_per_byte']:.4f} bits per byte [{scored['low']:.4f}, {scored['high']:.4f}] on "
+            f"{human_bytes(scored['bytes'])} in {human_seconds(seconds['heldout'])}",
+            markup=False,
+        )
+    results: dict[str, Any] = {}
+    replies: dict[str, list[dict[str, Any]]] = {}
+    for exam, (items, examples, _) in exams.items():
+        with progress() as bar:
+            task = bar.add_task(f"{name}: {exam}", total=len(items), info="")
+            sitting = sit(
+                model,
+                tokenizer,
+                items,
+                chat=chat,
+                examples=examples,
+                answer_tokens=settings.answer_tokens,
+                context=longest,
+                batch_prompts=settings.batch_prompts,
+                batch_tokens=settings.batch_tokens,
+                advance=lambda done, bar=bar, task=task: bar.advance(task, done),
+            )
+        results[exam], replies[exam] = sitting.result(), sitting.replies
+        seconds[f"exam {exam}"] = round(sitting.seconds, 3)
+        total = sitting.summary["total"]
+        console.print(
+            f"{name}: {exam} {total['k']} of {total['n']} right, {total['accuracy']:.1%} "
+            f"[{total['low']:.1%}, {total['high']:.1%}], chance {total['chance']:.1%}, in "
+            f"{human_seconds(sitting.seconds)}",
+            markup=False,
+        )
+    began = time.perf_counter()
+    samples = write_samples(model, tokenizer, chat, settings)
+    seconds["samples"] = round(time.perf_counter() - began, 3)
+    return {
+        "name": name,
+        "kind": "chat" if chat else "base",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "context": longest,
+        "heldout": scored,
+        "exams": results,
+        "samples": samples,
+        "seconds": seconds,
+    }, replies
+
+
+def write_samples(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat: bool, settings: EvalSettings
+) -> list[dict[str, str]]:
+    """One text per prompt, and for a chat model one answer per question: [{kind, prompt, text}]."""
+    ask = ChatFormat(tokenizer) if chat else None
+    asked = [("completion", prompt, encode_text(tokenizer, prompt)) for prompt in settings.prompts if prompt]
+    for question in settings.questions if ask else ():
+        turn = [{"role": "user", "content": question}]
+        asked.append(("chat", question, ask.encode(turn, add_generation_prompt=True)[0]))  # type: ignore[union-attr]
+    answers = generate(
+        model,
+        [ids for _, _, ids in asked],
+        stop_ids=ask.stop_ids if ask else [int(tokenizer.eos_token_id)],  # type: ignore[arg-type]
+        max_new_tokens=settings.sample_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed,
+    )
+    return [
+        {"kind": kind, "prompt": prompt, "text": str(tokenizer.decode(ids, skip_special_tokens=True))}
+        for (kind, prompt, _), ids in zip(asked, answers, strict=True)
+    ]
+
+
+def is_chat(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a model was trained to chat: it then ends at the end of a turn, by its generation config."""
+    config = model.generation_config
+    ends = config.eos_token_id if config is not None else None
+    return tokenizer.convert_tokens_to_ids(TURN_END) in (ends if isinstance(ends, list) else [ends])
+
+
+def name_folders(paths: list[Path]) -> dict[str, Path]:
+    """Name -> model folder; the name is that of the stage's folder, with its parent's in front where two are alike."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        folder = resolve(path).resolve()
+        stage = folder.parent if folder.name == "model" else folder
+        name = stage.name if stage.name not in named else f"{stage.parent.name}-{stage.name}"
+        if name in named:
+            raise HanmoError(f"{path}: two models are named {name}; give folders of unlike names")
+        named[name] = folder
+    return named
+
+
+def load_exams(paths: list[Path], settings: EvalSettings) -> Exams:
+    """Exams by name: a folder's items with its training dialogues as worked examples, or a file's items alone."""
+    exams: Exams = {}
+    for path in paths:
+        file = path / "exam.jsonl" if path.is_dir() else path
+        folder = file.parent
+        name = folder.name if path.is_dir() else path.name.split(".")[0]
+        if name in exams:
+            raise HanmoError(f"{path}: two exams are named {name}; give files or folders of unlike names")
+        dialogues, stats = folder / "sft.jsonl", folder / "stats.json"
+        own = path.is_dir()
+        exams[name] = (
+            choose_items(load_items(file), settings.exam_limit),
+            worked_examples(dialogues, settings.shots, settings.seed) if own and dialogues.is_file() else [],
+            read_json(stats).get("baselines", {}) if own and stats.is_file() else {},
+        )
+    return exams
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes the machine's accelerator, or the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
