@@ -65,12 +65,12 @@ def learnt(model, tokenizer):
     for item in ITEMS:
         reply = {"role": "assistant", "content": f"答案是{item.answer}。"}
         rows.append(ask.encode([{"role": "user", "content": render_question(item)}, reply])[0])
-        rows.append(encode_text(tokenizer, f"问题：\n{item.question}\n答案：\n{item.answer_text}\n"))
+        rows.append([0, *encode_text(tokenizer, f"问题：\n{item.question}\n答案：\n{item.answer_text}\n")])
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(60):
+    for _ in range(120):
         loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -101,7 +101,7 @@ def test_choice_of_a_base_model_is_the_likeliest_option(model, tokenizer) -> Non
     for item, reply in zip(ITEMS[:2], sitting.replies, strict=True):
         costs = []
         for option in item.choices or []:
-            prompt = encode_text(tokenizer, f"{opening}问题：\n{item.question}\n答案：\n")
+            prompt = [0, *encode_text(tokenizer, f"{opening}问题：\n{item.question}\n答案：\n")]
             ids = prompt + encode_text(tokenizer, f"{option}\n")
             with torch.no_grad():
                 logs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -228,7 +228,8 @@ def test_stage(corpus: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
     (world / "exam.jsonl").write_bytes(b"\n".join(orjson.dumps(item.model_dump()) for item in ITEMS))
     dialogue = [{"role": "user", "content": "好吗？"}, {"role": "assistant", "content": "好。"}]
     (world / "sft.jsonl").write_bytes(orjson.dumps({"messages": dialogue}))
-    (world / "stats.json").write_bytes(orjson.dumps({"baselines": {"retrieval": 0.31}}))
+    retrieval = {"accuracy": 0.31, "method": "both", "by_method": {}, "by_category": {"动物": 0.5}, "sentences": 9}
+    (world / "stats.json").write_bytes(orjson.dumps({"retrieval": retrieval}))
     extra = tmp_path / "extra.jsonl"
     extra.write_bytes(orjson.dumps(ITEMS[0].model_dump()))
     settings = EvalSettings(heldout_documents=10, answer_tokens=6, sample_tokens=5, bootstrap=100)
@@ -240,7 +241,7 @@ def test_stage(corpus: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
     assert result["exams"]["world"] == {
         "items": 4,
         "chance": pytest.approx((1 / 2 + 1 / 3) / 4),
-        "baselines": {"retrieval": 0.31},
+        "baselines": {"retrieval": {"accuracy": 0.31, "categories": {"动物": 0.5}, "method": "both"}},
     }
     first, second = result["models"]
     assert first["heldout"]["bits_per_byte"] == pytest.approx(second["heldout"]["bits_per_byte"])

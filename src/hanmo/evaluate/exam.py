@@ -5,6 +5,7 @@ and judged by `items.score`.
 
 A **base** model has never seen a turn. Asked that way it would fail for the form alone, so it gets what is fair to it:
 
+* a document begins, as in training, behind an end-of-text token;
 * worked examples first, the same for every item (fewer where the context is short), each as 问题：, question, 答案：,
   answer on lines of their own. The tokenizer always cuts at a line end, so the model goes on from a place it knows;
 * a short item is continued greedily and the first line is judged like any reply;
@@ -116,7 +117,8 @@ def sit(
         end_of_text: int = tokenizer.convert_tokens_to_ids(END_OF_TEXT)  # type: ignore[assignment]
 
         def prompts_of(asked: Sequence[ExamItem]) -> list[list[int]]:
-            return [encode_text(tokenizer, f"{opening}问题：\n{item.question}\n答案：\n") for item in asked]
+            asking = (f"{opening}问题：\n{item.question}\n答案：\n" for item in asked)
+            return [[end_of_text, *encode_text(tokenizer, text)] for text in asking]
 
         short = [item for item in items if not item.choices]
         choice = [item for item in items if item.choices]

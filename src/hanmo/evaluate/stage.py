@@ -27,7 +27,7 @@ from hanmo.evaluate.significance import compare
 from hanmo.files import atomic_write, read_json, write_json
 from hanmo.models.folder import resolve
 from hanmo.tokenizer import load as load_tokenizer
-from hanmo.tokenizer.chat import TURN_END, ChatFormat, encode_text
+from hanmo.tokenizer.chat import END_OF_TEXT, TURN_END, ChatFormat, encode_text
 
 #: Exam name -> (items, worked examples for base models, baselines beside the models).
 Exams = dict[str, tuple[list[ExamItem], list[tuple[str, str]], dict[str, Any]]]
@@ -172,14 +172,16 @@ def write_samples(
 ) -> list[dict[str, str]]:
     """One text per prompt, and for a chat model one answer per question: [{kind, prompt, text}]."""
     ask = ChatFormat(tokenizer) if chat else None
-    asked = [("completion", prompt, encode_text(tokenizer, prompt)) for prompt in settings.prompts if prompt]
+    end_of_text = int(tokenizer.convert_tokens_to_ids(END_OF_TEXT))  # type: ignore[arg-type]
+    # A document begins behind an end-of-text token, in training as here.
+    asked = [("completion", prompt, [end_of_text, *encode_text(tokenizer, prompt)]) for prompt in settings.prompts]
     for question in settings.questions if ask else ():
         turn = [{"role": "user", "content": question}]
         asked.append(("chat", question, ask.encode(turn, add_generation_prompt=True)[0]))  # type: ignore[union-attr]
     answers = generate(
         model,
         [ids for _, _, ids in asked],
-        stop_ids=ask.stop_ids if ask else [int(tokenizer.eos_token_id)],  # type: ignore[arg-type]
+        stop_ids=ask.stop_ids if ask else [end_of_text],
         max_new_tokens=settings.sample_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -225,9 +227,18 @@ def load_exams(paths: list[Path], settings: EvalSettings) -> Exams:
         exams[name] = (
             choose_items(load_items(file), settings.exam_limit),
             worked_examples(dialogues, settings.shots, settings.seed) if own and dialogues.is_file() else [],
-            read_json(stats).get("baselines", {}) if own and stats.is_file() else {},
+            _baselines(read_json(stats)) if own and stats.is_file() else {},
         )
     return exams
+
+
+def _baselines(stats: dict[str, Any]) -> dict[str, Any]:
+    """What needs no model at all, from a microworld's statistics: {name: {accuracy, categories, method}}."""
+    found = stats.get("retrieval")
+    if not found:
+        return {}
+    part = {"accuracy": found["accuracy"], "categories": found["by_category"], "method": found["method"]}
+    return {"retrieval": part}
 
 
 def pick_device(name: str) -> torch.device:
