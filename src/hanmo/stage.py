@@ -6,9 +6,9 @@ The contract is small enough to hold in the head:
 * `out` may hold what a killed try left behind: go on from it, or wipe it and start again;
 * `manifest.json`, written by the runner after the function returned, is what makes the folder a result.
 
-Settings are pydantic models owned by the rooms. Every field says by `affects` what a change of it means for a stage that
-has already run: "result" (run again), "budget" (a larger value extends, e.g. more training tokens) or "speed" (nothing:
-device, micro-batch, processes, logging).
+Settings are pydantic models owned by the rooms. Every field says by `affects` what a change of it means for a stage
+that has already run: "result" (run again), "budget" (a larger value extends, e.g. more training tokens) or "speed"
+(nothing: device, micro-batch, processes, logging).
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ class Settings(BaseModel):
     """Base of every settings schema: unknown keys are errors, values are checked when assigned."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    def external(self) -> list[Path]:
+        """Files and folders outside the run that these settings name; a result is stale when their content changes."""
+        return []
+
+    def anchored(self, folder: Path) -> Settings:
+        """A copy whose relative paths are taken from `folder` (the recipe's)."""
+        return self
 
 
 def setting(default: Any = ..., doc: str = "", *, affects: Affects = "result", **limits: Any) -> Any:

@@ -69,7 +69,7 @@ def test_vocabulary_is_rounded_up_to_64() -> None:
 def test_config_is_stock_qwen3() -> None:
     config = build_config("hanmo-1m", 400, 256)
     assert (config.model_type, config.tie_word_embeddings, config.attention_bias) == ("qwen3", True, False)
-    assert (config.eos_token_id, config.pad_token_id, config.bos_token_id) == (0, 0, None)
+    assert (config.eos_token_id, config.pad_token_id, config.bos_token_id) == (0, None, None)
     assert config.max_position_embeddings == 256
     with torch.device("meta"):
         assert isinstance(AutoModelForCausalLM.from_config(config), Qwen3ForCausalLM)

@@ -18,9 +18,5 @@ def resolve(path: Path | str) -> Path:
         if (folder / "config.json").is_file():
             return folder
     if not path.exists():
-        raise HanmoError(
-            f"{path}: no such folder; give a model folder or the folder of a stage that made one"
-        )
-    raise HanmoError(
-        f"{path}: no model there (no config.json in it or in its model/); has the stage finished?"
-    )
+        raise HanmoError(f"{path}: no such folder; give a model folder or the folder of a stage that made one")
+    raise HanmoError(f"{path}: no model there (no config.json in it or in its model/); has the stage finished?")

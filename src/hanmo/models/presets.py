@@ -1,8 +1,8 @@
 """Presets of the default decoder: stock Qwen3 in sizes from a toy to 1.5B.
 
 Qwen3 is what transformers, vLLM and llama.cpp all run unchanged: pre-norm RMSNorm, rotary positions, grouped-query
-attention with normalised queries and keys, SwiGLU, no biases, input and output embeddings tied. A preset fixes the shape;
-the vocabulary and the context come from the recipe, so a preset's name counts parameters at a vocabulary that fits it.
+attention with normalised queries and keys, SwiGLU, no biases, input and output embeddings tied. A preset fixes the
+shape; vocabulary and context come from the recipe, so a preset's name counts parameters at a vocabulary that fits it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def build_config(name: str, vocab_size: int, context: int) -> Qwen3Config:
         attention_bias=False,
         bos_token_id=None,
         eos_token_id=0,
-        pad_token_id=0,
+        # A padding id would keep that row of the embedding untrained, and ours opens every document.
+        pad_token_id=None,
     )
 
 

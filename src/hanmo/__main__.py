@@ -1,0 +1,5 @@
+"""`python -m hanmo` is the command line."""
+
+from hanmo.cli import main
+
+main()

@@ -1,0 +1,149 @@
+"""Every stage as a Python function: `api.pretrain(data="runs/x/tokens", out="runs/x/base", preset="hanmo-4m")`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hanmo.errors import HanmoError
+from hanmo.recipe import check_settings, load_recipe
+from hanmo.run import Job, Plan, execute, plan, run_recipe, source_result
+from hanmo.stages import KINDS
+
+PathLike = str | Path
+
+
+def run_stage(
+    do: str, *, out: PathLike, inputs: dict[str, PathLike | Iterable[PathLike]] | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Run one stage in a process of its own and return its manifest; one that is done already is not run again.
+
+    Args:
+        do: the verb, a key of `hanmo.stages.KINDS`.
+        out: the stage's folder.
+        inputs: role -> path or paths.
+        settings: the stage's settings by name.
+
+    Raises:
+        HanmoError: a wrong setting or input; the stage's own faults, as the line it printed says.
+    """
+    what = KINDS[do]
+    given = {role: _paths(value) for role, value in (inputs or {}).items() if value is not None}
+    for item in what.inputs:
+        if item.required and not given.get(item.role):
+            raise HanmoError(f"{do}: needs {item.role}: {item.doc}")
+        if not item.many and len(given.get(item.role, [])) > 1:
+            raise HanmoError(f"{do}: {item.role} takes one path, {len(given[item.role])} are given")
+    checked = check_settings(what, settings, do).anchored(Path.cwd())
+    results = {role: [source_result(path) for path in paths] for role, paths in given.items()}
+    out = Path(out)
+    job = Job(out.resolve().name, what, checked, given, out, results)
+    todo: Plan = plan(job)
+    if todo.action == "skip":
+        from hanmo.files import read_json
+
+        return read_json(out / "manifest.json")
+    return execute(job, todo)
+
+
+def run(
+    recipe: PathLike,
+    out: PathLike,
+    settings: Iterable[str] = (),
+    start: str | None = None,
+    until: str | None = None,
+    dry: bool = False,
+) -> list[tuple[str, Plan]]:
+    """Run a recipe; see `hanmo.run.run_recipe`. `settings` are `stage.key=value` items."""
+    return run_recipe(load_recipe(recipe, list(settings)), Path(out), start, until, dry)
+
+
+def _paths(value: PathLike | Iterable[PathLike]) -> list[Path]:
+    items = [value] if isinstance(value, str | Path) else list(value)
+    return [Path(item).expanduser().resolve() for item in items]
+
+
+def microworld(out: PathLike, **settings: Any) -> dict[str, Any]:
+    """Make a small world: documents, dialogues, preferences and an exam. See `MicroworldSettings`."""
+    return run_stage("microworld", out=out, **settings)
+
+
+def corpus(out: PathLike, documents: PathLike | Iterable[PathLike] | None = None, **settings: Any) -> dict[str, Any]:
+    """Read, clean, filter and split raw text. See `CorpusSettings`."""
+    return run_stage("corpus", out=out, inputs={"documents": documents} if documents else {}, **settings)
+
+
+def tokenizer(corpus: PathLike, out: PathLike, **settings: Any) -> dict[str, Any]:
+    """Train a tokenizer on a corpus. See `TokenizerSettings`."""
+    return run_stage("tokenizer", out=out, inputs={"corpus": corpus}, **settings)
+
+
+def tokens(corpus: PathLike, tokenizer: PathLike, out: PathLike, **settings: Any) -> dict[str, Any]:
+    """Encode a corpus into token shards. See `TokensSettings`."""
+    return run_stage("tokens", out=out, inputs={"corpus": corpus, "tokenizer": tokenizer}, **settings)
+
+
+def pretrain(data: PathLike, out: PathLike, model: PathLike | None = None, **settings: Any) -> dict[str, Any]:
+    """Pretrain a decoder on the shards in `data`, or continue `model`. See `PretrainSettings`."""
+    inputs: dict[str, PathLike | Iterable[PathLike]] = {"data": data}
+    if model is not None:
+        inputs["model"] = model
+    return run_stage("pretrain", out=out, inputs=inputs, **settings)
+
+
+def sft(model: PathLike, records: PathLike | Iterable[PathLike], out: PathLike, **settings: Any) -> dict[str, Any]:
+    """Tune a model on dialogues. See `SftSettings`."""
+    return run_stage("sft", out=out, inputs={"model": model, "records": records}, **settings)
+
+
+def dpo(model: PathLike, pairs: PathLike | Iterable[PathLike], out: PathLike, **settings: Any) -> dict[str, Any]:
+    """Tune a model on preferences. See `DpoSettings`."""
+    return run_stage("dpo", out=out, inputs={"model": model, "pairs": pairs}, **settings)
+
+
+def evaluate(
+    model: PathLike | Iterable[PathLike],
+    out: PathLike,
+    corpus: PathLike | None = None,
+    exam: PathLike | Iterable[PathLike] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure models on held-out text and exams. See `EvalSettings`."""
+    inputs: dict[str, PathLike | Iterable[PathLike]] = {"model": model}
+    if corpus is not None:
+        inputs["corpus"] = corpus
+    if exam is not None:
+        inputs["exam"] = exam
+    return run_stage("eval", out=out, inputs=inputs, **settings)
+
+
+def convert(model: PathLike, out: PathLike, **settings: Any) -> dict[str, Any]:
+    """Write a model as GGUF. See `ConvertSettings`."""
+    return run_stage("convert", out=out, inputs={"model": model}, **settings)
+
+
+def report(eval: PathLike, out: PathLike, **settings: Any) -> dict[str, Any]:
+    """Write the report about a run. See `ReportSettings`."""
+    return run_stage("report", out=out, inputs={"eval": eval}, **settings)
+
+
+def generate(model: PathLike, prompts: Iterable[str], **options: Any) -> Any:
+    """Continue prompts; see `hanmo.serve.generate`."""
+    from hanmo.serve import generate as function
+
+    return function(model, prompts, **options)
+
+
+def chat(model: PathLike, **options: Any) -> None:
+    """Talk to a model in the terminal; see `hanmo.serve.chat`."""
+    from hanmo.serve import chat as function
+
+    function(model, **options)
+
+
+def serve(model: PathLike, **options: Any) -> None:
+    """Serve a model over HTTP; see `hanmo.serve.serve`."""
+    from hanmo.serve import serve as function
+
+    function(model, **options)

@@ -1,0 +1,143 @@
+"""The process of one stage: `python -m hanmo.child OUT` does what OUT/stage.json says and commits by manifest.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hanmo.console import console
+from hanmo.errors import HanmoError, describe_os_error
+from hanmo.files import read_json, write_json
+from hanmo.stages import KINDS
+
+_LIBRARIES = ("hanmo", "torch", "transformers", "tokenizers", "trl", "numpy")
+
+
+def main(out: Path) -> int:
+    """Run the stage described in `out`; returns the exit status."""
+    _die_with_parent()
+    begun = read_json(out / "stage.json")
+    what = KINDS[begun["do"]]
+    settings = what.settings.model_validate(begun["settings"])
+    inputs = {role: [Path(path) for path in paths] for role, paths in begun["inputs"].items()}
+    started, clock = datetime.now(UTC), time.perf_counter()
+    memory = MemoryWatch()
+    try:
+        counts = what.load()(settings, inputs, out)
+        seconds = time.perf_counter() - clock
+        write_json(
+            out / "manifest.json",
+            {
+                **begun,
+                "counts": counts,
+                "seconds": round(seconds, 3),
+                "peak_memory_mb": round(memory.peak_rss() / 1e6, 1),
+                "peak_anonymous_mb": round(memory.peak_anonymous() / 1e6, 1),
+                "started": started.isoformat(timespec="seconds"),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "versions": versions(),
+                "machine": machine(),
+            },
+        )
+    except HanmoError as error:
+        return fail(str(error))
+    except OSError as error:
+        line = describe_os_error(error)
+        if line is None:
+            raise
+        return fail(line)
+    except MemoryError:
+        return fail(f"stage '{begun['stage']}': out of memory; close other programs or use smaller settings")
+    return 0
+
+
+def fail(line: str) -> int:
+    """Print one error line on stderr and return the exit status for it."""
+    console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+    return 2
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that matter for a result."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, str | int]:
+    """What a figure needs beside it: processor, cores and system (no names of people or hosts)."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n")
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"cpu": model, "cores": cores, "system": platform.system()}
+
+
+class MemoryWatch:
+    """Samples this process's memory ten times a second.
+
+    Anonymous memory is what a process really takes; memory-mapped files, which the system can drop at will, count only
+    in the resident size.
+    """
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._process = psutil.Process()
+        self._status = Path("/proc/self/status")
+        self._rss = self._anonymous = 0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def peak_rss(self) -> int:
+        """The largest resident size seen, in bytes."""
+        self._sample()
+        return self._rss
+
+    def peak_anonymous(self) -> int:
+        """The largest anonymous size seen, in bytes; the resident size where the system does not tell them apart."""
+        self._sample()
+        return self._anonymous
+
+    def _watch(self) -> None:
+        while True:
+            self._sample()
+            time.sleep(0.1)
+
+    def _sample(self) -> None:
+        rss = self._process.memory_info().rss
+        anonymous = rss
+        if self._status.exists():
+            for line in self._status.read_text(encoding="ascii", errors="replace").split("\n"):
+                if line.startswith("RssAnon:"):
+                    anonymous = int(line.split()[1]) * 1024
+        self._rss, self._anonymous = max(self._rss, rss), max(self._anonymous, anonymous)
+
+
+def _die_with_parent() -> None:
+    """End this process and its workers when the runner is gone: the pipe on stdin then closes."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        if os.name == "posix" and os.getpgid(0) == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    if not sys.stdin.isatty():
+        threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

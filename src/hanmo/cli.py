@@ -1,0 +1,188 @@
+"""The command line: one thin command a verb.
+
+The commands of stages are made from their schemas: every input role and every setting is an option, so that what a
+recipe can say, the command line can say by the same name.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from pydantic_core import PydanticUndefined
+
+from hanmo.errors import HanmoError, describe_os_error, nearest
+from hanmo.stage import StageKind
+from hanmo.stages import KINDS
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class _Group(click.Group):
+    """Keeps the commands in the corridor's order and names the nearest on a slip."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise HanmoError(f"unknown command '{args[0]}'{nearest(args[0], self.commands)} (see `hanmo --help`)")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Group, context_settings=_CONTEXT)
+@click.version_option(package_name="hanmo")
+def cli() -> None:
+    """Hanmo (翰墨): small Chinese language models, from raw text to an evaluated, exported and served model."""
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("settings", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder (default: runs/NAME OF THE RECIPE).")
+@click.option("--from", "start", metavar="STAGE", help="Run this stage and all that reads it anew.")
+@click.option("--until", metavar="STAGE", help="Stop behind this stage.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, and why.")
+def run(
+    recipe: Path, settings: tuple[str, ...], out: Path | None, start: str | None, until: str | None, dry_run: bool
+) -> None:
+    """Run a RECIPE: all its stages that are not done, each in a process of its own.
+
+    Run it again after a kill or a change: what is done is skipped, what was interrupted goes on, what would come out
+    otherwise is made anew.
+    """
+    from hanmo.recipe import load_recipe
+    from hanmo.run import run_recipe
+
+    checked = load_recipe(recipe, list(settings))
+    run_recipe(checked, out or Path("runs") / checked.name, start, until, dry_run)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(directory: Path, as_json: bool) -> None:
+    """Say what stands in a run's folder: stages, seconds, memory."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hanmo.console import human_seconds
+    from hanmo.run import status as find
+
+    found = find(directory)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    table = Table("stage", "does", "state", "time", "memory", "counts", title=str(directory))
+    for item in found:
+        seconds = human_seconds(item["seconds"]) if "seconds" in item else ""
+        memory = f"{item['peak_memory_mb']:.0f} MB" if "peak_memory_mb" in item else ""
+        counts = {k: v for k, v in item.get("counts", {}).items() if isinstance(v, int | float | str)}
+        shown = ", ".join(f"{k} {v}" for k, v in list(counts.items())[:4])
+        table.add_row(item["stage"], item["do"], item["state"], seconds, memory, shown)
+    Console().print(table)
+
+
+def _stage_command(what: StageKind) -> click.Command:
+    """The command of one kind of stage."""
+    options: list[click.Parameter] = []
+    for item in what.inputs:
+        options.append(
+            click.Option(
+                [f"--{item.role}", f"input_{item.role}"],
+                type=click.Path(exists=True, path_type=Path),
+                required=item.required,
+                multiple=item.many,
+                help=item.doc + (" (may be given several times)" if item.many else ""),
+            )
+        )
+    options.append(click.Option(["--out"], type=click.Path(path_type=Path), required=True, help="the folder to make"))
+    for name, info in what.settings.model_fields.items():
+        default = info.get_default(call_default_factory=True) if not info.is_required() else PydanticUndefined
+        shown = "" if default is PydanticUndefined or default in (None, "") else f" [default: {_plain(default)}]"
+        options.append(
+            click.Option(
+                [f"--{name.replace('_', '-')}", f"set_{name}"],
+                metavar="VALUE",
+                help=(info.description or "") + shown,
+            )
+        )
+
+    def call(out: Path, **given: Any) -> None:
+        from hanmo.api import run_stage
+
+        inputs = {key[6:]: value for key, value in given.items() if key.startswith("input_") and value}
+        settings = {
+            key[4:]: _value(text, key[4:]) for key, text in given.items() if key.startswith("set_") and text is not None
+        }
+        manifest = run_stage(what.do, out=out, inputs=inputs, **settings)
+        click.echo(json.dumps({"out": str(out), **manifest["counts"]}, ensure_ascii=False))
+
+    return click.Command(what.do, callback=call, params=options, help=what.summary[0].upper() + what.summary[1:] + ".")
+
+
+def _plain(value: Any) -> str:
+    if hasattr(value, "model_dump"):
+        value = value.model_dump()
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _value(text: str, name: str) -> Any:
+    """An option's text as YAML: numbers, true, [lists] and {groups} as a recipe would hold them."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise HanmoError(f"--{name.replace('_', '-')}: '{text}' is no YAML value ({error})") from None
+
+
+for _kind in KINDS.values():
+    cli.add_command(_stage_command(_kind))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--full", is_flag=True, help="Also try the compiler (takes half a minute).")
+def doctor(as_json: bool, full: bool) -> None:
+    """Say what this machine can do, what is missing and how to mend it."""
+    from hanmo.doctor import collect, print_report
+
+    found = collect(full=full)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        print_report(found)
+
+
+def main() -> None:
+    """Entry point: faults the user can mend are one line on stderr and status 2."""
+    try:
+        cli(standalone_mode=False)
+    except HanmoError as error:
+        _fail(str(error))
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except BrokenPipeError:
+        sys.exit(141)
+    except OSError as error:
+        line = describe_os_error(error)
+        if line is None:
+            raise
+        _fail(line)
+
+
+def _fail(line: str) -> None:
+    from hanmo.console import console
+
+    console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

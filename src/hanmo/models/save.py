@@ -1,0 +1,39 @@
+"""Saving a model so that it loads elsewhere: weights, configuration, generation settings, tokenizer, chat template."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+
+def save_model(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    stops: list[int],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a Hugging Face folder in one step: it is whole under its name or not there at all.
+
+    Args:
+        model: a transformers model on the CPU.
+        folder: replaced if it exists.
+        stops: ids that end a generation; kept in generation_config.json, where every engine looks.
+        dtype: of the saved weights.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=0)
+        model.to(dtype).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

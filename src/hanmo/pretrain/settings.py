@@ -1,0 +1,64 @@
+"""Settings of the pretraining stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from hanmo.models.presets import preset
+from hanmo.stage import Settings, factory, setting
+
+_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def parse_count(value: object) -> object:
+    """'3M' -> 3000000; other values pass through for pydantic to judge."""
+    if isinstance(value, str):
+        text = value.strip().lower().replace("_", "")
+        factor = _UNITS.get(text[-1:], 1)
+        number = text.rstrip("kmb") if factor > 1 else text
+        try:
+            return round(float(number) * factor)
+        except ValueError:
+            raise ValueError(f"'{value}' is not a count such as 500000, 3M or 2B") from None
+    return value
+
+
+class PretrainSettings(Settings):
+    """Pretraining a decoder on packed documents."""
+
+    preset: str = setting("hanmo-4m", "shape of the model (see hanmo.models.presets)")
+    tokens: int = setting(3_000_000, "training budget in tokens, e.g. 3M or 2B", affects="budget", ge=1)
+    context: int = setting(512, "tokens in a packed row, and the model's context", ge=16)
+    batch_tokens: int = setting(8192, "tokens in one optimiser step; a multiple of context", ge=16)
+    optimizer: Literal["muon", "adamw"] = setting("muon", "muon: Muon on the matrices, AdamW elsewhere; or all AdamW")
+    matrix_lr: float = setting(0.02, "Muon's learning rate (unused by adamw)", gt=0)
+    lr: float = setting(3e-3, "AdamW's learning rate", gt=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay on matrices", ge=0)
+    warmup_tokens: int = setting(100_000, "linear warm-up, in tokens", ge=0)
+    decay_fraction: float = setting(0.4, "last part of the budget in which the rates fall linearly to 0", ge=0, le=1)
+    clip: float = setting(1.0, "largest norm of the gradient; 0 for none", ge=0)
+    seed: int = setting(1, "of the initial weights and of the order of documents", ge=0)
+    device: str = setting("auto", "auto, cpu, cuda, mps, ...", affects="speed")
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "arithmetic of the products; auto: bf16 where a probe finds it fast", affects="speed"
+    )
+    compile: bool = setting(True, "compile the step (needs a C++ compiler on CPU)", affects="speed")
+    micro_tokens: int = setting(0, "tokens in one forward pass; 0: the batch, at most 8192", affects="speed", ge=0)
+    threads: int = setting(0, "CPU threads; 0: torch's default", affects="speed", ge=0)
+    checkpoint_seconds: float = setting(60.0, "time between checkpoints", affects="speed", gt=0)
+    log_every: int = setting(10, "steps between lines of log.jsonl", affects="speed", ge=1)
+    eval_every: int = setting(200, "steps between looks at held-out text; 0: only at the end", affects="speed", ge=0)
+    eval_bytes: int = setting(100_000, "held-out text to look at, in UTF-8 bytes", affects="speed", ge=1000)
+    sample_prompts: list[str] = factory(
+        lambda: ["今天", "小明"], "beginnings that the model completes at every look", affects="speed"
+    )
+
+    _counts = field_validator("tokens", "batch_tokens", "warmup_tokens", "micro_tokens", mode="before")(parse_count)
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        preset(name)
+        return name

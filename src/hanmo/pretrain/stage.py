@@ -1,0 +1,175 @@
+"""The pretraining stage: token shards in, a Hugging Face model folder with its curves and samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from hanmo.console import console, human_count
+from hanmo.errors import HanmoError
+from hanmo.files import read_json
+from hanmo.models.folder import resolve
+from hanmo.models.presets import build_config
+from hanmo.models.save import save_model
+from hanmo.pretrain.checkpoint import CheckpointStore
+from hanmo.pretrain.precision import choose, pick_device
+from hanmo.pretrain.settings import PretrainSettings
+from hanmo.pretrain.trainer import Interrupted, Trainer
+from hanmo.tokenizer import encode_text, load
+from hanmo.tokens.order import Order, Rows
+from hanmo.tokens.shards import open_split
+
+
+def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
+    """Pretrain a decoder.
+
+    Inputs: `data` (a folder of token shards with its tokenizer), optionally `model` (a folder to continue from, whose
+    shape then replaces the preset). Output: `model/`, `log.jsonl`, `samples.jsonl`, `checkpoints/`.
+
+    A killed run goes on from its newest checkpoint and ends bit-identical; a larger `tokens` budget goes on from the
+    checkpoint at the start of the decay.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    shards = inputs["data"][0]
+    facts = read_json(shards / "tokens.json")
+    tokenizer = load(shards / "tokenizer")
+    train = open_split(shards, "train")
+    order = Order(train.tokens, train.doc_ends, settings.context, settings.seed, facts["eos_id"])
+    if order.total < settings.context:
+        raise HanmoError(f"{shards}: {order.total} training tokens do not fill one row; lower context or add text")
+
+    device = pick_device(settings.device)
+    dtype = _dtype(out, device, settings)
+    model = _model(settings, inputs, facts["vocab_size"]).to(device)
+    trainer = Trainer(model, settings, order, out, dtype, look=_look(settings, shards, tokenizer))
+    parameters = sum(p.numel() for p in model.parameters())
+    console.print(
+        f"{human_count(parameters)} parameters, {human_count(settings.tokens)} tokens "
+        f"({settings.tokens / order.total:.2f} passes over {human_count(order.total)}), "
+        f"{trainer.schedule.steps} steps, {str(dtype).removeprefix('torch.')} on {device}"
+    )
+    if not trainer.resume():
+        for name in ("log.jsonl", "samples.jsonl"):
+            (out / name).unlink(missing_ok=True)
+    try:
+        last = trainer.run()
+    except Interrupted as error:
+        raise HanmoError(str(error)) from None
+    save_model(model.to("cpu"), tokenizer, out / "model", stops=[facts["eos_id"]])
+    counts = {
+        "parameters": parameters,
+        "steps": trainer.schedule.steps,
+        "tokens": trainer.schedule.steps * settings.batch_tokens,
+        "passes": round(trainer.schedule.steps * settings.batch_tokens / order.total, 3),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": str(device),
+        "training_seconds": round(trainer.seconds, 1),
+    }
+    return counts | {key: last[key] for key in ("loss", "heldout_bpb") if key in last}
+
+
+def _dtype(out: Path, device: torch.device, settings: PretrainSettings) -> torch.dtype:
+    """The dtype that the run began with, else what a probe finds: a resumed run must not change its arithmetic."""
+    begun = CheckpointStore(out / "checkpoints").newest()
+    if begun is not None and settings.precision == "auto":
+        return getattr(torch, begun.state["dtype"])
+    return choose(device, settings.precision)
+
+
+def _model(settings: PretrainSettings, inputs: dict[str, list[Path]], vocab_size: int) -> Any:
+    """The preset with fresh weights, or the given model."""
+    if given := inputs.get("model"):
+        folder = resolve(given[0])
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        rows, longest = model.get_input_embeddings().weight.shape[0], model.config.max_position_embeddings
+        if rows < vocab_size:
+            raise HanmoError(f"{folder}: {rows} embedding rows for {vocab_size} tokens; use the model's own tokenizer")
+        if settings.context > longest:
+            raise HanmoError(f"context: {settings.context} is longer than the model's {longest}; lower it")
+    else:
+        torch.manual_seed(settings.seed)
+        model = Qwen3ForCausalLM(build_config(settings.preset, vocab_size, settings.context))
+    model.train()
+    return model
+
+
+def _look(
+    settings: PretrainSettings, shards: Path, tokenizer: PreTrainedTokenizerFast
+) -> Callable[[Trainer], dict[str, Any]]:
+    """A function that measures held-out text and writes samples, for the trainer to call now and then."""
+    heldout = open_split(shards, "heldout")
+    sizes = np.asarray(heldout.doc_bytes, dtype=np.int64)
+    count = int(np.searchsorted(np.cumsum(sizes), settings.eval_bytes, side="right")) or min(1, len(sizes))
+    prompts = [[0, *encode_text(tokenizer, text)] for text in settings.sample_prompts]
+
+    def look(trainer: Trainer) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if count:
+            bits = _packed_bits(trainer, heldout.tokens, np.asarray(heldout.doc_ends[:count], dtype=np.int64))
+            found["heldout_bpb"] = round(bits / int(sizes[:count].sum()), 5)
+            trainer.append("log.jsonl", {"step": trainer.step, "heldout_bpb": found["heldout_bpb"]})
+            console.print(f"step {trainer.step}: held-out {found['heldout_bpb']:.3f} bits per byte")
+        for text, prompt in zip(settings.sample_prompts, prompts, strict=True):
+            sample = _sample(trainer, prompt)
+            line = {"step": trainer.step, "prompt": text, "text": tokenizer.decode(sample, skip_special_tokens=True)}
+            trainer.append("samples.jsonl", line)
+        return found
+
+    return look
+
+
+def _packed_bits(trainer: Trainer, tokens: Any, ends: np.ndarray) -> float:
+    """Bits that the model needs for the first documents of a split, packed like training rows.
+
+    A document that a row cuts loses its earlier context there: this is the quick look of a training log, slightly above
+    the exact figure of `hanmo eval`.
+    """
+    context, micro = trainer.settings.context, trainer.batches.micro
+    total = int(ends[-1])
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    place = np.arange(-(-total // (context * micro)) * context * micro)
+    document = np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)
+    targets = np.full(len(place), -100, np.int64)
+    targets[:total] = tokens[:total]
+    inputs = np.zeros(len(place), np.int64)
+    inputs[1:total] = targets[: total - 1]
+    inputs[starts] = 0
+    row = place // context
+    begin = np.maximum(starts[document], row * context)
+    shape = (-1, context)
+    arrays = [inputs, targets, (place - begin).astype(np.int32), document.astype(np.int32)]
+    arrays = [array.reshape(shape) for array in arrays]
+    nats = 0.0
+    for first in range(0, len(arrays[0]), micro):
+        piece = Rows(*(array[first : first + micro] for array in arrays))
+        # Gradients stay on: the same compiled graph serves, and nobody calls backward.
+        nats += float(trainer.step_function.loss(piece).detach())
+    return nats / float(np.log(2))
+
+
+@torch.no_grad()
+def _sample(trainer: Trainer, prompt: list[int], length: int = 64) -> list[int]:
+    """Continue `prompt` by sampling at temperature 0.8 with a fixed seed; the run's own state is not touched."""
+    model, device = trainer.model, next(trainer.model.parameters()).device
+    room = min(length, trainer.settings.context - len(prompt))
+    if room < 1:
+        return prompt
+    model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ids = model.generate(
+            torch.tensor([prompt], device=device),
+            max_new_tokens=room,
+            do_sample=True,
+            temperature=0.8,
+            top_p=0.95,
+            pad_token_id=0,
+        )
+    model.train()
+    return ids[0].tolist()

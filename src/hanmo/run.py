@@ -1,0 +1,316 @@
+"""The runner: which stages of a recipe must run, and running each in a process of its own.
+
+A stage's result is decided by its key: what it does, the settings that change its result, and the results it reads. The
+folder of a finished stage holds the key in `manifest.json`; that of a stage under way in `stage.json`. From these:
+
+* the same key and budget: done, skipped;
+* the same key, a larger budget (more training tokens): extended from what is there;
+* the same key, no manifest: a killed try, resumed;
+* another key: run anew, and the reason is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hanmo.console import console, human_seconds
+from hanmo.errors import HanmoError
+from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
+from hanmo.recipe import Recipe, Stage
+from hanmo.stage import Settings, StageKind, affects_of
+
+#: Seconds that a stage gets to write its checkpoint after a stop was asked for.
+GRACE = 60
+
+
+@dataclass
+class Job:
+    """One stage with everything that is needed to run it."""
+
+    name: str
+    kind: StageKind
+    settings: Settings
+    inputs: dict[str, list[Path]]
+    out: Path
+    #: Fingerprint of every input, role by role, in the order of `inputs`.
+    results: dict[str, list[str]] = field(default_factory=dict)
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings whose change makes another result."""
+        return self._by_effect("result")
+
+    def budget(self) -> dict[str, Any]:
+        """The settings whose growth extends a result."""
+        return self._by_effect("budget")
+
+    def external(self) -> dict[str, str]:
+        """Files that the settings name, with the fingerprints of their content."""
+        return {str(path): fingerprint_path(path) for path in self.settings.external()}
+
+    def key(self) -> str:
+        """What the result depends on, budget aside."""
+        files = sorted(self.external().values())
+        return fingerprint_json([self.kind.do, self.deciding(), self.results, files])
+
+    def result(self) -> str:
+        """What a stage that reads this one depends on."""
+        return fingerprint_json([self.key(), self.budget()])
+
+    def _by_effect(self, effect: str) -> dict[str, Any]:
+        values = self.settings.model_dump(mode="json")
+        schema = type(self.settings)
+        return {name: value for name, value in values.items() if affects_of(schema, name) == effect}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done about a job: "skip", "extend", "resume", "run" (first time) or "rerun", and why."""
+
+    action: str
+    reason: str = ""
+
+
+def plan(job: Job, force: bool = False) -> Plan:
+    """Compare a job with what its folder holds."""
+    manifest, begun = _maybe(job.out / "manifest.json"), _maybe(job.out / "stage.json")
+    before = manifest or begun
+    if before is None:
+        if job.out.is_dir() and any(p.name != ".hanmo.lock" for p in job.out.iterdir()):
+            raise HanmoError(f"{job.out}: not empty, and not made by hanmo; give another --out")
+        return Plan("run")
+    if force:
+        return Plan("rerun", "asked for")
+    if before["key"] != job.key():
+        return Plan("rerun", _difference(before, job))
+    if manifest is None:
+        return Plan("resume", "an earlier try was interrupted")
+    if manifest["budget"] == job.budget():
+        return Plan("skip")
+    grown = all(_number(value) >= _number(manifest["budget"].get(name)) for name, value in job.budget().items())
+    changed = next(name for name, value in job.budget().items() if manifest["budget"].get(name) != value)
+    words = f"{changed}: {manifest['budget'].get(changed)} -> {job.budget()[changed]}"
+    return Plan("extend", words) if grown else Plan("rerun", words)
+
+
+def execute(job: Job, what: Plan) -> dict[str, Any]:
+    """Run a job in a process of its own and return its manifest.
+
+    Raises:
+        HanmoError: the stage was killed, or another run works in the same folder.
+        SystemExit: the stage failed; it has said why, and its status is passed on.
+    """
+    job.out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(job.out / ".hanmo.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise HanmoError(f"{job.out}: another hanmo works there; wait for it or stop it") from None
+    try:
+        if what.action == "rerun":
+            _wipe(job.out)
+        (job.out / "manifest.json").unlink(missing_ok=True)
+        write_json(
+            job.out / "stage.json",
+            {
+                "stage": job.name,
+                "do": job.kind.do,
+                "settings": job.settings.model_dump(mode="json"),
+                "inputs": {role: [str(path) for path in paths] for role, paths in job.inputs.items()},
+                "key": job.key(),
+                "budget": job.budget(),
+                "result": job.result(),
+                "results": job.results,
+                "external": job.external(),
+            },
+        )
+        _child(job)
+    finally:
+        lock.release()
+    return read_json(job.out / "manifest.json")
+
+
+def _child(job: Job) -> None:
+    """Start the stage's process, pass signals on to it, and wait.
+
+    The child leads a process group of its own and holds a pipe to us: when we die it ends itself with all its workers
+    (`hanmo.child`), and when it dies we sweep up after it.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hanmo.child", str(job.out)],
+        stdin=subprocess.PIPE,
+        stdout=2,
+        start_new_session=os.name == "posix",
+    )
+    stopped = False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopped
+        stopped = True
+        process.terminate()
+
+    handlers = {}
+    with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
+        handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while True:
+            try:
+                status = process.wait(timeout=GRACE if stopped else 1)
+                break
+            except subprocess.TimeoutExpired:
+                if stopped:
+                    process.kill()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if os.name == "posix":
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if stopped:
+        console.print(f"stopped in stage '{job.name}'; the same command goes on from there")
+        raise SystemExit(130)
+    if status < 0 or status == 137:
+        raise HanmoError(
+            f"stage '{job.name}' was killed (signal {abs(status)}, often out of memory); the same command goes on"
+        )
+    if status:
+        raise SystemExit(status)
+
+
+def jobs_of(recipe: Recipe, out: Path) -> list[Job]:
+    """The jobs of a recipe in running order, their keys chained through what they read."""
+    jobs: dict[str, Job] = {}
+    outside: dict[Path, str] = {}
+    for stage in recipe.stages:
+        inputs: dict[str, list[Path]] = {}
+        results: dict[str, list[str]] = {}
+        for role, items in stage.sources.items():
+            for item in items:
+                if isinstance(item, str):
+                    path, result = jobs[item].out, jobs[item].result()
+                else:
+                    path, result = item, outside.setdefault(item, source_result(item))
+                inputs.setdefault(role, []).append(path)
+                results.setdefault(role, []).append(result)
+        jobs[stage.name] = Job(stage.name, stage.kind, stage.settings, inputs, out / stage.name, results)
+    return list(jobs.values())
+
+
+def source_result(path: Path) -> str:
+    """The fingerprint of an input from outside a recipe: its manifest's where a stage made it, else its content's."""
+    manifest = _maybe(path / "manifest.json") if path.is_dir() else None
+    return manifest["result"] if manifest else fingerprint_path(path)
+
+
+def run_recipe(
+    recipe: Recipe, out: Path, start: str | None = None, until: str | None = None, dry: bool = False
+) -> list[tuple[str, Plan]]:
+    """Run what must be run; returns what was done (or, with `dry`, would be) stage by stage.
+
+    Args:
+        start: run this stage and all that reads it anew, even when done.
+        until: the last stage to look at.
+    """
+    names = [stage.name for stage in recipe.stages]
+    for name in (start, until):
+        if name is not None and name not in names:
+            raise HanmoError(f"no stage '{name}' in recipe '{recipe.name}' (stages: {', '.join(names)})")
+    forced = _downstream(recipe.stages, start) if start else set()
+    if until:
+        recipe = Recipe(recipe.name, recipe.stages[: names.index(until) + 1])
+    done: list[tuple[str, Plan]] = []
+    ran: set[str] = set()
+    for number, job in enumerate(jobs_of(recipe, out), 1):
+        what = plan(job, force=job.name in forced)
+        # What reads a stage that will be made anew cannot be judged by the old one's files; its key already differs
+        # unless the stage was only forced, resumed or extended to the same result.
+        done.append((job.name, what))
+        label = f"[{number}/{len(recipe.stages)}] {job.name} ({job.kind.do})"
+        if what.action == "skip":
+            console.print(f"{label}: done before")
+            continue
+        console.print(f"[bold]{label}[/]: {what.action}{f' ({what.reason})' if what.reason else ''}")
+        if not dry:
+            manifest = execute(job, what)
+            ran.add(job.name)
+            console.print(f"{label}: {human_seconds(manifest['seconds'])}, {manifest['peak_memory_mb']:.0f} MB")
+    return done
+
+
+def status(out: Path) -> list[dict[str, Any]]:
+    """What stands in a run folder: one entry a stage with its state ("done" or "interrupted"), seconds and counts."""
+    if not out.is_dir():
+        raise HanmoError(f"{out}: no such run folder")
+    found = []
+    for folder in sorted(p for p in out.iterdir() if p.is_dir()):
+        manifest, begun = _maybe(folder / "manifest.json"), _maybe(folder / "stage.json")
+        if manifest:
+            found.append({"state": "done", **manifest})
+        elif begun:
+            found.append({"state": "interrupted", **begun})
+    if not found:
+        raise HanmoError(f"{out}: no stages there; is it the --out of a `hanmo run`?")
+    return sorted(found, key=lambda item: item.get("started", "~"))
+
+
+def _downstream(stages: list[Stage], first: str) -> set[str]:
+    reached = {first}
+    for stage in stages:
+        if reached & set(stage.after):
+            reached.add(stage.name)
+    return reached
+
+
+def _difference(before: dict[str, Any], job: Job) -> str:
+    """In words, why the key is another one."""
+    if before["do"] != job.kind.do:
+        return f"the stage did {before['do']}"
+    schema = type(job.settings)
+    for name, value in job.settings.model_dump(mode="json").items():
+        if affects_of(schema, name) == "result" and before["settings"].get(name) != value:
+            return f"{name}: {_short(before['settings'].get(name))} -> {_short(value)}"
+    for role in sorted({*before["results"], *job.results}):
+        if before["results"].get(role) != job.results.get(role):
+            return f"its {role} changed"
+    external = job.external()
+    for path, print_ in external.items():
+        if before["external"].get(path) != print_:
+            return f"{path} changed"
+    return "a setting was removed or added"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("-inf")
+
+
+def _maybe(path: Path) -> dict[str, Any] | None:
+    try:
+        value = read_json(path)
+    except HanmoError:
+        return None
+    return value if isinstance(value, dict) and "key" in value else None
+
+
+def _wipe(folder: Path) -> None:
+    """Empty a stage's folder (which carries our stage.json or manifest.json), the lock aside."""
+    for path in folder.iterdir():
+        if path.name == ".hanmo.lock":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

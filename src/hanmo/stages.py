@@ -1,0 +1,104 @@
+"""The verbs of the corridor, in its order. To add one: a room's settings and function, and a line here."""
+
+from __future__ import annotations
+
+from hanmo.convert.settings import ConvertSettings
+from hanmo.corpus.microworld.settings import MicroworldSettings
+from hanmo.corpus.settings import CorpusSettings
+from hanmo.errors import HanmoError, nearest
+from hanmo.evaluate.settings import EvalSettings, ReportSettings
+from hanmo.posttrain.settings import DpoSettings, SftSettings
+from hanmo.pretrain.settings import PretrainSettings
+from hanmo.stage import Input, StageKind
+from hanmo.tokenizer.settings import TokenizerSettings
+from hanmo.tokens.settings import TokensSettings
+
+_ALL = (
+    StageKind(
+        "microworld",
+        "make the small world's texts, dialogues, preferences and exam",
+        MicroworldSettings,
+        (),
+        "hanmo.corpus.microworld.stage:run",
+    ),
+    StageKind(
+        "corpus",
+        "read raw text, clean it, drop what is unfit or a duplicate, hold some out",
+        CorpusSettings,
+        (Input("documents", "folders or files of raw text", required=False, many=True),),
+        "hanmo.corpus.stage:run",
+    ),
+    StageKind(
+        "tokenizer",
+        "train a byte-level BPE on a corpus",
+        TokenizerSettings,
+        (Input("corpus", "a corpus folder"),),
+        "hanmo.tokenizer.train:run",
+    ),
+    StageKind(
+        "tokens",
+        "encode a corpus into token shards",
+        TokensSettings,
+        (Input("corpus", "a corpus folder"), Input("tokenizer", "a tokenizer folder")),
+        "hanmo.tokens.stage:run",
+    ),
+    StageKind(
+        "pretrain",
+        "train a decoder on token shards",
+        PretrainSettings,
+        (
+            Input("data", "a folder of token shards"),
+            Input("model", "a model to continue from", required=False),
+        ),
+        "hanmo.pretrain.stage:run",
+    ),
+    StageKind(
+        "sft",
+        "tune a model on dialogues",
+        SftSettings,
+        (Input("model", "the model to tune"), Input("records", "files of dialogues", many=True)),
+        "hanmo.posttrain.sft:run",
+    ),
+    StageKind(
+        "dpo",
+        "tune a model on preferences",
+        DpoSettings,
+        (Input("model", "the model to tune"), Input("pairs", "files of preferences", many=True)),
+        "hanmo.posttrain.dpo:run",
+    ),
+    StageKind(
+        "eval",
+        "measure models on held-out text and exams",
+        EvalSettings,
+        (
+            Input("model", "the models to measure", many=True),
+            Input("corpus", "a corpus folder with held-out text", required=False),
+            Input("exam", "exam files or the folder of a microworld", required=False, many=True),
+        ),
+        "hanmo.evaluate.stage:run",
+    ),
+    StageKind(
+        "convert",
+        "write a model as GGUF for llama.cpp and Ollama",
+        ConvertSettings,
+        (Input("model", "the model to convert"),),
+        "hanmo.convert.stage:run",
+    ),
+    StageKind(
+        "report",
+        "one page about a whole run",
+        ReportSettings,
+        (Input("eval", "the folder of an eval stage"),),
+        "hanmo.evaluate.report:run",
+    ),
+)
+
+#: All kinds of stages by their verb.
+KINDS: dict[str, StageKind] = {item.do: item for item in _ALL}
+
+
+def kind(do: str, where: str) -> StageKind:
+    """Look a kind up; an unknown verb is an error at `where` that names the nearest."""
+    if do not in KINDS:
+        raise HanmoError(f"{where}: do: '{do}' is unknown{nearest(do, KINDS)} (known: {', '.join(KINDS)})")
+    return KINDS[do]

@@ -1,0 +1,128 @@
+"""The trainer: it learns, it resumes to the bit, it extends, and micro-batches do not change what it computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import weights  # type: ignore[import-not-found]
+from hanmo.errors import HanmoError
+from hanmo.pretrain.optimizer import orthogonalise
+from hanmo.pretrain.schedule import Schedule
+from hanmo.pretrain.settings import PretrainSettings, parse_count
+from hanmo.pretrain.trainer import Batches, Interrupted, Trainer
+
+
+def trained(model, settings: PretrainSettings, order, out: Path, stop_at: int | None = None) -> Trainer:
+    """Run (or go on with) a training; with `stop_at`, ask for a stop once that step is reached."""
+    trainer = Trainer(model, settings, order, out, torch.float32)
+    trainer.resume()
+    if stop_at is None:
+        trainer.run()
+        return trainer
+    one_step = trainer._one_step
+
+    def stopping(rows):
+        if trainer.step == stop_at:
+            trainer._stop.set()
+        return one_step(rows)
+
+    trainer._one_step = stopping  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        trainer.run()
+    return trainer
+
+
+def test_loss_falls(tiny_model, tiny_settings, tiny_order, out: Path) -> None:
+    trained(tiny_model(), tiny_settings, tiny_order, out)
+    losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 20 and losses[-1] < losses[0] - 1
+
+
+@pytest.mark.parametrize("stop_at", [0, 3, 11, 15])
+def test_resumed_is_bit_identical(tiny_model, tiny_settings, tiny_order, tmp_path: Path, stop_at: int) -> None:
+    whole = tiny_model()
+    trained(whole, tiny_settings, tiny_order, tmp_path / "whole")
+    torn = tmp_path / "torn"
+    trained(tiny_model(), tiny_settings, tiny_order, torn, stop_at=stop_at)
+    resumed = tiny_model()
+    trained(resumed, tiny_settings, tiny_order, torn)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+    steps = [json.loads(line)["step"] for line in (torn / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 21))
+
+
+def test_extended_equals_the_longer_run(tiny_model, tiny_settings, tiny_order, tmp_path: Path) -> None:
+    longer = tiny_settings.model_copy(update={"tokens": 32 * 128})
+    whole = tiny_model()
+    trained(whole, longer, tiny_order, tmp_path / "whole")
+    trained(tiny_model(), tiny_settings, tiny_order, tmp_path / "grown")
+    grown = tiny_model()
+    trainer = Trainer(grown, longer, tiny_order, tmp_path / "grown", torch.float32)
+    assert trainer.resume() and trainer.step == 12  # the decay of the 20 steps began there
+    trainer.run()
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(grown)[name]), name
+
+
+def test_torn_checkpoint_is_passed_over(tiny_model, tiny_settings, tiny_order, out: Path, capfd) -> None:
+    trained(tiny_model(), tiny_settings, tiny_order, out, stop_at=15)
+    newest = sorted((out / "checkpoints").iterdir())[-1]
+    file = newest / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    trainer = Trainer(tiny_model(), tiny_settings, tiny_order, out, torch.float32)
+    assert trainer.resume() and trainer.step == 12
+    assert "is torn" in capfd.readouterr().err
+
+
+def test_micro_batches_change_only_rounding(tiny_model, tiny_settings, tiny_order, tmp_path: Path) -> None:
+    whole, cut = tiny_model(), tiny_model()
+    few = tiny_settings.model_copy(update={"tokens": 3 * 128, "warmup_tokens": 0})
+    trained(whole, few, tiny_order, tmp_path / "a")
+    trained(cut, few.model_copy(update={"micro_tokens": 32}), tiny_order, tmp_path / "b")
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(value, weights(cut)[name], rtol=2e-2, atol=2e-3, msg=name)
+
+
+def test_nan_is_one_line(tiny_model, tiny_settings, tiny_order, out: Path) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(HanmoError, match="loss is nan at step 0; lower"):
+        trained(model, tiny_settings, tiny_order, out)
+
+
+def test_batches() -> None:
+    settings = PretrainSettings(context=32, batch_tokens=32 * 12, micro_tokens=32 * 5)
+    assert Batches.plan(settings) == Batches(rows=12, micro=4)
+    with pytest.raises(HanmoError, match="batch_tokens: 100 is no multiple of context 32; 96 is"):
+        Batches.plan(PretrainSettings(context=32, batch_tokens=100))
+
+
+def test_schedule_up_to_the_decay_knows_no_budget() -> None:
+    short, long = Schedule(100, 10, 40), Schedule(200, 10, 80)
+    assert all(short.factor(step) == long.factor(step) for step in range(short.decay_start))
+    assert short.factor(0) == pytest.approx(1 / 11) and short.factor(10) == 1
+    assert 0 < short.factor(99) < 0.03 and short.factor(59) == 1
+
+
+def test_orthogonalise() -> None:
+    torch.manual_seed(0)
+    # A square random matrix has singular values near 0, which five iterations do not lift: oblong ones only.
+    for shape in ((3, 32, 64), (2, 64, 32)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
+        assert values.min() > 0.3 and values.max() < 1.6
+
+
+@pytest.mark.parametrize(("text", "count"), [("3M", 3_000_000), ("1.5k", 1500), ("2B", 2 * 10**9), (7, 7)])
+def test_counts(text: object, count: int) -> None:
+    assert parse_count(text) == count
+
+
+def test_counts_refuse_words() -> None:
+    with pytest.raises(ValueError, match="'many' is not a count"):
+        PretrainSettings(tokens="many")  # type: ignore[arg-type]
