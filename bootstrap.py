@@ -244,8 +244,9 @@ def say_what_next(out: Path) -> None:
 
 def bench(extra: list[str]) -> int:
     env = setup()
-    # parity_vllm.py needs another environment, and _*.py is what they share.
-    names = [p.stem for p in sorted((ROOT / "benchmarks").glob("*.py")) if not p.stem.startswith(("_", "parity"))]
+    # What concerns vLLM is `parity`, and _*.py is shared by others.
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    names = [file.stem for file in files if not file.stem.startswith(("_", "parity", "vllm"))]
     wanted = [word for word in extra if word in names] or names
     for name in wanted:
         say(f"bench: {name}")

@@ -494,7 +494,7 @@ def test_a_failed_demo_says_no_more(
 
 def test_bench_runs_all_or_the_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "benchmarks").mkdir()
-    for name in ("train_cpu", "encode", "parity_vllm", "_shared"):
+    for name in ("train_cpu", "encode", "parity_vllm", "vllm_worker", "_shared"):
         (root / "benchmarks" / f"{name}.py").touch()
     calls = Calls(monkeypatch)
     encode, train = str(Path("benchmarks", "encode.py")), str(Path("benchmarks", "train_cpu.py"))
