@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from hanmo.convert import parity
+from hanmo.convert import convert_gguf, parity
 from hanmo.convert.llamacpp import LlamaCpp
+from hanmo.convert.toy import PAGE
 from hanmo.convert.trials import KINDS, OPENINGS, conversations, hard_lines
 from hanmo.errors import HanmoError
 from hanmo.tokenizer import encode_text, load
-
-from .conftest import TEXT
 
 pytestmark = pytest.mark.usefixtures("llama_cpp")
 
@@ -72,12 +73,39 @@ def test_greedy_tokens_are_those_of_transformers(
     assert report["ties"] <= 2 and report["identical"] >= 18
 
 
-@pytest.mark.parametrize(("form", "limit"), [("f32", 0.001), ("f16", 0.005), ("bf16", 0.02), ("q8_0", 0.02)])
-def test_perplexity(trained_model_dir: Path, gguf_files: dict[str, Path], form: str, limit: float) -> None:
-    texts = [TEXT, *OPENINGS, *hard_lines(60, seed=5)[40:]]
-    report = parity.perplexity(trained_model_dir, gguf_files[form], texts, context=128)
-    assert report["tokens"] > 500
-    assert abs(report["relative"]) < limit
+def test_perplexity_and_everything_together(trained_model_dir: Path, gguf_files: dict[str, Path]) -> None:
+    texts = [PAGE, *OPENINGS, *hard_lines(60, seed=5)[40:]]
+    report = parity.check(trained_model_dir, gguf_files, texts, lines=100, tokens=4)
+    assert report["agrees"]
+    assert report["perplexity"]["tokens"] > 500
+    relative = {form: abs(file["relative"]) for form, file in report["perplexity"]["llama_cpp"].items()}
+    assert relative["f32"] < 0.001 and relative["f16"] < 0.005
+    assert relative["bf16"] < 0.02 and relative["q8_0"] < 0.02
+
+
+def test_a_file_of_another_model_does_not_agree(
+    trained_model_dir: Path, gguf_files: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained_model_dir, tmp_path / "other"))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"] *= -1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8").replace("\\n", " "), encoding="utf-8")
+    other = convert_gguf(folder, tmp_path / "other.gguf", "f32").path
+    report = parity.check(trained_model_dir, {"f32": other}, OPENINGS, lines=60, tokens=8)
+    assert not report["agrees"]
+    assert report["greedy"]["differences"] and abs(report["perplexity"]["llama_cpp"]["f32"]["relative"]) > 0.005
+    assert report["chat"]["same_text"] == report["chat"]["same_ids"] == 0
+    assert report["token_ids"]["identical"] == 60
+
+
+def test_a_file_with_a_smaller_vocabulary_is_refused(
+    tiny_model_dir: Path, trained_model_dir: Path, tmp_path: Path
+) -> None:
+    other = convert_gguf(tiny_model_dir, tmp_path / "tiny.gguf", "f32").path
+    with pytest.raises(HanmoError, match="not the file of that model"):
+        parity.perplexity(trained_model_dir, {"f32": other}, OPENINGS)
 
 
 def test_llama_cpp_stops_where_the_model_was_taught_to(gguf_files: dict[str, Path]) -> None:

@@ -37,6 +37,7 @@ class LlamaCpp:
 
     def __init__(self, path: Path | str, context: int = 256, *, threads: int = 1, half_cache: bool = False) -> None:
         self._api = require_llama_cpp()
+        self._path = path
         cache = self._api.GGML_TYPE_F16 if half_cache else self._api.GGML_TYPE_F32
         try:
             self._llama = self._api.Llama(
@@ -91,7 +92,16 @@ class LlamaCpp:
         self._llama.reset()
 
     def feed(self, ids: list[int]) -> np.ndarray:
-        """Append `ids` to the sequence; logits behind each of them, float32 of shape [len(ids), vocabulary]."""
+        """Append `ids` to the sequence; logits behind each of them, float32 of shape [len(ids), vocabulary].
+
+        Raises:
+            HanmoError: an id beyond the file's vocabulary.
+        """
+        if max(ids, default=0) >= self.vocab_size:
+            raise HanmoError(
+                f"{self._path}: token {max(ids)} is beyond its vocabulary of {self.vocab_size}; "
+                "this is not the file of that model"
+            )
         before = self._llama.n_tokens
         self._llama.eval(ids)
         return self._llama.scores[before : before + len(ids)]

@@ -13,7 +13,7 @@ on behind them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from hanmo.convert.llamacpp import LlamaCpp
+from hanmo.errors import HanmoError
 from hanmo.models.folder import resolve
 
 #: Logits this close are a tie: fp32 sums in another order move them by as much.
@@ -43,6 +44,17 @@ class Continuation:
     prompt: list[int]
     ids: list[int]
     near: list[list[int]]
+
+
+def prompts(model_dir: Path | str) -> list[list[int]]:
+    """20 prompts as ids of the model's tokenizer: texts to continue, and questions in the chat format."""
+    from hanmo.convert.trials import OPENINGS, QUESTIONS
+    from hanmo.tokenizer import load
+    from hanmo.tokenizer.chat import ChatFormat
+
+    form = ChatFormat(load(resolve(model_dir)))
+    questions = [form.encode([{"role": "user", "content": text}], True)[0] for text in QUESTIONS]
+    return [form.tokenizer.encode(text) for text in OPENINGS] + questions
 
 
 def continuations(model_dir: Path | str, prompts: Iterable[Sequence[int]], tokens: int) -> list[Continuation]:
@@ -172,7 +184,7 @@ def chat(model_dir: Path | str, gguf: Path | str, conversations: Iterable[Conver
 
 def perplexity(
     model_dir: Path | str,
-    gguf: Path | str,
+    files: Mapping[str, Path],
     texts: Iterable[str],
     *,
     context: int = 256,
@@ -181,7 +193,7 @@ def perplexity(
     """Perplexity of `texts` (joined as documents, cut into windows of `context` tokens) in both engines.
 
     Every token but a window's first is scored. transformers runs in fp32 and llama.cpp as its users run it (keys and
-    values in F16). `relative` is llama.cpp's perplexity over transformers', minus one.
+    values in F16). Of every file in `files` (format -> path), `relative` is its perplexity over transformers', minus 1.
     """
     import torch
 
@@ -192,24 +204,62 @@ def perplexity(
     end = ChatFormat(tokenizer).end_of_text
     ids = [token for text in texts for token in (*encode_text(tokenizer, text), end)]
     windows = [ids[start : start + context] for start in range(0, len(ids) - 1, context)]
-    engine = LlamaCpp(gguf, context, threads=threads, half_cache=True)
-    ours = theirs = 0.0
-    scored = 0
-    for window in windows:
-        if len(window) < 2:
-            continue
-        with torch.inference_mode():
-            ours += _surprise(model(torch.tensor([window])).logits[0].numpy(), window)
-        engine.start()
-        theirs += _surprise(engine.feed(window), window)
-        scored += len(window) - 1
-    ours, theirs = math.exp(ours / scored), math.exp(theirs / scored)
-    return {
-        "tokens": scored,
-        "transformers": ours,
-        "llama_cpp": theirs,
-        "relative": theirs / ours - 1,
+    scored = len(ids) - len(windows)
+    if scored < 1:
+        raise HanmoError("perplexity needs at least two tokens of text")
+    with torch.inference_mode():
+        total = sum(_surprise(model(torch.tensor([window])).logits[0].numpy(), window) for window in windows)
+    ours = math.exp(total / scored)
+    report: Report = {"tokens": scored, "transformers": ours, "llama_cpp": {}}
+    for form, path in files.items():
+        engine = LlamaCpp(path, context, threads=threads, half_cache=True)
+        total = 0.0
+        for window in windows:
+            engine.start()
+            total += _surprise(engine.feed(window), window)
+        theirs = math.exp(total / scored)
+        report["llama_cpp"][form] = {"perplexity": theirs, "relative": theirs / ours - 1}
+    return report
+
+
+def check(
+    model_dir: Path | str,
+    files: Mapping[str, Path],
+    texts: Iterable[str],
+    *,
+    lines: int = 1000,
+    tokens: int = 64,
+    threads: int = 1,
+) -> Report:
+    """All of the comparisons of a model folder with its GGUF files; `agrees` says whether they meet the limits.
+
+    Args:
+        model_dir: a chat model's folder.
+        files: format -> GGUF file of it; greedy output is compared in "f32" where that is among them.
+        texts: held-out documents, for the perplexity; F32 and F16 must be within 0.5 % of transformers.
+        lines: how many hard lines to tokenise.
+        tokens: length of the greedy continuations.
+        threads: for llama.cpp.
+    """
+    from hanmo.convert.trials import conversations, hard_lines
+
+    any_file = next(iter(files.values()))
+    report: Report = {
+        "token_ids": token_ids(model_dir, any_file, hard_lines(lines)),
+        "chat": chat(model_dir, any_file, conversations()),
+        "perplexity": perplexity(model_dir, files, texts, threads=threads),
     }
+    if "f32" in files:
+        report["greedy"] = greedy(model_dir, files["f32"], prompts(model_dir), tokens=tokens, threads=threads)
+    ids, talks = report["token_ids"], report["chat"]
+    exact = {form: file for form, file in report["perplexity"]["llama_cpp"].items() if form in ("f32", "f16")}
+    report["agrees"] = (
+        ids["identical"] == ids["identical_special"] == ids["lines"]
+        and talks["same_text"] == talks["same_ids"] == talks["conversations"]
+        and not report.get("greedy", {}).get("differences")
+        and all(abs(file["relative"]) < 0.005 for file in exact.values())
+    )
+    return report
 
 
 def _surprise(logits: np.ndarray, ids: list[int]) -> float:

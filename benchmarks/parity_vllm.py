@@ -1,0 +1,182 @@
+"""Does real vLLM do with a model folder exactly what transformers does? Token ids, chat template, greedy tokens, stops.
+
+    python benchmarks/parity_vllm.py --python .venv-vllm/bin/python [--model DIR ...] [--report FILE]
+
+vLLM pins its own transformers and so lives in an environment of its own (`make parity` makes it); its interpreter is
+given by --python. This script writes down what transformers and our tokenizer say, has `vllm_worker.py` answer the same
+over there, and compares. Without --model it takes the models of the last demo, or, without one, a toy that is trained
+in seconds. Exit status 0: everything agrees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hanmo.console import console, human_seconds
+from hanmo.convert import parity, toy
+from hanmo.convert.trials import QUESTIONS, conversations, hard_lines
+from hanmo.errors import HanmoError
+from hanmo.files import read_json, write_json
+from hanmo.models.folder import resolve
+from hanmo.tokenizer import load
+from hanmo.tokenizer.chat import ChatFormat
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENS = 64
+LINES = 1000
+#: Of one worker: vLLM imports for a while, and compiles its Python files the first time.
+TIMEOUT = 900
+
+
+def generate(model_dir: Path, prompts: list[list[int]], tokens: int) -> list[list[int]]:
+    """Greedy answers of transformers' own `generate`, with the stops of the model folder."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    answers = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+        answers.append(output[0, len(prompt) :].tolist())
+    return answers
+
+
+def ask_vllm(python: Path, case: dict[str, Any]) -> dict[str, Any]:
+    """Run the worker in vLLM's environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        question, answer = Path(folder, "case.json"), Path(folder, "result.json")
+        write_json(question, case)
+        environment = {
+            **os.environ,
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "HF_HUB_OFFLINE": "1",
+        }
+        command = [str(python), str(ROOT / "benchmarks" / "vllm_worker.py"), str(question), str(answer)]
+        try:
+            done = subprocess.run(
+                command, env=environment, timeout=TIMEOUT, capture_output=True, text=True, errors="replace"
+            )
+        except FileNotFoundError:
+            raise HanmoError(f"{python}: no such interpreter; `make parity` makes the environment of vLLM") from None
+        except subprocess.TimeoutExpired:
+            raise HanmoError(f"vLLM did not answer within {TIMEOUT} s") from None
+        if done.returncode or not answer.is_file():
+            console.print(done.stdout[-2000:] + done.stderr[-6000:], markup=False)
+            raise HanmoError(f"vLLM failed (exit status {done.returncode}); its last words are above")
+        return read_json(answer)
+
+
+def compare(model_dir: Path, python: Path) -> dict[str, Any]:
+    """The report on one model folder; `agrees` sums it up."""
+    form = ChatFormat(load(model_dir))
+    context = read_json(model_dir / "config.json")["max_position_embeddings"]
+    references = parity.continuations(model_dir, parity.prompts(model_dir), TOKENS)
+    talks = [talk for talk in conversations() if talk[-1]["role"] != "assistant"]
+    questions = [[{"role": "user", "content": text}] for text in QUESTIONS]
+    lines = hard_lines(LINES)
+    answers = generate(model_dir, [form.encode(question, True)[0] for question in questions], TOKENS)
+    result = ask_vllm(
+        python,
+        {
+            "model": str(model_dir.resolve()),
+            "context": context,
+            "prompts": [reference.prompt for reference in references],
+            "ids": [reference.ids for reference in references],
+            "near": [reference.near for reference in references],
+            "lines": lines,
+            "conversations": talks,
+            "questions": questions,
+            "answer_tokens": TOKENS,
+        },
+    )
+    greedy = parity.judge(references, result["greedy"])
+    expected_lines = [form.tokenizer.encode(line, add_special_tokens=False) for line in lines]
+    expected_talks = [{"text": form.render(talk, True), "ids": form.encode(talk, True)[0]} for talk in talks]
+    report = {
+        "model": str(model_dir),
+        "versions": result["versions"],
+        "greedy": greedy,
+        "lines": _same(expected_lines, result["lines"]),
+        "conversations": _same(expected_talks, result["conversations"]),
+        # An answer may leave transformers' at a tie, which the greedy comparison has judged.
+        "answers": _same(answers, result["answers"]),
+        "seconds": result["seconds"],
+    }
+    exact = all(report[key]["same"] == report[key]["of"] for key in ("lines", "conversations"))
+    answered = report["answers"]["same"] + greedy["ties"] >= report["answers"]["of"]
+    report["agrees"] = exact and answered and not greedy["differences"]
+    return report
+
+
+def _same(expected: list[Any], got: list[Any]) -> dict[str, Any]:
+    wrong = [index for index, pair in enumerate(zip(expected, got, strict=True)) if pair[0] != pair[1]]
+    first = {"expected": expected[wrong[0]], "got": got[wrong[0]]} if wrong else None
+    return {"of": len(expected), "same": len(expected) - len(wrong), "first_difference": first}
+
+
+def show(report: dict[str, Any], seconds: float) -> None:
+    """One line for every comparison."""
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    greedy = report["greedy"]
+    verdict = "agrees" if report["agrees"] else "DIFFERS"
+    console.print(f"{report['model']}: {verdict} ({versions})", markup=False, soft_wrap=True)
+    console.print(
+        f"  greedy: {greedy['identical']} of {greedy['prompts']} prompts identical over {greedy['steps']} tokens, "
+        f"{greedy['ties']} ties, {len(greedy['differences'])} differences"
+    )
+    for key, what in (
+        ("lines", "hard lines with the same ids"),
+        ("conversations", "conversations with the same text and ids"),
+        ("answers", "answers that are the same and stop at the same token"),
+    ):
+        console.print(f"  {report[key]['same']} of {report[key]['of']} {what}")
+    took = report["seconds"]
+    console.print(f"  {human_seconds(seconds)} in all, of them vLLM: {took['load']:.0f} s loading, {took['run']:.0f} s")
+
+
+def models(given: list[Path], scratch: Path) -> list[Path]:
+    """The model folders to compare."""
+    if given:
+        return [resolve(path) for path in given]
+    made = sorted((ROOT / "runs" / "demo").glob("*/model/config.json"))
+    if made:
+        return [path.parent for path in made]
+    console.print("no demo has been run: training a toy")
+    toy.make_model(scratch / "model")
+    return [scratch / "model"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", type=Path, required=True, help="the interpreter of vLLM's environment")
+    parser.add_argument("--model", type=Path, action="append", default=[], help="a model folder or a stage's folder")
+    parser.add_argument("--report", type=Path, help="write everything as JSON")
+    arguments = parser.parse_args()
+    reports = []
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            for model_dir in models(arguments.model, Path(scratch)):
+                began = time.perf_counter()
+                reports.append(compare(model_dir, arguments.python))
+                show(reports[-1], time.perf_counter() - began)
+    except HanmoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments.report:
+        write_json(arguments.report, reports)
+    return 0 if all(report["agrees"] for report in reports) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
