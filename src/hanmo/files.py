@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, cast, cast
+from typing import IO, Any, cast
 
 import orjson
 import xxhash
@@ -169,7 +169,11 @@ class JsonlZstWriter:
 
     def write(self, value: Any) -> None:
         """Append one record."""
-        self._stream.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+        self.write_line(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+
+    def write_line(self, line: bytes) -> None:
+        """Append one record that is JSON already and ends in a newline."""
+        self._stream.write(line)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,0 +1,116 @@
+"""Second pass: of each bucket, keep every text once, split off the held-out part, write the rest in the order of hash.
+
+Since a document's hash says nothing about where it came from, the order of hashes is a shuffle of the whole corpus, the
+same one whatever the number of workers. A bucket leaves `train/NNNNN.jsonl.zst`, a piece of the held-out part in
+`work/deal/`, its duplicates in `rejects/` and, last, `work/deal/NNNNN.json` with its counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from hanmo.corpus.formats import EXCERPT
+from hanmo.corpus.gather import choice_of
+from hanmo.corpus.spill import Spilled, blocks_of, bucket_of, documents_of
+from hanmo.corpus.tally import Tally
+from hanmo.files import JsonlZstWriter, write_json
+
+#: A bucket is sorted in memory in parts of at most about this many bytes, however large it turned out.
+PART = 128 << 20
+
+
+@dataclass(frozen=True)
+class DealTask:
+    """One bucket; travels to a worker."""
+
+    bucket: int
+    buckets: int
+    out: Path
+    stems: tuple[Path, ...]  # the spills of the first pass, in the order of the plan
+    threshold: int  # documents whose `choice_of` is below are held out ...
+    largest: int  # ... unless they have more bytes than this
+    dedup: bool
+
+    @property
+    def stem(self) -> Path:
+        return self.out / "work" / "deal" / f"{self.bucket:05d}"
+
+    @property
+    def done(self) -> Path:
+        return self.stem.with_suffix(".json")
+
+
+def deal(task: DealTask) -> dict[str, Any]:
+    """Do one bucket; returns what it also wrote to `task.done`."""
+    tallies: dict[int, Tally] = {}
+    train = task.out / "train" / f"{task.bucket:05d}.jsonl.zst"
+    heldout = task.stem.with_suffix(".heldout.jsonl.zst")
+    rejects = task.out / "rejects" / f"duplicates-{task.bucket:05d}.jsonl.zst"
+    with contextlib.ExitStack() as stack:
+        files = {path: LazyWriter(stack, path) for path in (train, heldout, rejects)}
+        for document, original in _sorted_once(task):
+            tally = tallies.setdefault(document.source, Tally())
+            if original is not None:
+                record = orjson.loads(document.line)
+                detail = f"the same text as {orjson.loads(original)['id']}"
+                tally.reject("duplicate", record["meta"]["at"], detail, record["text"])
+                record |= {"text": record["text"][:EXCERPT], "meta": {"detail": detail}, "reason": "duplicate"}
+                files[rejects].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+                continue
+            held = choice_of(document.key) < task.threshold and document.bytes <= task.largest
+            amount = tally.heldout if held else tally.train
+            amount.add(document.bytes, document.chars, document.han)
+            files[heldout if held else train].write(document.line)
+    result = {"tallies": {str(index): tally.as_dict() for index, tally in sorted(tallies.items())}}
+    write_json(task.done, result)
+    return result
+
+
+def _sorted_once(task: DealTask) -> Iterator[tuple[Spilled, bytes | None]]:
+    """The documents of a bucket by hash and, where hashes are equal, in the order of the plan; with each duplicate the
+    line of the document that it repeats."""
+    indexed = [(stem, blocks_of(stem, task.bucket)) for stem in task.stems]
+    parts = 1 + sum(int(rows[:, 3].sum()) for _, rows in indexed) // PART
+    for part in range(parts):
+        held: list[Spilled] = []
+        for stem, rows in indexed:
+            if len(rows):
+                documents = documents_of(stem, rows)
+                held += (
+                    item
+                    for item in documents
+                    if parts == 1 or bucket_of(item.key, task.buckets * parts) % parts == part
+                )
+        held.sort(key=_key)
+        first: Spilled | None = None
+        for document in held:
+            if task.dedup and first is not None and document.key == first.key:
+                yield document, first.line
+            else:
+                first = document
+                yield document, None
+
+
+def _key(document: Spilled) -> bytes:
+    return document.key
+
+
+class LazyWriter:
+    """Lines for a .jsonl.zst that is made when the first one comes, and that appears whole when the block ends well."""
+
+    def __init__(self, stack: contextlib.ExitStack, path: Path) -> None:
+        self._stack = stack
+        self._path = path
+        self._file: JsonlZstWriter | None = None
+
+    def write(self, line: bytes) -> None:
+        """Append one finished line."""
+        if self._file is None:
+            self._file = self._stack.enter_context(JsonlZstWriter(self._path))
+        self._file.write_line(line)

@@ -1,0 +1,255 @@
+"""First pass: read, clean, filter, hash. Each task reads its files and deals what passes into buckets by hash.
+
+A task leaves `work/gather/NNNNNN.{bin,npy}` (see `spill`), `NNNNNN.chosen.npy` (candidates for the held-out part),
+`rejects/NNNNNN.jsonl.zst` and, last, `NNNNNN.json` with its counts: with that file it is done.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import xxhash
+
+from hanmo.corpus.clean import Cleaner, Counts
+from hanmo.corpus.fields import text_of
+from hanmo.corpus.formats import EXCERPT, Bad, Record, read
+from hanmo.corpus.inputs import Piece, bad_file
+from hanmo.corpus.settings import CorpusSettings, Source
+from hanmo.corpus.spill import Spilled, SpillWriter
+from hanmo.corpus.stream import FileFault
+from hanmo.corpus.tally import Tally
+from hanmo.files import JsonlZstWriter, atomic_write, read_json, write_json
+
+#: Reasons that say a line could not be read, as against a document that was read and not wanted.
+UNREADABLE = frozenset(("not_json", "bad_encoding", "bad_row", "no_text", "too_big"))
+
+
+@dataclass(frozen=True)
+class GatherTask:
+    """One task of the first pass; travels to a worker."""
+
+    number: int
+    out: Path
+    settings: CorpusSettings
+    sources: tuple[Source, ...]
+    pieces: tuple[Piece, ...]
+    buckets: int
+
+    @property
+    def stem(self) -> Path:
+        return self.out / "work" / "gather" / f"{self.number:06d}"
+
+    @property
+    def done(self) -> Path:
+        return self.stem.with_suffix(".json")
+
+
+def key_of(data: bytes) -> bytes:
+    """128-bit hash of a text in UTF-8 without its ASCII white space.
+
+    Equal keys are duplicates; the order of keys is the order of the corpus; bytes 8 to 16 choose the held-out part.
+    """
+    return xxhash.xxh3_128_digest(b"".join(data.split()))
+
+
+def choice_of(key: bytes) -> int:
+    """The number below 2**64 that decides whether a document is held out (the smallest ones are)."""
+    return int.from_bytes(key[8:], "big")
+
+
+def largest_heldout(settings: CorpusSettings) -> int:
+    """Bytes of the largest document that may be held out: a book that fills the held-out part would measure one
+    book.
+    """
+    return int(settings.heldout_mb * 1e6 / 10)
+
+
+def gather(task: GatherTask) -> dict[str, Any]:
+    """Do one task; returns what it also wrote to `task.done`."""
+    return _Gatherer(task).run()
+
+
+class _Gatherer:
+    def __init__(self, task: GatherTask) -> None:
+        self.task = task
+        self.settings = task.settings
+        self.tallies = {index: Tally() for index in sorted({piece.file.source for piece in task.pieces})}
+        self.cleaners = {index: self._cleaner(task.sources[index]) for index in self.tallies}
+        # Per file: lines seen, lines that could not be read, and the first of these.
+        self.lines: dict[int, dict[str, Any]] = {}
+        self.bound = int(self.settings.heldout_fraction * 2**64)
+        self.candidates: list[tuple[int, int]] = []
+        self.smallest: tuple[int, int] | None = None
+        self.rejects: list[dict[str, Any]] = []
+
+    def _cleaner(self, source: Source) -> Cleaner:
+        settings = self.settings
+        simplify = settings.simplify if source.simplify is None else source.simplify
+        return Cleaner(nfc=settings.nfc, half_width=settings.half_width, simplify=simplify)
+
+    def run(self) -> dict[str, Any]:
+        task = self.task
+        rejects = task.out / "rejects" / f"{task.number:06d}.jsonl.zst"
+        with SpillWriter(task.stem, task.buckets) as spill, JsonlZstWriter(rejects) as rejected:
+            for piece in task.pieces:
+                for document in self._piece(piece):
+                    spill.write(document)
+                    if self.rejects:
+                        self._write_rejects(rejected)
+                self._write_rejects(rejected)
+        if not any(tally.rejected or tally.bad_files_count for tally in self.tallies.values()):
+            rejects.unlink()
+        self._write_candidates()
+        result = {
+            "tallies": {str(index): tally.as_dict() for index, tally in self.tallies.items()},
+            "lines": {str(index): value for index, value in self.lines.items()},
+        }
+        write_json(task.done, result)
+        return result
+
+    def _write_rejects(self, file: JsonlZstWriter) -> None:
+        for value in self.rejects:
+            file.write(value)
+        self.rejects.clear()
+
+    def _write_candidates(self) -> None:
+        if not self.candidates and self.smallest:
+            self.candidates.append(self.smallest)
+        with atomic_write(self.task.stem.with_suffix(".chosen.npy"), "wb") as file:
+            np.save(file, np.array(self.candidates, np.uint64).reshape(-1, 2))
+
+    def _piece(self, piece: Piece) -> Iterator[Spilled]:
+        """The documents of a piece that are to be kept."""
+        file = piece.file
+        tally = self.tallies[file.source]
+        lines = self.lines.setdefault(piece.index, {"seen": 0, "bad": 0, "first": None})
+        try:
+            for item in read(file.opened):
+                lines["seen"] += 1
+                if isinstance(item, Record):
+                    text = text_of(item.fields, file.text)
+                    if text is not None:
+                        document = self._document(piece, item, text, tally)
+                        if document is not None:
+                            yield document
+                        continue
+                    there = ", ".join(map(str, list(item.fields)[:8]))
+                    named = " + ".join(file.text) or "?"
+                    item = Bad(item.line, "no_text", f"no text in field '{named}' (fields: {there})", "")
+                lines["bad"] += 1
+                lines["first"] = lines["first"] or [item.line, item.detail]
+                tally.read.documents += 1
+                self._reject(tally, piece, item.line, item.reason, item.detail, item.excerpt)
+                if self.settings.max_bad_lines == 0:
+                    break
+        except FileFault as fault:
+            if self.settings.on_bad_file == "fail":
+                raise bad_file(file.opened.path, fault) from None
+            if file.opened.stripe == 0:
+                where = f"{file.name}:{fault.line}" if fault.line else file.name
+                tally.bad_file(f"{where}: {fault.detail}")
+                source = self.task.sources[file.source].name
+                self.rejects.append(
+                    {"id": f"{source}:{where}", "text": "", "source": source, "meta": {}, "reason": fault.reason}
+                )
+
+    def _document(self, piece: Piece, record: Record, raw: str, tally: Tally) -> Spilled | None:
+        file = piece.file
+        text, before, after = self.cleaners[file.source](raw, tally.changed)
+        data = text.encode()
+        size = len(data) if text is raw else len(raw.encode())
+        tally.read.add(size, before.chars, before.han)
+        reason, detail = self._fault(file.source, before, after)
+        if reason:
+            self._reject(tally, piece, record.line, reason, detail, raw[:EXCERPT])
+            return None
+        source = self.task.sources[file.source].name
+        where = f"{file.name}:{record.line}"
+        own = record.fields.get("id")
+        meta = record.fields.get("meta")
+        line = orjson.dumps(
+            {
+                "id": str(own)[:200] if isinstance(own, (str, int)) and own != "" else f"{source}:{where}",
+                "text": text,
+                "source": source,
+                "meta": {**(meta if isinstance(meta, dict) else {}), "at": where},
+            },
+            option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS,
+        )
+        tally.kept.add(len(data), after.chars, after.han)
+        key = key_of(data)
+        if self.bound and len(data) <= largest_heldout(self.settings):
+            chosen = (choice_of(key), len(data))
+            if chosen[0] < self.bound:
+                self.candidates.append(chosen)
+            elif self.smallest is None or chosen < self.smallest:
+                self.smallest = chosen
+        return Spilled(key, file.source, len(data), after.chars, after.han, line)
+
+    def _fault(self, source: int, before: Counts, after: Counts) -> tuple[str, str]:
+        """(reason, detail) why a document is not kept, or empty."""
+        settings = self.settings
+        own = self.task.sources[source].min_han
+        min_han = settings.min_han if own is None else own
+        solid = after.chars - after.space
+        if solid == 0:
+            return "empty", "nothing but white space"
+        if after.chars < settings.min_chars:
+            return "too_short", f"{after.chars} characters, fewer than min_chars {settings.min_chars}"
+        if after.chars > settings.max_chars:
+            return "too_long", f"{after.chars} characters, more than max_chars {settings.max_chars}"
+        if before.damaged > settings.max_damage * before.chars:
+            return "damaged", f"{before.damaged} of {before.chars} characters are replacement marks or private"
+        if after.han < min_han * solid:
+            return "low_han", f"Han share {after.han / solid:.2f}, below min_han {min_han:g}"
+        return "", ""
+
+    def _reject(self, tally: Tally, piece: Piece, line: int, reason: str, detail: str, text: str) -> None:
+        where = f"{piece.file.name}:{line}"
+        tally.reject(reason, where, detail, text)
+        source = self.task.sources[piece.file.source].name
+        self.rejects.append(
+            {
+                "id": f"{source}:{where}",
+                "text": text.encode("utf-8", "replace").decode(),
+                "source": source,
+                "meta": {"detail": detail},
+                "reason": reason,
+            }
+        )
+
+
+def result_of(task: GatherTask) -> dict[str, Any]:
+    """What a finished task counted."""
+    return read_json(task.done)
+
+
+def merged(results: list[dict[str, Any]], sources: int) -> list[Tally]:
+    """The tallies of all tasks, by source."""
+    tallies = [Tally() for _ in range(sources)]
+    for result in results:
+        for index, value in result["tallies"].items():
+            tallies[int(index)].merge(Tally.from_dict(value))
+    return tallies
+
+
+def unreadable_lines(results: list[dict[str, Any]]) -> dict[int, tuple[int, int, int, str]]:
+    """By file: lines seen, lines that could not be read, the first of these and what is wrong with it."""
+    found: dict[int, tuple[int, int, int, str]] = {}
+    seen: Counter[int] = Counter()
+    for result in results:
+        for index, value in result["lines"].items():
+            file = int(index)
+            seen[file] += value["seen"]
+            if value["bad"]:
+                _, bad, line, detail = found.get(file, (0, 0, 2**62, ""))
+                if value["first"][0] < line:
+                    line, detail = value["first"]
+                found[file] = (0, bad + value["bad"], line, detail)
+    return {file: (seen[file], bad, line, detail) for file, (_, bad, line, detail) in found.items()}

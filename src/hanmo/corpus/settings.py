@@ -1,0 +1,80 @@
+"""Settings of the corpus stage: where text comes from, and which of it is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from hanmo.stage import Settings, factory, setting
+
+Format = Literal["auto", "txt", "md", "jsonl", "json", "csv", "tsv", "parquet"]
+
+
+class Source(Settings):
+    """One origin of text: a file, a folder (with all below it) or a glob."""
+
+    path: str = setting(..., "file, folder or glob; plain or .gz, .zst, .xz")
+    name: str = setting("", "how it is called in statistics; the file's or folder's name when empty")
+    format: Format = setting("auto", "auto goes by the file name; name it where names do not tell")
+    encoding: str = setting("auto", "auto tells UTF-8, UTF-16 with a mark and GB18030 apart; or any codec (big5, ...)")
+    text: list[str] = factory(
+        list, "fields that hold the text, joined by newlines; when empty, the one field that is called text, content, …"
+    )
+    split: Literal["file", "line", "blank_line"] = setting(
+        "file", "what is one document in txt and md: the whole file, each line, or what stands between blank lines"
+    )
+    licence: str = setting("", "a note that is carried into the statistics")
+    min_han: float | None = setting(None, "overrides the corpus-wide min_han for this source", ge=0, le=1)
+    simplify: bool | None = setting(None, "overrides the corpus-wide simplify for this source")
+
+
+class CorpusSettings(Settings):
+    """Reading, cleaning, filtering, deduplicating and splitting raw text."""
+
+    sources: list[Source] = factory(list, "where text comes from, besides the stages named in `from`")
+
+    nfc: bool = setting(True, "compose characters (Unicode NFC)")
+    half_width: bool = setting(True, "full-width letters and digits to half width (Ａ１ to A1); punctuation stays")
+    simplify: bool = setting(False, "traditional characters to simplified (OpenCC t2s)")
+
+    min_chars: int = setting(10, "shorter documents are rejected (characters, after cleaning)", ge=1)
+    max_chars: int = setting(2_000_000, "longer documents are rejected (characters, after cleaning)", ge=1)
+    min_han: float = setting(0.1, "least share of Han characters among those that are not white space", ge=0, le=1)
+    max_damage: float = setting(
+        0.02, "largest share of replacement marks (U+FFFD) and private-use characters", ge=0, le=1
+    )
+    dedup: bool = setting(True, "reject documents whose text, white space aside, was seen before")
+
+    heldout_fraction: float = setting(
+        0.01, "share of the documents that is held out, chosen by their hash", ge=0, le=0.5
+    )
+    heldout_documents: int = setting(20_000, "hold out at most so many documents", ge=0)
+    heldout_mb: float = setting(10.0, "hold out at most so many megabytes of text", ge=0)
+
+    max_document_mb: float = setting(16.0, "a larger line, record or text file is rejected unread", gt=0, le=64)
+    max_bad_lines: float = setting(
+        0.1,
+        "a file with a larger share of unreadable lines (torn JSON, wrong bytes) stops the stage; 0: any does",
+        ge=0,
+        le=1,
+    )
+    on_bad_file: Literal["fail", "skip"] = setting(
+        "fail", "a file that cannot be read to its end (torn archive, unknown encoding) stops the stage, or is counted"
+    )
+    workers: int = setting(0, "worker processes; 0: one per processor", ge=0, affects="speed")
+
+    def external(self) -> list[Path]:
+        """The sources' files and folders; for a glob, what it finds."""
+        found: list[Path] = []
+        for source in self.sources:
+            path = Path(source.path)
+            if any(mark in source.path for mark in "*?["):
+                found += sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+            else:
+                found.append(path)
+        return found
+
+    def anchored(self, folder: Path) -> CorpusSettings:
+        """A copy whose sources' relative paths are taken from `folder`."""
+        sources = [s.model_copy(update={"path": str(folder / Path(s.path).expanduser())}) for s in self.sources]
+        return self.model_copy(update={"sources": sources})

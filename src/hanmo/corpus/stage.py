@@ -1,0 +1,269 @@
+"""The corpus stage: raw text in; clean, single, shuffled documents and a held-out part out; an account of the rest.
+
+Two passes over worker processes, with the disk between them, so that memory does not grow with the corpus:
+
+1. `gather`: read files, clean, filter, hash, and deal documents into buckets by hash (`work/gather/`);
+2. `deal`: sort each bucket by hash, drop repeated texts, split off the held-out part, write `train/NNNNN.jsonl.zst`.
+
+What comes out depends on the settings and the files alone: the order of documents is the order of their hashes, which
+is as good as a shuffle. A task's work is visible only when it is whole, so a killed stage goes on with the tasks that
+are left; the plan's fingerprint in `work/plan.json` tells whether they still belong to the same settings and files.
+
+datatrove's executors were tried for running the tasks and not taken: its local one is built on a multiprocessing Pool,
+which waits for ever for a task whose worker was killed, and its record of finished tasks knows nothing of settings (a
+changed filter would meet old shards). `hanmo.pool` is a page long and does these two things.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hanmo.console import console, human_bytes, human_count, progress
+from hanmo.corpus.deal import DealTask, LazyWriter, deal
+from hanmo.corpus.gather import GatherTask, gather, largest_heldout, merged, unreadable_lines
+from hanmo.corpus.inputs import Found, SourceFile, cut, look
+from hanmo.corpus.settings import CorpusSettings
+from hanmo.corpus.stream import lines, pieces
+from hanmo.corpus.tally import Amount, Tally
+from hanmo.errors import HanmoError
+from hanmo.files import fingerprint_json, read_json, write_json
+from hanmo.pool import cores, run_tasks
+from hanmo.stage import affects_of
+
+#: Text of one bucket, which becomes one training shard, about (bytes); and the most buckets there are.
+BUCKET = 16 << 20
+MOST_BUCKETS = 1024
+#: Raw size of one held-out file.
+HELDOUT_FILE = 64 << 20
+#: Changes when the same settings and files give another result.
+_VERSION = 1
+
+
+def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
+    """Make a corpus in `out`: train/, heldout/, rejects/ (JSON lines in zstd) and stats.json.
+
+    Args:
+        inputs: role "documents": stage folders, or any folders and files of text, beside `settings.sources`.
+
+    Returns:
+        counts of documents, bytes, characters and Han characters, and of what was rejected.
+
+    Raises:
+        HanmoError: nothing to read, a file that cannot be read, or no usable document.
+    """
+    found = look(settings, inputs.get("documents", []))
+    for note in found.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    plan = _fingerprint(settings, found)
+    work = out / "work"
+    if _finished(out, plan):
+        shutil.rmtree(work, ignore_errors=True)
+        return _counts(read_json(out / "stats.json"))
+    _prepare(out, plan)
+    workers = settings.workers or cores()
+
+    content = sum(file.content for file in found.files)
+    buckets = max(1, min(-(-content // BUCKET), MOST_BUCKETS))
+    tasks = [
+        GatherTask(number, out, settings, tuple(found.sources), tuple(held), buckets)
+        for number, held in enumerate(cut(found.files))
+    ]
+
+    def check(result: dict[str, Any]) -> None:
+        _check_lines([result], found.files, settings, whole=False)
+
+    results = _all("reading and cleaning", gather, tasks, workers, check)
+    _check_lines(results, found.files, settings, whole=True)
+    tallies = merged(results, len(found.sources))
+    kept = sum(tally.kept.documents for tally in tallies)
+    if not kept:
+        raise HanmoError(_nothing_usable(tallies, found))
+
+    threshold = _threshold(settings, [task.stem for task in tasks], kept)
+    stems = tuple(task.stem for task in tasks)
+    largest = largest_heldout(settings)
+    deals = [DealTask(bucket, buckets, out, stems, threshold, largest, settings.dedup) for bucket in range(buckets)]
+    for tally, dealt in zip(
+        tallies, merged(_all("sorting and deduplicating", deal, deals, workers), len(found.sources)), strict=True
+    ):
+        tally.merge(dealt)
+    _join_heldout(out, [task.stem.with_suffix(".heldout.jsonl.zst") for task in deals])
+
+    stats = _stats(settings, found, tallies, plan)
+    if not stats["train"]["documents"]:
+        raise HanmoError(
+            f"all {stats['heldout']['documents']} distinct documents were held out and none is left to train on: "
+            "set heldout_fraction: 0, or give more text"
+        )
+    write_json(out / "stats.json", stats)
+    shutil.rmtree(work, ignore_errors=True)
+    _tell(stats)
+    return _counts(stats)
+
+
+def _fingerprint(settings: CorpusSettings, found: Found) -> str:
+    chosen = {
+        name: value
+        for name, value in settings.model_dump(mode="json").items()
+        if affects_of(CorpusSettings, name) == "result"
+    }
+    files = [
+        [file.source, file.name, file.size, file.opened.path.stat().st_mtime_ns, file.opened.format, list(file.text)]
+        for file in found.files
+    ]
+    return fingerprint_json([_VERSION, chosen, [source.name for source in found.sources], files])
+
+
+def _finished(out: Path, plan: str) -> bool:
+    stats = out / "stats.json"
+    return stats.is_file() and read_json(stats).get("plan") == plan
+
+
+def _prepare(out: Path, plan: str) -> None:
+    """Keep what an earlier try of the same plan has finished; clear away anything else that is ours."""
+    ours = [out / name for name in ("train", "heldout", "rejects", "work")]
+    record = out / "work" / "plan.json"
+    same = record.is_file() and read_json(record) == {"plan": plan}
+    (out / "stats.json").unlink(missing_ok=True)
+    if same:
+        for folder in ours:
+            for torn in folder.rglob(".*.tmp"):
+                torn.unlink()
+        console.print("going on with what an earlier try has finished")
+        return
+    for folder in ours:
+        if folder.exists():
+            shutil.rmtree(folder)
+    write_json(record, {"plan": plan})
+
+
+def _all(
+    title: str,
+    function: Callable[[Any], dict[str, Any]],
+    tasks: Sequence[Any],
+    workers: int,
+    check: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """The results of all tasks in their order, doing those that are not done yet."""
+    left = [task for task in tasks if not task.done.exists()]
+    with progress() as display:
+        bar = display.add_task(title, total=len(tasks), completed=len(tasks) - len(left), info="")
+        for _, result in run_tasks(function, left, workers):
+            check(result)
+            display.advance(bar)
+    return [read_json(task.done) for task in tasks]
+
+
+def _check_lines(
+    results: Iterable[dict[str, Any]], files: list[SourceFile], settings: CorpusSettings, *, whole: bool
+) -> None:
+    """Stop at a file with too many unreadable lines; `whole` says that all parts of all files are in."""
+    for index, (seen, bad, line, detail) in sorted(unreadable_lines(list(results)).items()):
+        file = files[index]
+        if (whole or file.opened.stripes == 1) and bad > settings.max_bad_lines * seen:
+            share = f"{bad} of {seen} records" if seen > 1 else "the only record"
+            raise HanmoError(
+                f"{file.opened.path}:{line}: {detail} ({share} of this file cannot be read, more than "
+                f"max_bad_lines {settings.max_bad_lines:g} allows: mend the file or raise it)"
+            )
+        if whole:
+            console.print(
+                f"{file.opened.path}: passed over {bad} of {seen} records, first :{line}: {detail}", markup=False
+            )
+
+
+def _nothing_usable(tallies: list[Tally], found: Found) -> str:
+    reasons: Counter[str] = Counter()
+    first = ""
+    bad_files = 0
+    for tally in tallies:
+        reasons.update(tally.rejected)
+        bad_files += tally.bad_files_count
+        if not first and tally.bad_files:
+            first = tally.bad_files[0]
+        for shown in tally.examples.values():
+            first = first or f"{shown[0]['where']}: {shown[0]['detail']}"
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no document at all"
+    if bad_files:
+        listed += f", {bad_files} unreadable files"
+    return (
+        f"no usable document in {len(found.files)} files: {listed}{f' (first: {first})' if first else ''}; see rejects/"
+    )
+
+
+def _threshold(settings: CorpusSettings, stems: list[Path], kept: int) -> int:
+    """The bound below which `choice_of` means held out: the smallest choices, up to the share and the two caps.
+
+    The share is met in expectation, the caps exactly (candidates of equal choice are the same text, counted once). At
+    least one document is held out where there are several and the settings allow any.
+    """
+    chosen = np.concatenate([np.load(stem.with_suffix(".chosen.npy")) for stem in stems])
+    bound = int(settings.heldout_fraction * 2**64)
+    if not bound or not len(chosen) or kept < 2:
+        return 0
+    _, first = np.unique(chosen[:, 0], return_index=True)
+    chosen = chosen[first]
+    within = chosen[chosen[:, 0] < np.uint64(bound)]
+    chosen = within if len(within) else chosen[:1]
+    fits = np.cumsum(chosen[:, 1], dtype=np.uint64) <= settings.heldout_mb * 1e6
+    count = min(int(fits.sum()), settings.heldout_documents, kept - 1)
+    return int(chosen[count - 1, 0]) + 1 if count else 0
+
+
+def _join_heldout(out: Path, parts: list[Path]) -> None:
+    """Copy the buckets' held-out documents into few files, in the order of the buckets."""
+    number = size = 0
+    with ExitStack() as stack:
+        file = LazyWriter(stack, out / "heldout" / "00000.jsonl.zst")
+        for part in filter(Path.exists, parts):
+            for _, line in lines(pieces(part), 1 << 40):
+                assert isinstance(line, bytes)
+                if size > HELDOUT_FILE:
+                    stack.close()
+                    number, size = number + 1, 0
+                    file = LazyWriter(stack, out / "heldout" / f"{number:05d}.jsonl.zst")
+                file.write(line + b"\n")
+                size += len(line)
+
+
+def _stats(settings: CorpusSettings, found: Found, tallies: list[Tally], plan: str) -> dict[str, Any]:
+    files = Counter(file.source for file in found.files)
+    total = Tally()
+    sources = {}
+    for index, (source, tally) in enumerate(zip(found.sources, tallies, strict=True)):
+        account = tally.train.documents + tally.heldout.documents + tally.rejected.total()
+        if tally.read.documents != account:
+            raise AssertionError(f"{source.name}: read {tally.read.documents} documents, accounted for {account}")
+        total.merge(tally)
+        shown = tally.as_dict()
+        del shown["kept"]
+        sources[source.name] = {"licence": source.licence, "files": files[index], **shown}
+    summary = total.as_dict()
+    return {
+        "plan": plan,
+        **{name: summary[name] for name in ("read", "train", "heldout", "rejected", "changed")},
+        "bad_files": total.bad_files_count,
+        "sources": sources,
+        "settings": settings.model_dump(mode="json", exclude={"sources", "workers"}),
+    }
+
+
+def _counts(stats: dict[str, Any]) -> dict[str, Any]:
+    return {name: stats[name] for name in ("read", "train", "heldout", "rejected", "bad_files")}
+
+
+def _tell(stats: dict[str, Any]) -> None:
+    train, heldout = Amount(**stats["train"]), Amount(**stats["heldout"])
+    rejected = ", ".join(f"{count} {reason}" for reason, count in stats["rejected"].items()) or "none"
+    console.print(
+        f"{train.documents} documents to train on ({human_bytes(train.bytes)}, {human_count(train.han)} Han), "
+        f"{heldout.documents} held out ({human_bytes(heldout.bytes)}); rejected: {rejected}",
+        soft_wrap=True,
+    )

@@ -1,0 +1,101 @@
+"""Counting: what came in, what each rule changed, what was rejected and why. Plain dicts, so that they travel
+as JSON.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Rejected documents of one reason and source that are shown in the statistics.
+EXAMPLES = 2
+#: Faulty files that are named in the statistics.
+FILES_NAMED = 20
+
+
+@dataclass
+class Amount:
+    """An amount of text."""
+
+    documents: int = 0
+    bytes: int = 0
+    chars: int = 0
+    han: int = 0
+
+    def add(self, bytes_: int, chars: int, han: int, documents: int = 1) -> None:
+        self.documents += documents
+        self.bytes += bytes_
+        self.chars += chars
+        self.han += han
+
+    def as_dict(self) -> dict[str, int]:
+        return {"documents": self.documents, "bytes": self.bytes, "chars": self.chars, "han": self.han}
+
+
+@dataclass
+class Tally:
+    """The account of one source, or of a task's part of it. Every document of `read` is in one of the others."""
+
+    read: Amount = field(default_factory=Amount)
+    kept: Amount = field(default_factory=Amount)  # passed the filters (by the first pass)
+    train: Amount = field(default_factory=Amount)
+    heldout: Amount = field(default_factory=Amount)
+    rejected: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    changed: Counter[str] = field(default_factory=Counter)
+    bad_files: list[str] = field(default_factory=list)
+    bad_files_count: int = 0
+
+    def reject(self, reason: str, where: str, detail: str, text: str) -> None:
+        """Count one rejected document; the first ones of a reason are kept as examples."""
+        self.rejected[reason] += 1
+        shown = self.examples.setdefault(reason, [])
+        if len(shown) < EXAMPLES:
+            shown.append({"where": where, "detail": detail, "text": text[:80]})
+
+    def bad_file(self, line: str) -> None:
+        """Count one file that could not be read to its end."""
+        self.bad_files_count += 1
+        if len(self.bad_files) < FILES_NAMED:
+            self.bad_files.append(line)
+
+    def merge(self, other: Tally) -> None:
+        """Add another account to this one."""
+        for name in ("read", "kept", "train", "heldout"):
+            amount: Amount = getattr(other, name)
+            getattr(self, name).add(amount.bytes, amount.chars, amount.han, amount.documents)
+        self.rejected.update(other.rejected)
+        self.changed.update(other.changed)
+        for reason, shown in other.examples.items():
+            mine = self.examples.setdefault(reason, [])
+            mine.extend(shown[: EXAMPLES - len(mine)])
+        self.bad_files.extend(other.bad_files[: FILES_NAMED - len(self.bad_files)])
+        self.bad_files_count += other.bad_files_count
+
+    def as_dict(self) -> dict[str, Any]:
+        """For stats.json and the tasks' own records."""
+        return {
+            "read": self.read.as_dict(),
+            "kept": self.kept.as_dict(),
+            "train": self.train.as_dict(),
+            "heldout": self.heldout.as_dict(),
+            "rejected": dict(sorted(self.rejected.items())),
+            "examples": dict(sorted(self.examples.items())),
+            "changed": dict(sorted(self.changed.items())),
+            "bad_files": self.bad_files,
+            "bad_files_count": self.bad_files_count,
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Tally:
+        """The inverse of `as_dict`."""
+        amounts = {name: Amount(**value[name]) for name in ("read", "kept", "train", "heldout")}
+        return cls(
+            **amounts,
+            rejected=Counter(value["rejected"]),
+            examples=value["examples"],
+            changed=Counter(value["changed"]),
+            bad_files=value["bad_files"],
+            bad_files_count=value["bad_files_count"],
+        )

@@ -1,0 +1,198 @@
+"""The tokens stage: a corpus and a tokenizer in, token shards out, one for every file of the corpus.
+
+Shards are written by worker processes, whole or not at all, so that a killed stage goes on with those that are missing.
+Only a few megabytes of text are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hanmo.console import console, human_bytes, human_count, progress
+from hanmo.errors import HanmoError
+from hanmo.files import fingerprint_json, fingerprint_path, read_json, read_jsonl, write_json
+from hanmo.pool import cores, run_tasks
+from hanmo.tokenizer.encode import BulkEncoder
+from hanmo.tokens.settings import TokensSettings
+from hanmo.tokens.shards import ShardWriter, dtype_for
+
+#: Closes every document. The house's tokenizers always have `<|endoftext|>` there.
+EOS = 0
+#: Characters encoded in one go.
+BATCH = 1 << 20
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """One file of the corpus; travels to a worker."""
+
+    path: Path
+    folder: Path
+    number: int
+    tokenizer: Path
+    fingerprint: str
+    vocab_size: int
+    sources: tuple[str, ...]
+
+    @property
+    def done(self) -> Path:
+        return self.folder / f"{self.number:05d}.ds.metadata"
+
+
+def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
+    """Encode a corpus into `out`: train/ and heldout/ (see `shards`) and tokens.json.
+
+    Args:
+        inputs: roles "corpus" and "tokenizer", one folder each.
+
+    Returns:
+        counts of tokens, documents and bytes of each split.
+
+    Raises:
+        HanmoError: a folder is not what its role says.
+    """
+    corpus, tokenizer = inputs["corpus"][0], inputs["tokenizer"][0]
+    files = {split: sorted((corpus / split).glob("*.jsonl.zst")) for split in SPLITS}
+    if not files["train"]:
+        raise HanmoError(f"{corpus}: no train/*.jsonl.zst there; give a folder made by `hanmo corpus`")
+    vocab_size, fingerprint = _describe(tokenizer)
+    sources = _sources(corpus, [path for split in SPLITS for path in files[split]])
+    plan = fingerprint_json(
+        [fingerprint, list(sources), {s: [[p.name, fingerprint_path(p)] for p in files[s]] for s in SPLITS}]
+    )
+    _prepare(out, plan)
+
+    tasks = [
+        EncodeTask(path, out / split, number, tokenizer, fingerprint, vocab_size, sources)
+        for split in SPLITS
+        for number, path in enumerate(files[split])
+    ]
+    left = [task for task in tasks if not task.done.exists()]
+    with progress() as display:
+        bar = display.add_task("encoding", total=len(tasks), completed=len(tasks) - len(left), info="")
+        for _ in run_tasks(encode, left, settings.workers or cores()):
+            display.advance(bar)
+
+    # What reads the shards needs the tokenizer as well: the folder is complete in itself.
+    shutil.copytree(
+        tokenizer, out / "tokenizer", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.json.lock", ".*")
+    )
+    info: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "dtype": dtype_for(vocab_size).str,
+        "eos_id": EOS,
+        "tokenizer": fingerprint,
+        "sources": list(sources),
+        "plan": plan,
+        **{split: _amount(out / split, len(sources)) for split in SPLITS},
+    }
+    write_json(out / "tokens.json", info)
+    train = info["train"]
+    console.print(
+        f"{human_count(train['tokens'])} tokens to train on, {train['bytes'] / max(1, train['tokens']):.2f} bytes each "
+        f"({human_bytes(train['bytes'])}); {human_count(info['heldout']['tokens'])} held out",
+        soft_wrap=True,
+    )
+    return {split: {name: info[split][name] for name in ("tokens", "documents", "bytes")} for split in SPLITS}
+
+
+def _describe(tokenizer: Path) -> tuple[int, str]:
+    """(vocabulary size, fingerprint) of a tokenizer folder."""
+    from tokenizers import Tokenizer
+
+    path = tokenizer / "tokenizer.json"
+    if not path.is_file():
+        raise HanmoError(f"{tokenizer}: no tokenizer.json there; give a folder made by `hanmo tokenizer`")
+    loaded = Tokenizer.from_file(str(path))
+    if loaded.id_to_token(EOS) != "<|endoftext|>":
+        raise HanmoError(
+            f"{path}: id {EOS} is not <|endoftext|>, which closes documents; train one with `hanmo tokenizer`"
+        )
+    return loaded.get_vocab_size(), fingerprint_path(path)
+
+
+def _sources(corpus: Path, files: list[Path]) -> tuple[str, ...]:
+    """The names of a corpus's sources, from its statistics; from its documents where it has none."""
+    stats = corpus / "stats.json"
+    if stats.is_file():
+        return tuple(read_json(stats)["sources"])
+    return tuple(sorted({str(record.get("source", "")) for path in files for _, record in read_jsonl(path)}))
+
+
+def _prepare(out: Path, plan: str) -> None:
+    """Keep finished shards of the same plan; clear away anything else that is ours."""
+    record = out / "plan.json"
+    same = record.is_file() and read_json(record) == {"plan": plan}
+    for split in SPLITS:
+        folder = out / split
+        if not same and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for torn in folder.glob(".*.tmp"):
+            torn.unlink()
+    (out / "tokens.json").unlink(missing_ok=True)
+    write_json(record, {"plan": plan})
+
+
+@lru_cache(maxsize=1)
+def _encoder(tokenizer: Path, fingerprint: str) -> BulkEncoder:
+    return BulkEncoder(tokenizer)
+
+
+def encode(task: EncodeTask) -> None:
+    """Encode one file of the corpus into one shard."""
+    encoder = _encoder(task.tokenizer, task.fingerprint)
+    index = {name: number for number, name in enumerate(task.sources)}
+    with ShardWriter(task.folder, task.number, task.vocab_size, task.fingerprint) as shard:
+        for texts, names in _batches(task.path):
+            ids, ends = encoder.encode_flat(texts)
+            # Every document moves right by the ends of those before it, and its own end follows it.
+            closed = np.insert(ids, ends.astype(np.int64), EOS)
+            ends = ends + np.arange(1, len(ends) + 1, dtype=np.uint64)
+            try:
+                source = [index[name] for name in names]
+            except KeyError as error:
+                raise HanmoError(f"{task.path}: source {error} is not in the corpus's stats.json") from None
+            shard.write(closed, ends, [len(text.encode()) for text in texts], source)
+
+
+def _batches(path: Path) -> Iterator[tuple[list[str], list[str]]]:
+    texts: list[str] = []
+    names: list[str] = []
+    size = 0
+    for number, record in read_jsonl(path):
+        text = record.get("text") if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            raise HanmoError(f"{path}:{number}: no field 'text' with the document's text")
+        texts.append(text)
+        names.append(str(record.get("source", "")))
+        size += len(text)
+        if size >= BATCH:
+            yield texts, names
+            texts, names, size = [], [], 0
+    if texts:
+        yield texts, names
+
+
+def _amount(folder: Path, sources: int) -> dict[str, Any]:
+    """Tokens, documents and bytes of a split, and the same by source, read from what stands beside its shards."""
+    totals = np.zeros((3, sources), np.int64)
+    for path in sorted(folder.glob("[0-9]*.ds")):
+        stem = path.with_suffix("")
+        ends = np.fromfile(f"{stem}.ds.index", "<u8").astype(np.int64)
+        source = np.load(f"{stem}.source.npy")
+        for row, weights in enumerate((np.diff(ends, prepend=0), None, np.load(f"{stem}.bytes.npy"))):
+            totals[row] += np.bincount(source, weights, minlength=sources).astype(np.int64)
+    names = ("tokens", "documents", "bytes")
+    return {
+        **{name: int(total.sum()) for name, total in zip(names, totals, strict=True)},
+        "by_source": [dict(zip(names, column, strict=True)) for column in totals.T.tolist()],
+    }
