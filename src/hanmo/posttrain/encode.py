@@ -1,0 +1,93 @@
+"""From dialogues and pairs to token ids, with the labels that decide what is learnt.
+
+Everything goes through `ChatFormat`, so training sees exactly the ids that chat and serving will make, and a literal
+`<|im_end|>` in somebody's text stays text. Labels are the ids of the assistant's words and of the `<|im_end|>` behind
+them, and `IGNORE` everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hanmo.posttrain.forms import Dialogue
+from hanmo.posttrain.preferences import Pair
+from hanmo.tokenizer.chat import ChatFormat
+
+#: The label of a token that takes no part in the loss.
+IGNORE = -100
+
+
+class Example(NamedTuple):
+    """One dialogue: ids and labels of equal length, the last label always one that counts."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+class PairExample(NamedTuple):
+    """One pair: ids of the prompt with the opening of the answer, and of the two answers with their `<|im_end|>`."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer side."""
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+def encode_dialogue(
+    chat: ChatFormat, dialogue: Dialogue, limit: int, too_long: str, notes: Counter[str]
+) -> Example | None:
+    """Ids and labels of a dialogue of at most `limit` tokens, or None where it had to be dropped (counted in `notes`).
+
+    Under `too_long: truncate` the exchanges that fit as a whole are kept; where not even the first does, its answer is
+    cut, and then nothing teaches the model that the answer ends there.
+    """
+    ids, mask = chat.encode(dialogue)
+    # Behind the last word of the assistant there is nothing to learn: the newline goes.
+    end = len(mask) - mask[::-1].index(1)
+    if end > limit:
+        if too_long == "drop":
+            notes["longer than max_length, dropped"] += 1
+            return None
+        whole = [at for at in range(1, limit + 1) if mask[at - 1] and not mask[at]]
+        if whole:
+            notes["longer than max_length, later exchanges cut"] += 1
+            end = whole[-1]
+        elif any(mask[:limit]):
+            notes["longer than max_length, answer cut"] += 1
+            end = limit
+        else:
+            notes["prompt longer than max_length, dropped"] += 1
+            return None
+    labels = [token if counts else IGNORE for token, counts in zip(ids[:end], mask[:end], strict=True)]
+    return Example(ids[:end], labels)
+
+
+def encode_pair(chat: ChatFormat, pair: Pair, limit: int, notes: Counter[str]) -> PairExample | None:
+    """Ids of a pair, or None where a side is longer than `limit` (a cut answer would be judged for what it is not)."""
+    prompt, _ = chat.encode(pair.prompt, add_generation_prompt=True)
+    sides = []
+    for answer in (pair.chosen, pair.rejected):
+        ids, mask = chat.encode([*pair.prompt, {"role": "assistant", "content": answer}])
+        end = len(mask) - mask[::-1].index(1)
+        assert ids[: len(prompt)] == prompt, "the chat format must open an answer as it ends a prompt"
+        sides.append(ids[len(prompt) : end])
+    example = PairExample(prompt, *sides)
+    if example.length > limit:
+        notes["longer than max_length, dropped"] += 1
+        return None
+    return example
+
+
+def count_tokens(examples: Sequence[Example]) -> dict[str, int]:
+    """Examples, their tokens, and those tokens that are learnt."""
+    return {
+        "records": len(examples),
+        "tokens": sum(len(example.input_ids) for example in examples),
+        "learnt": sum(label != IGNORE for example in examples for label in example.labels),
+    }

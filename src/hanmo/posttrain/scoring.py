@@ -1,0 +1,119 @@
+"""Log-probabilities of labels, computed only where a label counts.
+
+TRL asks a model for `model(..., labels=labels, fused_lm_head=True)` and makes its losses from the log-probabilities
+that come back. Off CUDA its own head projects every position onto the vocabulary, prompts and padding included; the one here
+projects the assistant's words alone. It also drops the attention mask: rows are padded on the right and attention is
+causal, so no word ever sees the padding, and the fast attention kernels take no mask.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from trl.trainer.utils import FusedCausalLMOutput
+
+from hanmo.posttrain.encode import IGNORE
+
+#: Positions whose logits are held at a time.
+_CHUNK = 4096
+
+
+def score(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score `targets` under the softmax of `hidden @ weight.T`.
+
+    Args:
+        hidden: [N, d] any float dtype (products run in autocast's).
+        weight: [V, d].
+        targets: [N] int64 below V.
+
+    Returns:
+        log-probabilities in nats, and without gradient the entropy, whether the target is the most likely token, and
+        the mean logit; each [N], in fp32 (the third bool).
+    """
+    logits = F.linear(hidden, weight).float()
+    log_probs = logits.log_softmax(-1)
+    picked = log_probs.gather(-1, targets[:, None])[:, 0]
+    with torch.no_grad():
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        top = logits.argmax(-1) == targets
+        mean = logits.mean(-1)
+    return picked, entropy, top, mean
+
+
+def use_label_scoring(model: PreTrainedModel) -> None:
+    """Make `model(..., fused_lm_head=True)` score labels as this module does; to be called after TRL patched it.
+
+    Labels are [batch, length] with `IGNORE`; every per-token output is [batch, length - 1], zero where nothing counts.
+    """
+    trl_forward = model.forward
+
+    # The signature stays the model's own: `generate` checks its arguments against it.
+    @functools.wraps(type(model).forward)
+    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return trl_forward(*args, **kwargs)
+        kwargs.pop("attention_mask", None)
+        if self.device.type == "cuda":
+            return trl_forward(*args, fused_lm_head=True, **kwargs)
+        labels = kwargs.pop("labels")[:, 1:]
+        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+        counts = labels != IGNORE
+        where = counts.flatten().nonzero()[:, 0]
+        picked = hidden.flatten(0, 1).index_select(0, where)
+        targets = labels.flatten().index_select(0, where)
+        weight = self.get_output_embeddings().weight  # type: ignore[union-attr]
+        if len(where) <= _CHUNK:
+            parts = [score(picked, weight, targets)]
+        else:
+            parts = [
+                checkpoint(score, part, weight, target, use_reentrant=False)
+                for part, target in zip(picked.split(_CHUNK), targets.split(_CHUNK), strict=True)
+            ]
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        log_probs, entropy, top, mean = (
+            column.new_zeros(counts.numel()).index_put((where,), column).view(counts.shape) for column in columns
+        )
+        loss = -log_probs.sum() / counts.sum().clamp(min=1)
+        return FusedCausalLMOutput(
+            loss=loss, log_probs=log_probs, entropy=entropy, is_top1=top, mean_logits=mean, label_mask=counts
+        )
+
+    model.forward = types.MethodType(forward, model)
+
+
+def sequence_log_probs(model: PreTrainedModel, rows: list[tuple[list[int], list[int]]], pad: int) -> Tensor:
+    """Sum of the log-probabilities of each row's labels, without gradient.
+
+    Args:
+        rows: (ids, labels with `IGNORE`) of one batch, any lengths.
+        pad: the id to pad with.
+
+    Returns:
+        [len(rows)] fp32 on the CPU, in nats.
+    """
+    ids, labels, _ = pad_rows(rows, pad)
+    with torch.no_grad():
+        output = model(
+            input_ids=ids.to(model.device), labels=labels.to(model.device), use_cache=False, fused_lm_head=True
+        )
+    return output.log_probs.sum(-1).float().cpu()
+
+
+def pad_rows(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad (ids, labels) rows on the right to [rows, longest]; returns ids, labels, mask of real tokens, all int64."""
+    longest = max(len(ids) for ids, _ in rows)
+    tokens = torch.full((len(rows), longest), pad)
+    labels = torch.full((len(rows), longest), IGNORE)
+    real = torch.zeros((len(rows), longest), dtype=torch.int64)
+    for index, (ids, targets) in enumerate(rows):
+        tokens[index, : len(ids)] = torch.tensor(ids)
+        labels[index, : len(ids)] = torch.tensor(targets)
+        real[index, : len(ids)] = 1
+    return tokens, labels, real

@@ -1,0 +1,88 @@
+"""Settings of the stages after pretraining."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from hanmo.stage import Settings, factory, setting
+
+SftForm = Literal["auto", "each", "messages", "sharegpt", "alpaca", "turns", "instances", "qa", "template"]
+PreferenceForm = Literal["auto", "each", "pair", "alpaca", "sharegpt", "ranked", "medicalgpt"]
+
+
+class FileRule(Settings):
+    """What is special about some of the record files (those whose name matches a pattern)."""
+
+    form: str = setting("", "their form, where it shall not be recognised from the content")
+    user: str = setting("", "with `assistant`: a template of the question, e.g. '译成白话文：{classical}'")
+    assistant: str = setting("", "a template of the answer, e.g. '{modern}'")
+    system: str = setting("", "a system message put before every dialogue that has none")
+    max_records: int = setting(0, "take at most this many of their records, a fixed sample; 0: all", ge=0)
+
+    @model_validator(mode="after")
+    def _whole_template(self) -> FileRule:
+        if bool(self.user) != bool(self.assistant):
+            raise ValueError("a template needs both `user` and `assistant`")
+        if self.user and self.form not in ("", "template"):
+            raise ValueError("either a form or the templates `user` and `assistant`, not both")
+        return self
+
+
+class TuningSettings(Settings):
+    """What SFT and DPO have in common."""
+
+    files: dict[str, FileRule] = factory(
+        dict, "rules for files by name pattern, e.g. {'alpaca_zh*': {max_records: 5000}}; the first that matches holds"
+    )
+    on_bad_record: Literal["fail", "skip"] = setting(
+        "fail", "a record with a fault: stop with its file and line, or leave it out and count it"
+    )
+    max_records: int = setting(0, "train on at most this many records, a fixed sample; 0: all", ge=0)
+    max_length: int = setting(0, "longest record in tokens; 0: the model's context", ge=0)
+    validation: float = setting(0.02, "fraction of the records held out to watch the loss", ge=0, le=0.5)
+    learning_rate: float = setting(0.0, "peak of the rate; 0: by the model's size", ge=0)
+    warmup: float = setting(0.05, "fraction of the steps in which the rate rises", ge=0, le=1)
+    weight_decay: float = setting(0.0, "decoupled weight decay", ge=0)
+    clip: float = setting(1.0, "largest norm of the gradient", gt=0)
+    seed: int = setting(1, "of the order of records and of any sampling", ge=0)
+    device: str = setting("auto", "auto or cpu", affects="speed")
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "arithmetic of the products; auto: bf16 where a probe finds it fast", affects="speed"
+    )
+    micro_batch: int = setting(0, "records in one forward pass; 0: the whole batch", affects="speed", ge=0)
+    threads: int = setting(0, "CPU threads; 0: torch's default", affects="speed", ge=0)
+    log_every: int = setting(5, "steps between lines of log.jsonl", affects="speed", ge=1)
+    evaluations: int = setting(4, "looks at the held-out records after the first", affects="speed", ge=1)
+
+
+class SftSettings(TuningSettings):
+    """Supervised fine-tuning: loss on the assistant's words only."""
+
+    form: SftForm = setting(
+        "auto", "form of the record files; auto: recognised per file, each: recognised per record (mixed files)"
+    )
+    epochs: int = setting(2, "passes over the records", ge=1)
+    batch_size: int = setting(32, "records in one optimiser step", ge=1)
+    too_long: Literal["truncate", "drop"] = setting(
+        "truncate", "a record above max_length: keep the exchanges that fit, or leave it out"
+    )
+
+
+class DpoSettings(TuningSettings):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) with the start as reference."""
+
+    form: PreferenceForm = setting(
+        "auto", "form of the pair files; auto: recognised per file, each: recognised per record (mixed files)"
+    )
+    ranked_pairs: Literal["best", "adjacent", "all"] = setting(
+        "best", "pairs made of ranked answers: the best with each other one, neighbours, or all"
+    )
+    epochs: int = setting(1, "passes over the pairs", ge=1)
+    validation: float = setting(0.05, "fraction of the pairs held out to watch margins and accuracy", ge=0, le=0.5)
+    batch_size: int = setting(16, "pairs in one optimiser step", ge=1)
+    beta: float = setting(0.1, "how dear it is to leave the reference", gt=0)
+    sft_weight: float = setting(
+        0.0, "weight of an SFT loss on the chosen answers beside the preference loss, which keeps them likely", ge=0
+    )

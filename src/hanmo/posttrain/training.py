@@ -1,0 +1,331 @@
+"""What SFT and DPO share around TRL's trainers: loading, order of the records, log, guards, saving.
+
+The trainers are TRL's; what is put around them is quiet (nothing on stdout), repeatable (same records, seed and
+threads: the same weights to the last bit) and keeps padding small (records of like length share a batch).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+# Nobody's data or habits leave the machine, and no bar is drawn but ours.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import datasets
+import torch
+import transformers
+from torch.utils.data import Sampler
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from hanmo.console import console, human_count, human_seconds, progress
+from hanmo.errors import HanmoError
+from hanmo.files import write_json
+from hanmo.models.folder import resolve
+from hanmo.posttrain.settings import TuningSettings
+from hanmo.pretrain.precision import choose, pick_device
+from hanmo.tokenizer import load as load_tokenizer
+from hanmo.tokenizer.chat import ChatFormat
+
+#: What a stage of ours leaves in its folder besides manifest.json; an earlier try's is removed first.
+LEFT_BEHIND = ("model", ".model", "log.jsonl", "records.json", "trainer")
+
+
+class Start:
+    """A model to be tuned: fp32 weights, its chat format, the device, the dtype of products, the longest record."""
+
+    def __init__(self, folder: Path, settings: TuningSettings) -> None:
+        folder = resolve(folder)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.device = pick_device(settings.device)
+        self.dtype = choose(self.device, settings.precision)
+        tokenizer = load_tokenizer(folder)
+        self.chat = ChatFormat(tokenizer)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+        except (ValueError, OSError, KeyError) as error:
+            raise HanmoError(
+                f"{folder}: not a causal language model that loads ({str(error).splitlines()[0]})"
+            ) from None
+        self.model: PreTrainedModel = model
+        rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[index, union-attr]
+        if len(tokenizer) > rows:
+            raise HanmoError(
+                f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model's embedding only {rows} rows; "
+                "they do not belong together"
+            )
+        context = getattr(model.config, "max_position_embeddings", None) or settings.max_length
+        if settings.max_length > context:
+            raise HanmoError(
+                f"max_length is {settings.max_length}, but the model in {folder} has a context of {context} tokens; "
+                f"set max_length to at most {context}"
+            )
+        self.limit: int = settings.max_length or context
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    @property
+    def pad(self) -> int:
+        """The id that rows are padded with."""
+        return self.chat.end_of_text
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which products run in the chosen dtype."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def rate_for(parameters: int, factor: float) -> float:
+    """A peak learning rate by size: 1e-3 up to 4M parameters, falling with the root to 2e-5, times `factor`."""
+    return factor * min(1e-3, max(2e-5, 1e-3 * math.sqrt(4e6 / parameters)))
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier, unfinished try left: these stages start again from their beginning."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in LEFT_BEHIND:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def quiet() -> None:
+    """No bars and no chatter from the libraries."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
+
+
+class LikeLengths(Sampler[int]):
+    """An order of the records in which those that share a batch are of like length; another order in every pass.
+
+    Records are shuffled, sorted by length within windows of 50 batches, cut into batches, and the batches are
+    shuffled; a batch that is not full comes last.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch = batch
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(len(self.lengths), generator=self.generator).tolist()
+        window = 50 * self.batch
+        batches: list[list[int]] = []
+        for start in range(0, len(order), window):
+            part = sorted(order[start : start + window], key=lambda index: self.lengths[index])
+            batches += [part[at : at + self.batch] for at in range(0, len(part), self.batch)]
+        full = [batch for batch in batches if len(batch) == self.batch]
+        rest = [batch for batch in batches if len(batch) < self.batch]
+        for at in torch.randperm(len(full), generator=self.generator).tolist():
+            yield from full[at]
+        for batch in rest:
+            yield from batch
+
+
+def common_arguments(start: Start, settings: TuningSettings, out: Path, records: int, factor: float) -> dict[str, Any]:
+    """Arguments that both of TRL's configurations take."""
+    epochs, batch = settings.epochs, settings.batch_size  # type: ignore[attr-defined]
+    micro = min(settings.micro_batch or batch, batch)
+    if batch % micro:
+        raise HanmoError(f"micro_batch is {micro}; it must divide batch_size, which is {batch}")
+    steps = math.ceil(records / batch) * epochs
+    return {
+        "output_dir": str(out / "trainer"),
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": batch // micro,
+        "learning_rate": settings.learning_rate or rate_for(start.parameters, factor),
+        "lr_scheduler_type": "linear",
+        "warmup_steps": round(settings.warmup * steps),
+        "weight_decay": settings.weight_decay,
+        "adam_beta2": 0.95,
+        "max_grad_norm": settings.clip,
+        "optim": "adamw_torch_fused",
+        "seed": settings.seed,
+        "bf16": start.dtype == torch.bfloat16,
+        "use_cpu": start.device.type == "cpu",
+        # With bf16 autocast on a CPU, recomputing activations was measured to be 15 times slower.
+        "gradient_checkpointing": False,
+        "logging_steps": settings.log_every,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": start.device.type != "cpu",
+    }
+
+
+class Careful(Trainer):
+    """Mixed in front of a trainer of TRL's: batches of like lengths, a stop at a broken loss, no telemetry."""
+
+    lengths: Sequence[int]
+
+    def _send_telemetry(self) -> None:
+        return
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return LikeLengths(self.lengths, batch, self.args.seed)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise HanmoError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()}; "
+                f"lower learning_rate (it is {self.args.learning_rate:g}) or set precision: fp32"
+            )
+        return loss
+
+
+class Reporter(TrainerCallback):
+    """Writes log.jsonl, moves the bar, and looks at the held-out records from time to time.
+
+    Args:
+        path: the log.
+        title: stands before the bar.
+        names: which of the trainer's figures go into the log, and under which names.
+        look: measures the held-out records (None: there are none); its figures go into the log.
+        looks: how often to look, besides once at the start.
+    """
+
+    def __init__(
+        self, path: Path, title: str, names: dict[str, str], look: Callable[[], dict[str, float]] | None, looks: int
+    ) -> None:
+        self.path, self.title, self.names, self.look, self.looks = path, title, names, look, looks
+        self.measured: list[dict[str, float]] = []
+        self.losses: list[float] = []
+        self.tokens = 0
+        self.seconds = 0.0
+        self._paused = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.file = self.path.open("w", encoding="utf-8", newline="\n")
+        self.bar = progress()
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=state.max_steps, info="")
+        self.marks = {round(state.max_steps * part / self.looks) for part in range(1, self.looks + 1)}
+        self._measure(state.global_step)
+        self.began = self.last = time.perf_counter()
+        self._paused = 0.0
+        self.last_tokens = 0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar.update(self.task, completed=state.global_step)
+        if state.global_step in self.marks:
+            self._measure(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        now = time.perf_counter()
+        tokens = int(logs.get("num_tokens", 0))
+        rate = (tokens - self.last_tokens) / max(now - self.last - self._paused, 1e-9)
+        self.seconds += now - self.last - self._paused
+        self.last, self.last_tokens, self._paused = now, tokens, 0.0
+        self.tokens = tokens
+        self.losses.append(float(logs["loss"]))
+        line = {"step": state.global_step, "epoch": round(float(state.epoch or 0), 4)}
+        line |= {ours: round(float(logs[theirs]), 6) for theirs, ours in self.names.items() if theirs in logs}
+        line |= {"learning_rate": logs.get("learning_rate"), "tokens": tokens, "tokens_per_second": round(rate)}
+        self._write(line | {"seconds": round(self.seconds, 2)})
+        self.bar.update(self.task, info=f"loss {logs['loss']:.3f}, {human_count(rate)} tokens/s")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the log and the bar (also after an error)."""
+        if hasattr(self, "file"):
+            self.bar.stop()
+            self.file.close()
+
+    def _measure(self, step: int) -> None:
+        if self.look is None:
+            return
+        began = time.perf_counter()
+        figures = self.look()
+        self.measured.append(figures)
+        self._write({"step": step} | {name: round(value, 6) for name, value in figures.items()})
+        self._paused += time.perf_counter() - began
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+
+def train(trainer: Trainer, reporter: Reporter) -> None:
+    """Run the trainer under our reporter alone."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(reporter)
+    try:
+        trainer.train()
+    finally:
+        reporter.close()
+
+
+def save(start: Start, out: Path, records: dict[str, Any]) -> None:
+    """Write out/model (fp32 safetensors, tokenizer, generation config) and out/records.json, whole or not at all."""
+    staged = out / ".model"
+    model = start.model
+    model.generation_config.eos_token_id = start.chat.stop_ids  # type: ignore[union-attr]
+    model.generation_config.pad_token_id = start.pad  # type: ignore[union-attr]
+    model.save_pretrained(staged)
+    tokenizer = start.chat.tokenizer
+    tokenizer.chat_template = start.chat.template
+    tokenizer.save_pretrained(str(staged))
+    staged.rename(out / "model")
+    shutil.rmtree(out / "trainer", ignore_errors=True)
+    write_json(out / "records.json", records)
+
+
+def announce(text: str) -> None:
+    """One line of a stage on stderr."""
+    console.print(text, style="dim", soft_wrap=True, markup=False)
+
+
+def speed_line(reporter: Reporter, examples: int) -> str:
+    """What training did, in words."""
+    rate = reporter.tokens / max(reporter.seconds, 1e-9)
+    return (
+        f"{examples} records in {human_seconds(reporter.seconds)}: "
+        f"{examples / max(reporter.seconds, 1e-9):.0f} records/s, {human_count(rate)} tokens/s"
+    )
