@@ -1,0 +1,148 @@
+"""Talking to a model: complete text, chat in the terminal, serve an OpenAI-compatible API with a chat page.
+
+    hanmo.serve.generate("run/base", ["春天来了，"])      continue texts
+    hanmo.serve.chat("run/dpo")                           talk in the terminal
+    hanmo.serve.serve("run/dpo", port=8000)               http://127.0.0.1:8000
+
+All three take a Hugging Face model folder, a stage's folder or a .gguf file. Importing this module is cheap; torch,
+llama.cpp and the web server are imported by the call that needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hanmo.serve.sampling import Sampling
+
+if TYPE_CHECKING:
+    from hanmo.serve.engines.base import Completion
+
+__all__ = ["Sampling", "chat", "generate", "serve"]
+
+
+def generate(
+    model: Path | str,
+    prompts: Sequence[str] = (),
+    *,
+    input: Path | str | None = None,
+    output: Path | str | None = None,
+    as_chat: bool = False,
+    batch_size: int = 8,
+    sampling: Sampling | None = None,
+    context: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> list[Completion]:
+    """Continue prompts, and write what comes to stdout or to a file.
+
+    Args:
+        model: a model folder, a stage's folder or a .gguf file.
+        prompts: texts to continue.
+        input: a file of more prompts: .jsonl (maybe .gz, .zst, .xz) with {"prompt": text} on each line, or one prompt
+            per line in any other file.
+        output: a .jsonl file for {"prompt", "completion", "tokens", "finish_reason"} per prompt, written when all are
+            done; None prints prompt and completion to stdout.
+        as_chat: put each prompt to the model as a question, instead of having it continued.
+        batch_size: prompts computed together where the engine can.
+        sampling: how to draw; the default draws at most 256 tokens.
+        context: tokens of prompt and answer together; None takes the model's own, at most 8192.
+        device: a torch device, or "auto".
+        threads: CPU threads; None lets the library choose.
+
+    Returns:
+        The completions, in the order of the prompts.
+
+    Raises:
+        HanmoError: no prompt, a bad file, a prompt that does not fit, a model that cannot be loaded.
+    """
+    from hanmo.serve.completion import run
+
+    return run(
+        model,
+        prompts,
+        input=Path(input) if input is not None else None,
+        output=Path(output) if output is not None else None,
+        as_chat=as_chat,
+        batch_size=batch_size,
+        sampling=sampling or Sampling(max_tokens=256),
+        context=context,
+        device=device,
+        threads=threads,
+    )
+
+
+def chat(
+    model: Path | str,
+    *,
+    system: str | None = None,
+    sampling: Sampling | None = None,
+    context: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> None:
+    """Chat in the terminal until /exit or the end of the input; answers go to stdout, all else to stderr.
+
+    Args:
+        model: a model folder, a stage's folder or a .gguf file, with a chat template.
+        system: a system message that stays at the head of the conversation.
+        sampling: how to draw; `/set` changes it in the chat.
+        context: tokens of conversation and answer together; the oldest turns are dropped to keep within it.
+        device: a torch device, or "auto".
+        threads: CPU threads; None lets the library choose.
+
+    Raises:
+        HanmoError: the model cannot be loaded or has no chat template.
+    """
+    from hanmo.serve.engines import open_engine
+    from hanmo.serve.terminal import chat_loop
+
+    engine = open_engine(model, context=context, device=device, threads=threads)
+    try:
+        chat_loop(engine, system=system, sampling=sampling or Sampling())
+    finally:
+        engine.close()
+
+
+def serve(
+    model: Path | str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    waiting: int = 16,
+    sampling: Sampling | None = None,
+    context: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> None:
+    """Serve the OpenAI-compatible API and the chat page until Ctrl-C or SIGTERM.
+
+    Args:
+        model: a model folder, a stage's folder or a .gguf file.
+        host: the address to listen on; anything but loopback needs a key.
+        port: 0 takes any free one (it is printed).
+        api_key: clients must send it; None looks at the environment variable HANMO_API_KEY.
+        waiting: requests that may wait behind the one being answered; more are refused with status 503.
+        sampling: defaults for what a request leaves out.
+        context: tokens of prompt and answer together; None takes the model's own, at most 8192.
+        device: a torch device, or "auto".
+        threads: CPU threads; None lets the library choose.
+
+    Raises:
+        HanmoError: the port is taken, the key is missing, the model cannot be loaded.
+    """
+    from hanmo.serve.server import run
+
+    run(
+        model,
+        host=host,
+        port=port,
+        api_key=api_key,
+        context=context,
+        device=device,
+        threads=threads,
+        waiting=waiting,
+        defaults=sampling or Sampling(),
+    )

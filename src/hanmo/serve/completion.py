@@ -1,0 +1,125 @@
+"""`hanmo generate`: continue prompts from the command line or a file, to the terminal or to a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import orjson
+
+from hanmo.console import progress
+from hanmo.errors import HanmoError
+from hanmo.files import atomic_write, open_binary, read_jsonl
+from hanmo.serve.engines import Completion, Engine, open_engine
+from hanmo.serve.prompt import PromptTooLong
+from hanmo.serve.sampling import Sampling
+from hanmo.serve.text import for_terminal, whole_text
+
+
+def run(
+    model: Path | str,
+    prompts: Sequence[str],
+    *,
+    input: Path | None,
+    output: Path | None,
+    as_chat: bool,
+    batch_size: int,
+    sampling: Sampling,
+    context: int | None,
+    device: str,
+    threads: int | None,
+) -> list[Completion]:
+    """See `hanmo.serve.generate`."""
+    texts = [*prompts, *(read_prompts(input) if input is not None else [])]
+    if not texts:
+        raise HanmoError("nothing to complete: give a prompt, or a file of prompts with --input")
+    engine = open_engine(model, context=context, device=device, threads=threads)
+    try:
+        encoded = [_encode(engine, text, as_chat, number) for number, text in enumerate(texts, 1)]
+        if output is None and len(texts) == 1:
+            return [_print_one(engine, texts[0], encoded[0], as_chat, sampling)]
+        answers = list(_batches(engine, encoded, batch_size, sampling))
+        if output is None:
+            for text, answer in zip(texts, answers, strict=True):
+                print(for_terminal(("" if as_chat else text) + answer.text), end="\n\n")
+        else:
+            _write(output, texts, answers)
+        return answers
+    finally:
+        engine.close()
+
+
+def read_prompts(path: Path) -> Iterator[str]:
+    """The prompts in a file: `{"prompt": text}` lines where it is a .jsonl, else its lines. Empty lines do not count.
+
+    Raises:
+        HanmoError: no such file, or a line that is no prompt (named).
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if ".jsonl" in suffixes or ".json" in suffixes:
+        for number, record in read_jsonl(path):
+            prompt = record.get("prompt") if isinstance(record, dict) else None
+            if not isinstance(prompt, str) or not prompt:
+                raise HanmoError(f'{path}:{number}: needs a text under "prompt"')
+            yield prompt
+        return
+    try:
+        with open_binary(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    raise HanmoError(f"{path}:{number}: not UTF-8; convert the file first") from None
+                if text.strip():
+                    yield text
+    except OSError as error:
+        raise HanmoError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _encode(engine: Engine, text: str, as_chat: bool, number: int) -> list[int]:
+    if not whole_text(text):
+        raise HanmoError(f"prompt {number}: not valid text (is the terminal's encoding UTF-8?)")
+    ids = engine.encode_chat([{"role": "user", "content": text}]) if as_chat else engine.encode(text)
+    try:
+        engine.check_room(ids)
+    except PromptTooLong as error:
+        raise HanmoError(f"prompt {number}: {error}") from None
+    return ids
+
+
+def _print_one(engine: Engine, text: str, ids: list[int], as_chat: bool, sampling: Sampling) -> Completion:
+    if not as_chat:
+        sys.stdout.write(for_terminal(text))
+    parts = []
+    for delta in engine.stream(ids, sampling):
+        parts.append(delta.text)
+        sys.stdout.write(for_terminal(delta.text))
+        sys.stdout.flush()
+        last = delta
+    sys.stdout.write("\n")
+    assert last.finish is not None
+    return Completion("".join(parts), len(ids), last.tokens, last.finish)
+
+
+def _batches(
+    engine: Engine, encoded: Sequence[Sequence[int]], batch_size: int, sampling: Sampling
+) -> Iterator[Completion]:
+    with progress() as bar:
+        task = bar.add_task("prompts", total=len(encoded), info="")
+        for start in range(0, len(encoded), batch_size):
+            batch = encoded[start : start + batch_size]
+            yield from engine.complete(batch, sampling, first=start)
+            bar.advance(task, len(batch))
+
+
+def _write(path: Path, texts: Sequence[str], answers: Sequence[Completion]) -> None:
+    with atomic_write(path, "wb") as file:
+        for text, answer in zip(texts, answers, strict=True):
+            record = {
+                "prompt": text,
+                "completion": answer.text,
+                "tokens": answer.completion_tokens,
+                "finish_reason": answer.finish,
+            }
+            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))

@@ -1,0 +1,52 @@
+"""Engines: a Hugging Face folder through transformers, a .gguf file through llama.cpp, behind one interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hanmo.errors import HanmoError
+from hanmo.serve.engines.base import Completion, Delta, Engine
+
+__all__ = ["Completion", "Delta", "Engine", "open_engine"]
+
+
+def open_engine(
+    model: Path | str, *, context: int | None = None, device: str = "auto", threads: int | None = None
+) -> Engine:
+    """Load a model for answering.
+
+    Args:
+        model: a .gguf file, a Hugging Face model folder, or the folder of a stage that made one.
+        context: tokens of prompt and answer together; None takes the model's own, at most 8192.
+        device: a torch device such as "cpu" or "cuda:0"; "auto" takes the accelerator if there is one. For a .gguf
+            file, anything but "cpu" offloads every layer that llama.cpp was built to offload.
+        threads: CPU threads; None lets the library choose.
+
+    Raises:
+        HanmoError: there is no such model, or it cannot be loaded.
+    """
+    path = Path(model)
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise HanmoError(f"{path}: no such file")
+        from hanmo.serve.engines.llamacpp import LlamaCppEngine
+
+        return LlamaCppEngine(path, context=context, device=device, threads=threads)
+    if path.is_file():
+        raise HanmoError(f"{path}: is a file but not a .gguf; give a model folder or a .gguf file")
+    if path.is_dir() and not (path / "config.json").is_file() and not (path / "model").is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if files:
+            names = ", ".join(file.name for file in files)
+            raise HanmoError(f"{path}: holds {names}; name the one you mean, such as {files[0]}")
+    from hanmo.serve.engines.transformers import TransformersEngine
+
+    return TransformersEngine(path, context=context, device=device, threads=threads)
+
+
+def model_name(path: Path) -> str:
+    """What a model is called: its folder, or the stage's folder that holds `model/`, or the .gguf file's stem."""
+    path = path.resolve()
+    if path.suffix.lower() == ".gguf":
+        return path.stem
+    return path.parent.name if path.name == "model" and path.parent.name else path.name

@@ -1,0 +1,200 @@
+"""What an engine is: a model that gives token ids one by one. All else about an answer is done here, once.
+
+An engine only has to encode text and to yield ids until its context is full; ends, stop strings, whole characters and
+counts are `Engine.stream`'s business, so that the terminal, the file writer and the server cannot disagree.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from hanmo.serve.prompt import too_long
+from hanmo.serve.sampling import Sampling
+from hanmo.serve.text import StopStrings
+from hanmo.tokenizer.chat import Message
+
+Finish = Literal["stop", "length", "cancelled"]
+
+#: A model may allow far more than a machine can hold: contexts above this must be asked for.
+DEFAULT_CONTEXT = 8192
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A step of an answer: text that may be shown now, tokens drawn so far, and in the last step why it ended."""
+
+    text: str
+    tokens: int
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish: Finish
+
+
+class Detokenizer(Protocol):
+    """Turns one sequence's ids into text."""
+
+    def push(self, token: int) -> str:
+        """Take an id and return the characters that are now complete (maybe none)."""
+        ...
+
+
+class Engine(ABC):
+    """A loaded model.
+
+    One generation at a time: `stream` holds a lock while it runs. Encoding may be done from any thread.
+
+    Attributes:
+        name: what the model is called towards users.
+        context: tokens of prompt and answer together.
+        vocab_size: ids below this are tokens.
+        stop_ids: ids that end an answer.
+        can_chat: whether there is a chat template.
+    """
+
+    name: str
+    context: int
+    vocab_size: int
+    stop_ids: frozenset[int]
+    can_chat: bool
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text to be continued, behind the token that begins a document where the model has learnt one.
+
+        Never empty.
+        """
+
+    @abstractmethod
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation up to where the assistant's answer begins.
+
+        Raises:
+            HanmoError: a bad message, or a model without a chat template.
+        """
+
+    @abstractmethod
+    def detokenizer(self) -> Detokenizer:
+        """A fresh detokenizer for one answer."""
+
+    @abstractmethod
+    def tokens(
+        self, prompt: Sequence[int], sampling: Sampling, cancel: threading.Event, index: int = 0
+    ) -> Iterator[int]:
+        """Yield drawn ids, without regard to stops, until the context is full, `cancel` is set or the caller leaves."""
+
+    def close(self) -> None:  # noqa: B027 (nothing to free is a fine answer)
+        """Free the model's memory."""
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        cancel: threading.Event | None = None,
+        index: int = 0,
+    ) -> Iterator[Delta]:
+        """Answer a prompt, piece by piece; the last piece, and only it, says why the answer ended.
+
+        Args:
+            prompt: ids, fewer than the context holds.
+            sampling: how to draw and where to end.
+            cancel: set it (from any thread) to end the answer after the token being computed.
+            index: which of several answers to the same prompt.
+
+        Raises:
+            PromptTooLong: no room for an answer.
+        """
+        self.check_room(prompt)
+        cancel = cancel or threading.Event()
+        answer = AnswerText(self, sampling, len(prompt))
+        text = ""
+        with self.lock:
+            source = self.tokens(prompt, sampling, cancel, index)
+            try:
+                for token in source:
+                    if cancel.is_set():
+                        break
+                    text = answer.push(token)
+                    if answer.finish is not None:
+                        break
+                    if text:
+                        yield Delta(text, answer.tokens)
+            finally:
+                source.close()  # type: ignore[attr-defined]
+        if answer.finish is None:
+            text = answer.end("cancelled" if cancel.is_set() else "length")
+        yield Delta(text, answer.tokens, answer.finish)
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        cancel: threading.Event | None = None,
+        first: int = 0,
+    ) -> list[Completion]:
+        """Answer several prompts; engines that can compute them together do.
+
+        The i-th prompt draws from the random stream `first + i` of the seed.
+        """
+        answers = []
+        for index, prompt in enumerate(prompts, first):
+            pieces = list(self.stream(prompt, sampling, cancel=cancel, index=index))
+            last = pieces[-1]
+            assert last.finish is not None
+            text = "".join(piece.text for piece in pieces)
+            answers.append(Completion(text, len(prompt), last.tokens, last.finish))
+        return answers
+
+    def check_room(self, prompt: Sequence[int]) -> None:
+        """Raise `PromptTooLong` when not even one token of an answer fits behind `prompt`."""
+        if len(prompt) >= self.context:
+            raise too_long(len(prompt), self.context)
+
+
+class AnswerText:
+    """The text of one answer as its tokens come in: where it ends, and what of it may be shown.
+
+    `tokens` counts what was drawn, the one that ended the answer included; `finish` is set once it has ended.
+    """
+
+    def __init__(self, engine: Engine, sampling: Sampling, prompt_tokens: int) -> None:
+        self._stop_ids = engine.stop_ids
+        self._characters = engine.detokenizer()
+        self._stops = StopStrings(sampling.stop)
+        room = engine.context - prompt_tokens
+        self._most = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
+        self.tokens = 0
+        self.finish: Finish | None = None
+
+    def push(self, token: int) -> str:
+        """Take a drawn id and return the text that may be shown now."""
+        self.tokens += 1
+        if token in self._stop_ids:
+            return self.end("stop")
+        text = self._stops.push(self._characters.push(token))
+        if self._stops.found is not None:
+            self.finish = "stop"
+        elif self.tokens >= self._most:
+            text += self.end("length")
+        return text
+
+    def end(self, finish: Finish) -> str:
+        """End the answer and return what was held back."""
+        self.finish = finish
+        return self._stops.flush()
