@@ -6,9 +6,9 @@ no step pays for it. A killed run starts again from its own beginning: same pair
 at the same weights to the last bit.
 
 Held-out pairs are measured before and after: the margin is `beta` times how much further the chosen answer has moved
-from the reference than the rejected one, the accuracy the share of pairs in which it is above zero (before training every
-margin is 0, and that counts half). `preference_accuracy` says how often the model itself, by its plain log-probabilities,
-finds the chosen answer the likelier one.
+from the reference than the rejected one, the accuracy the share of pairs in which it is above zero (before training
+every margin is 0, and that counts half). `preference_accuracy` says how often the model itself, by its plain
+log-probabilities, finds the chosen answer the likelier one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Log-probabilities of labels, computed only where a label counts.
 
 TRL asks a model for `model(..., labels=labels, fused_lm_head=True)` and makes its losses from the log-probabilities
-that come back. Off CUDA its own head projects every position onto the vocabulary, prompts and padding included; the one here
-projects the assistant's words alone. It also drops the attention mask: rows are padded on the right and attention is
-causal, so no word ever sees the padding, and the fast attention kernels take no mask.
+that come back. Off CUDA its own head projects every position onto the vocabulary, prompts and padding included; the one
+here projects the assistant's words alone. It also drops the attention mask: rows are padded on the right and attention
+is causal, so no word ever sees the padding, and the fast attention kernels take no mask.
 """
 
 from __future__ import annotations
