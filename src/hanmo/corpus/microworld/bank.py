@@ -1,0 +1,288 @@
+"""The bank of questions: twelve kinds, each able to draw as many different problems as the world allows.
+
+| category | joins | hops |
+|---|---|---|
+| fact | one fact about a person or a place, asked in other words than it is told | 1 |
+| home | person -> home -> what is there | 2 |
+| family | person -> relative -> what is known of that person | 2 |
+| pet | person -> animal -> what is known of its kind | 2 |
+| calendar | birthday -> season; market day -> so many days later or earlier | 2 |
+| route | place -> neighbour -> its neighbour | 2 |
+| age | three ages compared | 2 |
+| legs | two animals' legs added | 2 |
+| measure | two nouns' measure words: the same one, or both in turn | 2 |
+| antonym | two words' opposites (2 hops), or the one pair of four that is none (1) | 1-2 |
+| sum | word problems of one step (1) or two (2) with small numbers | 1-2 |
+| story | a short story: where is a thing that was put down (1), or carried somewhere (2) | 1-2 |
+
+What is held out: for ``fact`` the question (the fact itself stands in the documents); for the joins the pair of facts
+(each of them is told and used in other joins); for ``sum`` the numbers of that kind of word problem (single equations
+such as ``7+8=15`` are told, so one-step items test reading the problem, not unseen additions); for ``story`` the story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hanmo.corpus.microworld import bank_words as words
+from hanmo.corpus.microworld import lexicon as lex
+from hanmo.corpus.microworld.bank_words import count_word, shift_weekday, tell_legs
+from hanmo.corpus.microworld.dice import Dice
+from hanmo.corpus.microworld.problem import Problem
+from hanmo.corpus.microworld.world import World
+
+PERSON_FACTS = ("home", "month", "job", "dish", "hobby", "pet")
+PLACE_FACTS = ("speciality", "sight", "river", "market")
+
+
+class Bank:
+    """Draws problems about one world. ``draw(category, dice)`` is uniform over the category's forms."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        people, places = list(world.people.values()), list(world.places.values())
+        self.people, self.places = people, places
+        self.owners = [p for p in people if p.pet]
+        self.kin = [(p, relation, world.people[name]) for p in people for relation, name in p.kin.items()]
+        self.routes = [
+            (a, d, world.places[b], e, world.places[b].neighbours[e])
+            for a in places
+            for d, b in a.neighbours.items()
+            for e in world.places[b].neighbours
+            if e != lex.OPPOSITE[d]
+        ]
+        self.values = {
+            "home": tuple(world.places),
+            "month": tuple(f"{m}月" for m in range(1, 13)),
+            "job": tuple(sorted({p.job for p in people if p.job})),
+            "dish": tuple(sorted({p.dish for p in people})),
+            "hobby": tuple(sorted({p.hobby for p in people})),
+            "pet": tuple(sorted({p.pet for p in people if p.pet})),
+            "speciality": tuple(sorted({t.speciality for t in places})),
+            "sight": tuple(sorted({t.sight for t in places})),
+            "river": tuple(sorted({t.river for t in places})),
+            "market": lex.WEEKDAYS,
+        }
+        names = [person.name for person in people]
+        self.draws: dict[str, Callable[[Dice], Problem]] = {
+            "fact": self.fact,
+            "home": self.home,
+            "family": self.family,
+            "pet": self.pet,
+            "calendar": self.calendar,
+            "route": self.route,
+            "age": self.age,
+            "legs": words.legs,
+            "measure": words.measure,
+            "antonym": words.antonym,
+            "sum": lambda dice: words.sums(dice, names),
+            "story": lambda dice: words.story(dice, names),
+        }
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(self.draws)
+
+    def draw(self, category: str, dice: Dice) -> Problem:
+        return self.draws[category](dice)
+
+    # --- one fact -----------------------------------------------------------------------------------------------
+
+    def tell(self, name: str, attribute: str) -> tuple[str, str]:
+        """The plain sentence (without a full stop) of one fact, and its value."""
+        if attribute in PLACE_FACTS:
+            place = self.world.places[name]
+            value = getattr(place, attribute)
+            told = {
+                "speciality": "{n}的特产是{v}",
+                "sight": "{n}的名胜是{v}",
+                "river": "流过{n}的河是{v}",
+                "market": "{n}逢{v}赶集",
+            }
+        else:
+            person = self.world.people[name]
+            value = f"{person.month}月" if attribute == "month" else getattr(person, attribute)
+            told = {
+                "home": "{n}住在{v}",
+                "month": "{n}的生日在{v}",
+                "job": "{n}是一名{v}",
+                "dish": "{n}最爱吃{v}",
+                "hobby": "{n}喜欢{v}",
+                "pet": "{n}养的是{v}",
+            }
+        return told[attribute].format(n=name, v=value), value
+
+    def fact(self, dice: Dice) -> Problem:
+        if dice.chance(0.3):
+            place, attribute = dice.pick(self.places), dice.pick(PLACE_FACTS)
+            steps, value = self.tell(place.name, attribute)
+            return Problem(
+                "fact",
+                f"fact/{attribute}",
+                ("fact", place.name, attribute),
+                {"t": place.name},
+                steps,
+                value,
+                self.values[attribute],
+                1,
+                place.name,
+            )
+        if dice.chance(0.25):
+            person, relation, other = dice.pick(self.kin)
+            rivals = tuple(p.name for p in self.people if p.name not in (person.name, *person.kin.values()))
+            return Problem(
+                "fact",
+                "fact/kin",
+                ("fact", person.name, relation),
+                {"p": person.name, "r": relation},
+                f"{person.name}的{relation}是{other.name}",
+                other.name,
+                rivals,
+                1,
+                person.name,
+            )
+        person = dice.pick(self.people)
+        attribute = dice.pick([a for a in PERSON_FACTS if getattr(person, a)])
+        steps, value = self.tell(person.name, attribute)
+        return Problem(
+            "fact",
+            f"fact/{attribute}",
+            ("fact", person.name, attribute),
+            {"p": person.name},
+            steps,
+            value,
+            self.values[attribute],
+            1,
+            person.name,
+        )
+
+    # --- two facts ----------------------------------------------------------------------------------------------
+
+    def home(self, dice: Dice) -> Problem:
+        person, attribute = dice.pick(self.people), dice.pick(PLACE_FACTS)
+        told, value = self.tell(person.home, attribute)
+        return Problem(
+            "home",
+            f"home/{attribute}",
+            ("home", person.name, attribute),
+            {"p": person.name, "k": person.home[-1]},
+            f"{person.name}住在{person.home}，{told}",
+            value,
+            self.values[attribute],
+            2,
+            person.name,
+        )
+
+    def family(self, dice: Dice) -> Problem:
+        person, relation, other = dice.pick(self.kin)
+        attribute = dice.pick([a for a in ("job", "dish", "hobby", "month") if getattr(other, a)])
+        told, value = self.tell(other.name, attribute)
+        return Problem(
+            "family",
+            f"family/{attribute}",
+            ("family", person.name, relation, attribute),
+            {"p": person.name, "r": relation},
+            f"{person.name}的{relation}是{other.name}，{told}",
+            value,
+            self.values[attribute],
+            2,
+            person.name,
+        )
+
+    def pet(self, dice: Dice) -> Problem:
+        person = dice.pick(self.owners)
+        animal = lex.ANIMAL[person.pet]
+        form = dice.pick([f for f in ("eats", "call", "legs", "home") if f != "call" or animal.call])
+        kinds = [lex.ANIMAL[name] for name in lex.PETS]
+        told, value, rivals = {
+            "eats": (f"{animal.name}爱吃{animal.eats}", animal.eats, tuple(a.eats for a in kinds)),
+            "call": (f"{animal.name}的叫声是{animal.call}", animal.call, tuple(a.call for a in lex.ANIMALS if a.call)),
+            "legs": (tell_legs(animal), str(animal.legs), ("0", "2", "4", "6", "8")),
+            "home": (f"{animal.name}常在{animal.home}", animal.home, tuple(a.home for a in kinds)),
+        }[form]
+        accept = (f"{value}条", f"{value}条腿") if form == "legs" else (f"{value}叫",) if form == "call" else ()
+        return Problem(
+            "pet",
+            f"pet/{form}",
+            ("pet", person.name, form),
+            {"p": person.name},
+            f"{person.name}养的是{animal.name}，{told}",
+            value,
+            rivals,
+            2,
+            person.name,
+            accept,
+        )
+
+    def calendar(self, dice: Dice) -> Problem:
+        if dice.chance(0.4):
+            person = dice.pick(self.people)
+            season = lex.SEASON_OF[person.month]
+            return Problem(
+                "calendar",
+                "calendar/season",
+                ("season", person.name),
+                {"p": person.name},
+                f"{person.name}的生日在{person.month}月，{person.month}月是{season}",
+                season,
+                tuple(lex.SEASONS),
+                2,
+                person.name,
+                (season.replace("天", "季"), season[0]),
+            )
+        place, days, later = dice.pick(self.places), dice.between(1, 6), dice.chance(0.5)
+        value, told = shift_weekday(place.market, days, later)
+        return Problem(
+            "calendar",
+            "calendar/after" if later else "calendar/before",
+            ("day", place.name, value),
+            {"t": place.name, "n": count_word(days)},
+            f"{place.name}逢{place.market}赶集，{told}",
+            value,
+            lex.WEEKDAYS,
+            2,
+            place.name,
+        )
+
+    def route(self, dice: Dice) -> Problem:
+        a, d, b, e, c = dice.pick(self.routes)
+        near = [n for place in (a, b, self.world.places[c]) for n in place.neighbours.values()]
+        rivals = tuple(
+            dict.fromkeys(n for n in (*near, *dice.sample(list(self.world.places), 3)) if n not in (c, a.name))
+        )
+        return Problem(
+            "route",
+            "route",
+            ("route", a.name, *sorted((d, e))),
+            {"t": a.name, "d": d, "e": e},
+            f"{a.name}的{d}边是{b.name}，{b.name}的{e}边是{c}",
+            c,
+            rivals,
+            2,
+            a.name,
+        )
+
+    def age(self, dice: Dice) -> Problem:
+        while True:
+            three = dice.sample(self.people, 3)
+            ages = sorted(p.age for p in three)
+            if ages[1] - ages[0] >= 2 and ages[2] - ages[1] >= 2:
+                break
+        eldest = dice.chance(0.5)
+        winner = (max if eldest else min)(three, key=lambda p: p.age)
+        told = "，".join(f"{p.name}{p.age}岁" for p in three)
+        names = tuple(p.name for p in three)
+        return Problem(
+            "age",
+            "age/oldest" if eldest else "age/youngest",
+            ("age", *sorted(names)),
+            dict(zip("abc", names, strict=True)),
+            f"{told}，年纪最{'大' if eldest else '小'}的是{winner.name}",
+            winner.name,
+            names,
+            2,
+            "",
+            width=3,
+            kinds=("choice",),
+            closed=True,
+        )
