@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def report(eval: PathLike, out: PathLike, **settings: Any) -> dict[str, Any]:
     return run_stage("report", out=out, inputs={"eval": eval}, **settings)
 
 
-def generate(model: PathLike, prompts: Iterable[str], **options: Any) -> Any:
+def generate(model: PathLike, prompts: Sequence[str], **options: Any) -> Any:
     """Continue prompts; see `hanmo.serve.generate`."""
     from hanmo.serve import generate as function
 

@@ -130,7 +130,9 @@ def _die_with_parent() -> None:
     """End this process and its workers when the runner is gone: the pipe on stdin then closes."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # Straight from the descriptor: a reader of sys.stdin would hold its lock when the interpreter ends.
+        while os.read(0, 4096):
+            pass
         if os.name == "posix" and os.getpgid(0) == os.getpid():
             os.killpg(0, signal.SIGKILL)
         os._exit(1)

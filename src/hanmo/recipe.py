@@ -124,6 +124,8 @@ def check_settings(what: StageKind, values: dict[str, Any], where: str) -> Setti
     """Validate settings against the kind's schema; the first fault becomes one line that names the key."""
     try:
         return what.settings.model_validate(values)
+    except HanmoError as error:
+        raise HanmoError(f"{where}: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -45,12 +45,12 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure=None) -> None:  # type: ignore[override]
         """One update of all parameters that have a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
-                gradients = [p.grad for p in parameters]
+                gradients = [p.grad for p in parameters if p.grad is not None]
                 buffers = [self._buffer(p) for p in parameters]
                 torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
                 # Nesterov: look one momentum step ahead.
@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
 
-    def _buffer(self, parameter: nn.Parameter) -> Tensor:
+    def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)

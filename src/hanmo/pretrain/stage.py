@@ -87,7 +87,7 @@ def _model(settings: PretrainSettings, inputs: dict[str, list[Path]], vocab_size
     if given := inputs.get("model"):
         folder = resolve(given[0])
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        rows, longest = model.get_input_embeddings().weight.shape[0], model.config.max_position_embeddings
+        rows, longest = model.config.vocab_size, model.config.max_position_embeddings
         if rows < vocab_size:
             raise HanmoError(f"{folder}: {rows} embedding rows for {vocab_size} tokens; use the model's own tokenizer")
         if settings.context > longest:

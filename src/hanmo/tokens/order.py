@@ -18,6 +18,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from hanmo.tokens.shards import Tokens
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -47,7 +49,7 @@ class Order:
         eos: id that opens and closes documents.
     """
 
-    def __init__(self, tokens: NDArray, ends: NDArray, context: int, seed: int, eos: int = 0) -> None:
+    def __init__(self, tokens: NDArray | Tokens, ends: NDArray, context: int, seed: int, eos: int = 0) -> None:
         self._tokens = tokens
         self._ends = np.asarray(ends, dtype=np.int64)
         self._starts = np.concatenate([np.zeros(1, np.int64), self._ends[:-1]])
@@ -91,7 +93,7 @@ class Order:
             stop = filled + take
             targets[filled:stop] = self._tokens[start + skip : start + skip + take]
             inputs[filled + 1 : stop] = targets[filled : stop - 1]
-            inputs[filled] = self._tokens[start + skip - 1] if skip else self._eos
+            inputs[filled] = self._tokens[int(start + skip) - 1] if skip else self._eos
             position[filled:stop] = np.arange(take, dtype=np.int32)
             segment[filled:stop] = piece
             filled, offset, index, piece = stop, offset + take, index + 1, piece + 1
