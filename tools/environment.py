@@ -139,7 +139,8 @@ class Environment:
                         code = child.wait(timeout=20)
                         break
                     except subprocess.TimeoutExpired:
-                        step = next((line.strip() for line in reversed(said()) if line.strip()), "")
+                        lines = [line.strip() for line in said() if not line.startswith("WARNING")]
+                        step = next((line for line in reversed(lines) if line), "")
                         say(f"    {time.monotonic() - began:4.0f} s  {step[:100]}")
             except BaseException:
                 child.terminate()
@@ -175,7 +176,9 @@ for package in importlib.metadata.distributions():
     name = package.metadata and package.metadata["Name"]
     try:
         whole = name and package.files is not None and all(
-            file.size is None or file.locate().stat().st_size == file.size for file in package.files
+            file.size is None or file.locate().stat().st_size == file.size
+            for file in package.files
+            if file.suffix != ".pyc"  # Python rewrites those
         )
     except OSError:
         whole = False
