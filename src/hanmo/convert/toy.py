@@ -1,14 +1,15 @@
-"""A model that has learnt a page by heart in ten seconds, for trying engines where no trained model is at hand.
+"""A model that has learnt ten answers by heart in ten seconds, for trying engines where no trained model is at hand.
 
 Random weights are no test of greedy output: their logits are flat, or, scaled up, name one token for ever. This one
-continues its page and answers its dialogues, with a tokenizer whose merges cover whatever tokenizers differ about.
+answers and stops, with a tokenizer whose merges cover whatever tokenizers differ about.
 """
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
-from hanmo.convert.trials import conversations, hard_lines
+from hanmo.convert.trials import QUESTIONS, hard_lines
 
 #: What the model knows.
 PAGE = (
@@ -16,7 +17,20 @@ PAGE = (
     "从前有一个小村庄，村里住着一位老人。今天的天气很好，最高气温18度。中国的首都是北京。"
     "一年有四个季节，春夏秋冬。3加5等于8。The cat is happy, 他们也很高兴。def add(a, b):\n    return a + b\n"
 )
-_ANSWERS = ("好的，没问题。", "小猫吃鱼。", "春天来了，花都开了。", "小。", "等于五。", "I like reading.", "北京。")
+#: To the questions of `trials`, in their order.
+_ANSWERS = (
+    "你好，我是翰墨。",
+    "小猫吃鱼。",
+    "春天来了，花都开了。",
+    "“大”的反义词是“小”。",
+    "等于5。",
+    "一只白色的小猫。",
+    "I like reading books.",
+    "星期三。",
+    "从前有一只小猫，\n它最爱吃小鱼。",
+    "I do not know, 我不知道。",
+)
+_RATE = 5e-3
 
 
 def make_tokenizer(folder: Path) -> None:
@@ -33,12 +47,15 @@ def make_tokenizer(folder: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*hard_lines(1500, seed=1), *[PAGE] * 20], trainer)
+    tokenizer.train_from_iterator([*hard_lines(1500, seed=1), *[PAGE, *_ANSWERS] * 20], trainer)
     build(tokenizer, folder)
 
 
 def make_model(folder: Path, steps: int = 120) -> None:
-    """Train a Qwen3 of 1.3M parameters, context 512, and save it with its tokenizer as a Hugging Face folder."""
+    """Train a Qwen3 of 1.3M parameters, context 512, and save it with its tokenizer as a Hugging Face folder.
+
+    After 120 steps it knows the answers to the questions of `trials`.
+    """
     import torch
     from transformers import Qwen3ForCausalLM
 
@@ -50,19 +67,21 @@ def make_model(folder: Path, steps: int = 120) -> None:
     make_tokenizer(folder)
     tokenizer = load(folder)
     form = ChatFormat(tokenizer)
-    stream = [*tokenizer.encode(PAGE), form.end_of_text]
-    for index, talk in enumerate(conversations()):
-        answer = {"role": "assistant", "content": _ANSWERS[index % len(_ANSWERS)]}
-        stream += form.encode([*talk, answer])[0]
-    length = 128
-    rows = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
+    documents = [[*tokenizer.encode(sentence + "。"), form.end_of_text] for sentence in PAGE.split("。")]
+    for question, answer in zip(QUESTIONS, _ANSWERS, strict=True):
+        talk = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        documents.append(form.encode(talk)[0])
+    chance = random.Random(3)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = Qwen3ForCausalLM(build_config("hanmo-1m", len(tokenizer), 512))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.0)
     for step in range(steps):
-        batch = rows[torch.arange(4).add(4 * step) % len(rows)]
-        model(batch, labels=batch).loss.backward()
+        optimiser.param_groups[0]["lr"] = _RATE * min(1, (step + 1) / 10, 2 * (1 - step / steps))
+        # In a new order every time, so that what came before a sentence says nothing about it.
+        stream = [token for document in chance.sample(documents, len(documents)) for token in document]
+        rows = torch.tensor(stream[: len(stream) // 64 * 64]).view(-1, 64)
+        model(rows, labels=rows).loss.backward()
         optimiser.step()
         optimiser.zero_grad()
     save_model(model.eval(), tokenizer, folder, form.stop_ids)
