@@ -20,7 +20,8 @@ class ScriptedEngine(Engine):
 
     Attributes:
         delay: seconds before each token.
-        started: set when an answer begins; closed: counts answers whose generator was left or exhausted.
+        started: set when an answer begins; finished: counts answers whose generator was left or exhausted.
+        served, samplings: what was asked for, in order.
     """
 
     def __init__(self, script: Callable[[str], bytes] | bytes = b"ok", *, delay: float = 0.0, context: int = 4096):
@@ -32,6 +33,7 @@ class ScriptedEngine(Engine):
         self.started = threading.Event()
         self.finished = 0
         self.served: list[str] = []
+        self.samplings: list[Any] = []
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode()) or [10]
@@ -51,6 +53,7 @@ class ScriptedEngine(Engine):
     def tokens(self, prompt, sampling, cancel, index=0) -> Iterator[int]:
         text = bytes(prompt).decode()
         self.served.append(text)
+        self.samplings.append(sampling)
         self.started.set()
         try:
             for token in [*self._script(text), 256]:

@@ -77,9 +77,11 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         HanmoError: the port is taken or not allowed, or the host is not one of this machine.
     """
+    if not 0 <= port < 65536:
+        raise HanmoError(f"port {port}: must be from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, UnicodeError, OverflowError):
+    except (socket.gaierror, UnicodeError):
         raise HanmoError(f"host {host}: no such address; use 127.0.0.1 or one of this machine's addresses") from None
     listener = socket.socket(family, kind, protocol)
     try:

@@ -19,7 +19,7 @@ from hanmo.errors import HanmoError, nearest
 from hanmo.serve.engines.base import Engine
 from hanmo.serve.prompt import fit_history
 from hanmo.serve.sampling import Sampling
-from hanmo.serve.text import for_terminal
+from hanmo.serve.text import for_terminal, whole_text
 from hanmo.tokenizer.chat import Message
 
 _COMMANDS = {
@@ -63,6 +63,8 @@ class _Chat:
 
     def check(self) -> None:
         """Raise what would make every answer fail."""
+        if not all(whole_text(str(message["content"])) for message in self._head):
+            raise HanmoError("the system message is not valid text (is the terminal's encoding UTF-8?)")
         self._engine.check_room(self._engine.encode_chat([*self._head, {"role": "user", "content": "?"}]))
 
     def command(self, line: str) -> bool:

@@ -1,0 +1,139 @@
+"""The chat in the terminal, in a process of its own: through pipes, and on a pseudo-terminal with Ctrl-C and Ctrl-D."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+TALK = """
+import sys
+sys.path.insert(0, {here!r})
+from conftest import ScriptedEngine
+from hanmo.errors import HanmoError
+from hanmo.serve.sampling import Sampling
+from hanmo.serve.terminal import chat_loop
+
+def script(prompt):
+    question = prompt.splitlines()[-1]
+    if question == "long":
+        return b"x" * 100000
+    if question == "fail":
+        raise HanmoError("out of memory")
+    return ("[" + "|".join(prompt.splitlines()) + "]").encode()
+
+chat_loop(ScriptedEngine(script, delay={delay}, context={context}), system={system!a}, sampling=Sampling())
+"""
+
+
+def command(delay: float = 0.0, context: int = 200_000, system: str | None = None) -> list[str]:
+    return [sys.executable, "-c", TALK.format(here=str(HERE), delay=delay, context=context, system=system)]
+
+
+def piped(lines: list[str], **options) -> tuple[list[str], str]:
+    # LANG=C and an ASCII locale: Chinese must come through all the same.
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    text = "".join(f"{line}\n" for line in lines).encode()
+    done = subprocess.run(command(**options), input=text, capture_output=True, env=env, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().splitlines(), done.stderr.decode()
+
+
+def test_a_piped_conversation_remembers_obeys_and_ends():
+    out, notes = piped(["你好", "", "再说", "/reset", "第三", "/exit", "never"], system="短")
+    assert out == ["[短|你好]", "[短|你好|[短|你好]|再说]", "[短|第三]"]
+    assert "forgotten" in notes
+
+
+def test_settings_are_listed_changed_and_misspellings_answered():
+    _, notes = piped(["/set", "/set temperature 0.3", "/set temprature 1", "/set top_p 7", "/rest", "/help"])
+    assert "temperature = 0.7" in notes and "temperature = 0.3" in notes and "stop = off" in notes
+    assert "did you mean 'temperature'" in notes and "out of range" in notes
+    assert "did you mean '/reset'" in notes and "Ctrl-D" in notes
+
+
+def test_a_failure_ends_the_answer_and_not_the_chat():
+    out, notes = piped(["fail", "你好"])
+    assert out[-1] == "[你好]" and "out of memory" in notes
+
+
+def test_the_oldest_turns_are_dropped_with_a_note():
+    out, notes = piped(["a" * 30, "b" * 30, "c" * 30], context=140)
+    assert out[0] == f"[{'a' * 30}]" and out[-1] == f"[{'c' * 30}]"
+    assert "forgotten" in notes
+    _, notes = piped(["x" * 200], context=140)
+    assert "context is 140" in notes
+
+
+def test_a_real_model_through_the_public_function(tiny_gguf):
+    code = "import sys; from hanmo.serve import Sampling, chat; chat(sys.argv[1], sampling=Sampling(max_tokens=9))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_gguf)], input="你好\n".encode(), capture_output=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stdout.decode().strip() and not done.stderr
+
+
+class Terminal:
+    """A child on a pseudo-terminal."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        import fcntl
+        import pty
+        import termios
+
+        self._master, slave = pty.openpty()
+        self.child = subprocess.Popen(
+            arguments,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            env={**os.environ, "TERM": "dumb"},
+        )
+        os.close(slave)
+        self.seen = b""
+
+    def wait_for(self, text: str, seconds: float = 30) -> None:
+        import select
+
+        end = time.monotonic() + seconds
+        while text.encode() not in self.seen:
+            assert time.monotonic() < end, f"{text!r} did not come; seen: {self.seen[-500:]!r}"
+            if select.select([self._master], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self._master, 4096)
+                except OSError:
+                    assert text.encode() in self.seen, self.seen[-500:]
+        self.seen = self.seen[self.seen.index(text.encode()) + len(text.encode()) :]
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_control_c_stops_an_answer_and_control_d_the_program():
+    terminal = Terminal(command(delay=0.005))
+    try:
+        terminal.wait_for("> ")
+        terminal.type("long\n")
+        terminal.wait_for("xxxxx")
+        terminal.type("\x03")
+        terminal.wait_for("stopped")
+        terminal.wait_for("> ")
+        terminal.type("half a line\x03")
+        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("> ")
+        terminal.type("你好\n")
+        terminal.wait_for("|你好]")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        assert terminal.child.wait(10) == 0
+    finally:
+        terminal.child.kill()
+        terminal.child.wait()
