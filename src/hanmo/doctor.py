@@ -79,9 +79,9 @@ def print_report(found: dict[str, Any]) -> None:
 
 
 def find_chromium() -> str | None:
-    """A browser of the Chromium family on this machine, or None."""
+    """A browser of the Chromium family: the path in the variable CHROMIUM, else one of this machine's, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-    places = [shutil.which(name) for name in names]
+    places = [os.environ.get("CHROMIUM"), *map(shutil.which, names)]
     if sys.platform == "darwin":
         places.append("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
     if sys.platform == "win32":
