@@ -1,0 +1,246 @@
+"""The report stage: one page about a whole run, and the same as JSON.
+
+`collect` gathers, `draw` does the geometry, `words` holds every text in two languages, and the files in `page/` are the
+page: a Jinja2 template, its style and its script, all put into one HTML file that asks nothing of any network. Whatever
+a model or a corpus wrote is escaped, and characters that would act instead of being seen are shown by a sign.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from hanmo.console import console, human_bytes, human_count, human_seconds
+from hanmo.evaluate import draw
+from hanmo.evaluate.collect import collect
+from hanmo.evaluate.settings import ReportSettings
+from hanmo.evaluate.words import word
+from hanmo.files import atomic_write, write_json
+
+#: What a stage of a kind is known by: keys of its counts (dots lead into groups), and how to write the value.
+_OUTCOMES: dict[str, tuple[tuple[str, str], ...]] = {
+    "microworld": (("documents", "count"), ("bytes", "bytes"), ("dialogues", "count")),
+    "corpus": (("train.documents", "count"), ("train.bytes", "bytes"), ("heldout.documents", "count")),
+    "tokenizer": (("vocab_size", "count"), ("vocabulary", "count"), ("characters_per_token", "number")),
+    "tokens": (("train.tokens", "count"), ("heldout.tokens", "count")),
+    "pretrain": (("parameters", "count"), ("tokens", "count"), ("loss", "number"), ("heldout_bpb", "number")),
+    "sft": (("records", "count"), ("steps", "count"), ("validation_loss_after", "number")),
+    "dpo": (("records", "count"), ("steps", "count"), ("validation_accuracy_after", "percent")),
+    "eval": (("heldout_documents", "count"), ("exam_items", "count")),
+}
+_MOST_SOURCES = 8
+#: Control characters as a programmer writes them, marks that turn the writing direction by their names.
+_SIGNS: dict[int, str] = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
+}
+_SIGNS |= {code: f"[U+{code:04X}]" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)}
+
+
+def run(settings: ReportSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
+    """Write report.json and report.html.
+
+    Inputs: "eval" (eval stages) and, optionally, "run" (the run's folder; default: the one the first eval stands in).
+    """
+    evals = inputs["eval"]
+    folder = inputs["run"][0] if inputs.get("run") else evals[0].resolve().parent
+    report = collect(folder, evals, settings, out)
+    report["made"] = datetime.now(UTC).isoformat(timespec="seconds")
+    report["version"] = version("hanmo")
+    out.mkdir(parents=True, exist_ok=True)
+    page = render(report, settings)
+    write_json(out / "report.json", report)
+    with atomic_write(out / "report.html") as file:
+        file.write(page)
+    console.print(f"report: {out / 'report.html'} ({human_bytes(len(page.encode()))})", markup=False)
+    return {"stages": len(report["stages"]), "html_bytes": len(page.encode()), **report["headline"]}
+
+
+def render(report: dict[str, Any], settings: ReportSettings) -> str:
+    """The page of a report as one HTML document."""
+    folder = Path(__file__).parent / "page"
+    environment = Environment(
+        loader=FileSystemLoader(folder, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=visible,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "bytes": human_bytes,
+        "count": human_count,
+        "seconds": human_seconds,
+        "grouped": lambda value: f"{value:,}",
+        "number": lambda value: f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}",
+        "fixed": lambda value, digits=3: f"{value:.{digits}f}",
+        "percent_of": lambda value, whole: f"{100 * value / whole:.3f}%" if whole else "0%",
+        "p_value": lambda value: "< 0.0001" if value < 1e-4 else f"= {value:.4f}",
+        "points": lambda value: f"{100 * value:+.1f}",
+        "pretty": lambda value: yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100),
+    }
+    environment.globals |= {"t": both, "tip": tip, "word": word, "sample_keys": sample_keys}
+    data: list[Any] = []  # what the script shows under the pointer, panel by panel
+    view = {
+        "report": report,
+        "language": settings.language,
+        "outcomes": {stage["name"]: outcomes(stage) for stage in report["stages"]},
+        "learning": [
+            {"name": name, "do": run["do"], "x": run["x"], "panels": _numbered(draw.panels(run), data)}
+            for name, run in report["curves"].items()
+        ],
+        "exams": [view for part in report["evaluations"] for view in exam_views(part)],
+        "texts": [view for part in report["evaluations"] if (view := heldout_view(part))],
+        "flows": {name: flow_view(stats) for name, stats in report["data"].items()},
+        "style": Markup((folder / "report.css").read_text(encoding="utf-8")),
+        "script": Markup((folder / "report.js").read_text(encoding="utf-8")),
+        "data": data,
+    }
+    return environment.get_template("report.html.j2").render(view)
+
+
+def _numbered(panels: list[dict[str, Any]], data: list[Any]) -> list[dict[str, Any]]:
+    for panel in panels:
+        panel["number"] = len(data)
+        data.append(panel["data"])
+    return panels
+
+
+def visible(value: Any) -> Any:
+    """Text with a sign in place of every character that acts instead of being seen; other values as they are."""
+    return value.translate(_SIGNS) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def both(key: str, **values: Any) -> Markup:
+    """A text in both languages, of which the page shows one."""
+    english, chinese = word(key, **{name: visible(value) for name, value in values.items()})
+    return Markup('<span class="en">{}</span><span class="zh" lang="zh-Hans">{}</span>').format(english, chinese)
+
+
+def tip(key: str, **values: Any) -> Markup:
+    """Attributes that make the script show a text under the pointer, in the language of the page."""
+    english, chinese = word(key, **{name: visible(value) for name, value in values.items()})
+    return Markup('data-en="{}" data-zh="{}"').format(escape(english), escape(chinese))
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """0.8612 -> '86.1%'."""
+    return f"{100 * value:.{digits}f}%"
+
+
+def outcomes(stage: dict[str, Any]) -> list[dict[str, Any]]:
+    """What came out of a stage, as [{key, value}]: the known figures of its kind, else the first plain numbers."""
+    counts = stage["counts"] or {}
+    found = []
+    for name, form in _OUTCOMES.get(stage["do"], ()):
+        value: Any = counts
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, int | float):
+            found.append({"key": f"out_{name.replace('.', '_')}", "value": _written(value, form)})
+    if stage["do"] == "convert":
+        files = counts.get("files", {})
+        found = [{"key": name, "value": human_bytes(file["bytes"])} for name, file in files.items() if "bytes" in file]
+    if not found:
+        plain = [(key, value) for key, value in counts.items() if isinstance(value, int | float)]
+        found = [{"key": key, "value": _written(value, "number")} for key, value in plain[:3]]
+    return found
+
+
+def _written(value: float, form: str) -> str:
+    match form:
+        case "bytes":
+            return human_bytes(value)
+        case "count":
+            return human_count(value)
+        case "percent":
+            return percent(value)
+        case _:
+            return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def exam_views(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each exam of an evaluation: groups of rows, a row being a category with every model's score."""
+    views = []
+    for name, exam in part["exams"].items():
+        models = [model for model in part["models"] if name in model["exams"]]
+        retrieval = exam["baselines"].get("retrieval", {})
+        results = {model["name"]: model["exams"][name] for model in models}
+        if not results:
+            continue
+        first = next(iter(results.values()))
+
+        def row(
+            label: str, table: str, key: str | None, mark: float | None = None, of: Any = results
+        ) -> dict[str, Any]:
+            scores = [{"name": model, **(part[table][key] if key else part[table])} for model, part in of.items()]
+            # Categories are named by the exam, all else by us.
+            return {"label": label, "known": table != "categories", "retrieval": mark, "scores": scores}
+
+        marks = retrieval.get("categories", {})
+        hops = {"1": "one_hop", "2": "two_hops"}
+        kinds = [row(key, "kinds", key) for key in first["kinds"]]
+        kinds += [row(hops[key], "hops", key) for key in first["hops"]]
+        views.append(
+            {
+                "name": name,
+                "items": exam["items"],
+                "groups": [
+                    [row("all_items", "total", None, retrieval.get("accuracy"))],
+                    [row(key, "categories", key, marks.get(key)) for key in first["categories"]],
+                    kinds,
+                ],
+                "models": [{"name": model, **result} for model, result in results.items()],
+                "retrieval": retrieval.get("accuracy"),
+                "comparisons": [one for one in part["comparisons"] if one["exam"] == name],
+                "shown": [item for item in part["items"] if item["exam"] == name],
+            }
+        )
+    return views
+
+
+def heldout_view(part: dict[str, Any]) -> dict[str, Any] | None:
+    """Bits per byte of every model; by source where there are several, with the axis they stand on."""
+    models = [model for model in part["models"] if model["heldout"]]
+    if not models:
+        return None
+    names = list(models[0]["heldout"]["sources"])
+    rows = [
+        {"label": name, "scores": [{"name": m["name"], **_bits(m["heldout"]["sources"][name])} for m in models]}
+        for name in (names if len(names) > 1 else ())
+    ]
+    highest = max([score["high"] for row in rows for score in row["scores"]], default=1.0)
+    axis = draw.axis(0.0, highest, 5)
+    return {"models": models, "rows": rows, "axis": axis, "counts": part["heldout"]}
+
+
+def _bits(part: dict[str, Any]) -> dict[str, Any]:
+    return {key: part[key] for key in ("bits_per_byte", "low", "high", "bits_per_character", "bytes")}
+
+
+def sample_keys(models: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(kind, prompt) of all samples, each once, in their order."""
+    return list(dict.fromkeys((one["kind"], one["prompt"]) for model in models for one in model["samples"]))
+
+
+def flow_view(stats: dict[str, Any]) -> dict[str, Any]:
+    """The flow of a corpus's documents from sources to fates, the smaller sources taken together as "other"."""
+    sources = sorted(stats["sources"].items(), key=lambda item: -item[1]["read"]["documents"])
+    groups = [(name, [source]) for name, source in sources]
+    if len(groups) > _MOST_SOURCES:
+        rest = [source for _, source in sources[_MOST_SOURCES - 1 :]]
+        groups = [*groups[: _MOST_SOURCES - 1], ("other", rest)]
+    reasons = sorted(stats["rejected"], key=lambda reason: -stats["rejected"][reason])
+    flows = []
+    for name, group in groups:
+        # Ribbons leave a source in the order of their ends, so that they do not cross more than they must.
+        flows.append((name, "train", sum(source["train"]["documents"] for source in group)))
+        flows.append((name, "heldout_part", sum(source["heldout"]["documents"] for source in group)))
+        flows += [(name, reason, sum(source["rejected"].get(reason, 0) for source in group)) for reason in reasons]
+    return draw.flow(flows, ["train", "heldout_part", *reasons])
