@@ -13,6 +13,7 @@ import io
 import json
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,20 @@ class JsonlZstWriter:
             self._context.__exit__(type(failed), failed, failed.__traceback__)
             raise
         self._context.__exit__(kind, error, trace)
+
+
+def expand(path: str, folder: Path) -> Path:
+    """The absolute path that a person meant: `~` and `$VARIABLES` filled in, a relative path taken from `folder`.
+
+    A variable that leads the path is itself taken from the working folder, where the person who set it stood.
+
+    Raises:
+        HanmoError: a variable that is not set.
+    """
+    if unset := [name for name in re.findall(r"\$\{?(\w+)\}?", path) if name not in os.environ]:
+        raise HanmoError(f"{path}: the environment variable {unset[0]} is not set; set it, or write the path out")
+    filled = Path(os.path.expandvars(path)).expanduser()
+    return filled.absolute() if path.startswith("$") else (folder / filled).absolute()
 
 
 def fingerprint_json(value: Any) -> str:

@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hanmo.errors import HanmoError, nearest
+from hanmo.files import expand
 from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS, kind
 
@@ -184,7 +185,7 @@ def _source(value: str, names: list[str], path: Path, where: str) -> str | Path:
     if value in names:
         return value
     if "/" in value or "\\" in value:
-        return (path.parent / Path(value).expanduser()).resolve()
+        return expand(value, path.parent)
     raise HanmoError(f"{where}: no stage '{value}'{nearest(value, names)} (a path needs a slash: ./{value})")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from hanmo.files import expand
 from hanmo.stage import Settings, factory, setting
 
 Format = Literal["auto", "txt", "md", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -76,5 +77,5 @@ class CorpusSettings(Settings):
 
     def anchored(self, folder: Path) -> CorpusSettings:
         """A copy whose sources' relative paths are taken from `folder`."""
-        sources = [s.model_copy(update={"path": str(folder / Path(s.path).expanduser())}) for s in self.sources]
+        sources = [s.model_copy(update={"path": str(expand(s.path, folder))}) for s in self.sources]
         return self.model_copy(update={"sources": sources})
