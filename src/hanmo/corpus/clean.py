@@ -9,7 +9,7 @@ half_width full-width letters and digits become ASCII; full-width and Chinese pu
 newlines   CRLF, CR, U+0085, U+2028, U+2029, VT and FF become one line feed
 spaces     no-break and typographic spaces become a space. The ideographic space (U+3000) is paragraph indentation at
            the start of a line and goes; elsewhere it divides words (第一条　总则) and a run of it becomes one space
-controls   other control characters, object replacement and interlinear marks go
+controls   other control characters, object replacement, interlinear marks and noncharacters go
 invisible  zero-width spaces, byte order marks, soft hyphens, direction marks and language tags go; joiners (U+200C,
            U+200D) stay where they join something: not beside Han characters, ASCII or nothing
 private    private-use characters that GB18030 once used for a character become that character; the others become □, as
@@ -32,8 +32,8 @@ import numpy as np
 _SIZE = 0x110000
 _GONE = 0xFFFFFFFF
 
-# Classes of characters.
-_OTHER, _HAN, _SPACE, _WIDE, _NEWLINE, _ODD_SPACE, _IDEOGRAPHIC, _CONTROL, _INVISIBLE, _JOINER, _PRIVATE, _REPLACED = (
+# Classes of characters; those up to _REPLACED never change by themselves.
+_OTHER, _HAN, _SPACE, _REPLACED, _WIDE, _NEWLINE, _ODD_SPACE, _IDEOGRAPHIC, _CONTROL, _INVISIBLE, _JOINER, _PRIVATE = (
     range(12)
 )
 _CLASSES = 12
@@ -46,7 +46,6 @@ _BY_CHARACTER = {
     "invisible": _INVISIBLE,
     "private": _PRIVATE,
 }
-_UNTOUCHED = np.array([_OTHER, _HAN, _SPACE, _REPLACED])
 
 #: Han: radicals, 々〇, numerals of Suzhou, the unified and the compatibility ideographs (Unicode Script=Han, 17.0).
 HAN_RANGES = (
@@ -108,7 +107,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     mark(0x2000, 0x200A, _ODD_SPACE, 0x20)
     for code in (0xA0, 0x1680, 0x202F, 0x205F):
         mark(code, code, _ODD_SPACE, 0x20)
-    mark(0x3000, 0x3000, _IDEOGRAPHIC, 0x20)
+    mark(0x3000, 0x3000, _IDEOGRAPHIC)
     for first, last in ((0x200B, 0x200B), (0x200E, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F)):
         mark(first, last, _INVISIBLE, _GONE)
     for code in (0xAD, 0x180E, 0xFEFF):
@@ -120,10 +119,9 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
         mark(first, last, _PRIVATE, 0x25A1)
     for code, to in _GB_PRIVATE.items():
         become[code] = to
-    # Noncharacters say no more than U+FFFD does.
-    mark(0xFDD0, 0xFDEF, _REPLACED, 0xFFFD)
+    mark(0xFDD0, 0xFDEF, _CONTROL, _GONE)
     for plane in range(0, _SIZE, 0x10000):
-        mark(plane + 0xFFFE, plane + 0xFFFF, _REPLACED, 0xFFFD)
+        mark(plane + 0xFFFE, plane + 0xFFFF, _CONTROL, _GONE)
     mark(0xFFFD, 0xFFFD, _REPLACED)
     for base, to in ((0xFF10, "09"), (0xFF21, "AZ"), (0xFF41, "az")):
         length = ord(to[1]) - ord(to[0])
@@ -165,54 +163,49 @@ class Cleaner:
         Returns:
             the clean text, the counts before and the counts after.
         """
-        before = self._counts(codes := _codes(text))
+        codes = _codes(text)
+        kinds = self._kind[codes]
+        before = _counts(kinds)
         clean = text
         if self.nfc and not unicodedata.is_normalized("NFC", clean):
             composed = unicodedata.normalize("NFC", clean)
             changed["nfc"] += _difference(clean, composed)
             clean = composed
             codes = _codes(clean)
-        tally = np.bincount(self._kind[codes], minlength=_CLASSES)
-        if len(codes) != tally[_UNTOUCHED].sum():
-            clean = self._by_character(clean, codes, tally, changed)
+            kinds = self._kind[codes]
+        if len(kinds) and kinds.max() > _REPLACED:
+            clean = self._by_character(clean, codes, np.bincount(kinds, minlength=_CLASSES), changed)
+            if self.nfc:  # what stood between a letter and its accent may be gone
+                clean = unicodedata.normalize("NFC", clean)
         clean = _unpad(clean, changed)
         if self._convert is not None:
             simple = self._convert(clean)
             if simple != clean:
                 changed["simplified"] += _difference(clean, simple)
                 clean = simple
-        after = before if clean is text else self._counts(_codes(clean))
-        return clean, before, after
-
-    def _counts(self, codes: np.ndarray) -> Counts:
-        tally = np.bincount(self._kind[codes], minlength=_CLASSES)
-        space = tally[_SPACE] + tally[_NEWLINE] + tally[_ODD_SPACE] + tally[_IDEOGRAPHIC]
-        return Counts(len(codes), int(tally[_HAN]), int(space), int(tally[_PRIVATE] + tally[_REPLACED]))
+        return clean, before, before if clean is text else _counts(self._kind[_codes(clean)])
 
     def _by_character(self, text: str, codes: np.ndarray, tally: np.ndarray, changed: Counter[str]) -> str:
         for rule, kind in _BY_CHARACTER.items():
             if tally[kind]:
                 changed[rule] += int(tally[kind])
-        again = False
         if tally[_NEWLINE] and "\r\n" in text:
-            text = text.replace("\r\n", "\n")
-            again = True
+            codes = _codes(text.replace("\r\n", "\n"))
+        codes = self._become[codes]
+        text = codes[codes != _GONE].astype("<u4").tobytes().decode("utf-32-le")
+        # Only now do the neighbours of the others stand beside them.
         if tally[_JOINER]:
-            joined = _IDLE_JOINER.sub("", text)
-            if len(joined) != len(text):
-                changed["invisible"] += len(text) - len(joined)
-                text = joined
-                again = True
-        if tally[_IDEOGRAPHIC] or 0xE5E5 in codes:
-            changed["spaces"] += int(tally[_IDEOGRAPHIC])
-            text = _INDENTATION.sub("", text.replace("\ue5e5", "\u3000"))
-            text = _IDEOGRAPHIC_RUN.sub(" ", text)
-            again = True
-        codes = self._become[_codes(text) if again else codes]
-        return codes[codes != _GONE].astype("<u4").tobytes().decode("utf-32-le")
+            length = len(text)
+            text = _IDLE_JOINER.sub("", text)
+            if len(text) != length:
+                changed["invisible"] += length - len(text)
+        if "\u3000" in text:
+            changed["spaces"] += text.count("\u3000")
+            text = _IDEOGRAPHIC_RUN.sub(" ", _INDENTATION.sub("", text))
+        return text
 
 
-_INDENTATION = re.compile(r"(?:(?<=[\n\r\v\f\x85\u2028\u2029])|\A)[ \t]*+\u3000[ \t\u3000]*+")
+_INDENTATION = re.compile(r"(?:(?<=\n)|\A)[ \t]*+\u3000[ \t\u3000]*+")
 _IDEOGRAPHIC_RUN = re.compile(r"\u3000++")
 #: A joiner at the text's edge, or beside white space, ASCII or Han, where there is nothing that it could join.
 _PLAIN = r"[\x00-\x7f\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]"
@@ -222,6 +215,15 @@ _EMPTY_LINES = re.compile(r"\n{3,}+")
 
 def _codes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+
+def _counts(kinds: np.ndarray) -> Counts:
+    """Counts from the class of every character [chars] uint8."""
+    if len(kinds) and kinds.max() <= _SPACE:  # the common case, with few and fast passes
+        return Counts(len(kinds), int(np.count_nonzero(kinds == _HAN)), int(np.count_nonzero(kinds == _SPACE)), 0)
+    tally = np.bincount(kinds, minlength=_CLASSES)
+    space = tally[_SPACE] + tally[_NEWLINE] + tally[_ODD_SPACE] + tally[_IDEOGRAPHIC]
+    return Counts(len(kinds), int(tally[_HAN]), int(space), int(tally[_PRIVATE] + tally[_REPLACED]))
 
 
 def _difference(before: str, after: str) -> int:

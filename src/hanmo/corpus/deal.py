@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from hanmo.corpus.formats import EXCERPT
 from hanmo.corpus.gather import choice_of
+from hanmo.corpus.records import EXCERPT
 from hanmo.corpus.spill import Spilled, blocks_of, bucket_of, documents_of
 from hanmo.corpus.tally import Tally
 from hanmo.files import JsonlZstWriter, write_json

@@ -18,8 +18,9 @@ import xxhash
 
 from hanmo.corpus.clean import Cleaner, Counts
 from hanmo.corpus.fields import text_of
-from hanmo.corpus.formats import EXCERPT, Bad, Record, read
+from hanmo.corpus.formats import read
 from hanmo.corpus.inputs import Piece, bad_file
+from hanmo.corpus.records import EXCERPT, Bad, Record
 from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.corpus.spill import Spilled, SpillWriter
 from hanmo.corpus.stream import FileFault

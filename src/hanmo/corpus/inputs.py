@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from hanmo.corpus import fields
-from hanmo.corpus.formats import Opened, Record, read, sniff_json
+from hanmo.corpus.formats import read, sniff_json
+from hanmo.corpus.records import Opened, Record
 from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.corpus.stream import COMPRESSIONS, FileFault
 from hanmo.errors import HanmoError
@@ -184,15 +186,19 @@ def _sniff(
     there: set[str] = set()
     if kind not in ("txt", "md"):
         text = tuple(source.text)
+        records: list[Mapping[str, Any]] = []
         try:
             if kind == "json":
                 opened = replace(opened, format=sniff_json(path, opened.encoding))
-            good = (item.fields for item in islice(read(opened), _LOOKED) if isinstance(item, Record))
-            records = list(islice(good, _SNIFFED))
+            for item in islice(read(opened), _LOOKED):
+                if isinstance(item, Record):
+                    records.append(item.fields)
+                if len(records) == _SNIFFED:
+                    break
         except FileFault as fault:
             if settings.on_bad_file == "fail":
                 raise bad_file(path, fault) from None
-            records = []  # the task that reads it will count it
+            # The task that reads the file will count it.
         if records:
             there = {field for record in records for field in record}
             text = fields.choose(records, source.text, f"{path} (source '{source.name}')")

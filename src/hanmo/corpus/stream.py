@@ -22,6 +22,8 @@ COMPRESSIONS = (".gz", ".zst", ".xz")
 PIECE = 512 << 10
 #: Lines of one file are shared out among tasks by the span of this many bytes that they begin in.
 SPAN = 4 << 20
+#: Compressed bytes of zstd that are unpacked at once: a block of 12 bytes may stand for 128 KiB.
+_SLICE = 1024
 #: What a detector looks at.
 SAMPLE = 1 << 20
 
@@ -77,16 +79,15 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
-    """Frame after frame, fed in small slices: a block of 20 bytes may stand for 128 KiB, and output has no
-    other limit.
-    """
+    """Frame after frame, fed in slices so small that what they unpack to stays small (a stream_reader would bound that
+    better, but it takes a torn frame for the end of the file)."""
     context = zstandard.ZstdDecompressor()
     frame = None
     while block := file.read(PIECE):
         view = memoryview(block)
         while view:
-            data: bytes | memoryview = view[:8192]
-            view = view[8192:]
+            data: bytes | memoryview = view[:_SLICE]
+            view = view[_SLICE:]
             while data:
                 if frame is None:
                     frame = context.decompressobj()
@@ -270,7 +271,7 @@ def lines(
             if mine:
                 # Two integers decide what was kept: nothing is kept beyond the limit but the first bytes.
                 if length > limit:
-                    yield number, Oversize(length, b"".join(head)[:256] or segment[:256])
+                    yield number, Oversize(length, b"".join(head)[:256] or segment[: min(cut, 256)])
                 else:
                     head.append(segment[:cut])
                     yield number, b"".join(head)
