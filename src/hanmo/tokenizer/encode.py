@@ -58,7 +58,8 @@ class BulkEncoder:
         self._fast = _fastokens(path)
         if self._fast is not None and not self._agrees():
             self._fast = None
-            console.print(f"{path}: fastokens gives other ids than tokenizers; encoding with the slower tokenizers")
+            line = f"{path}: fastokens gives other ids than tokenizers; encoding with the slower tokenizers"
+            console.print(line, markup=False, soft_wrap=True)
         self.engine = "fastokens" if self._fast is not None else "tokenizers"
 
     def _agrees(self) -> bool:
