@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from hanmo.convert.llamacpp import LlamaCpp
 from hanmo.convert.parity import Continuation, continuations, judge
+from hanmo.errors import HanmoError
 
 ONE = Continuation(prompt=[5], ids=[1, 2, 3], near=[[1], [2, 9], [3]])
 
@@ -31,6 +35,12 @@ def test_a_difference_is_named() -> None:
 
 def test_an_output_that_is_too_short_is_a_difference() -> None:
     assert judge([ONE], [[1, 2]])["differences"] == [{"prompt": 0, "step": 2, "expected": "more", "got": "nothing"}]
+
+
+def test_without_llama_cpp_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(HanmoError, match=r"pip install 'hanmo\[gguf\]'"):
+        LlamaCpp(tmp_path / "m.gguf")
 
 
 def test_continuations_are_what_transformers_generates(trained_model_dir: Path, prompts: Sequence[list[int]]) -> None:
