@@ -7,9 +7,12 @@ import threading
 import httpx
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hanmo.serve.sampling import Sampling
 
+JSON = {"content-type": "application/json"}
 HELLO = [{"role": "user", "content": "你好，小猫"}]
 
 
@@ -156,9 +159,7 @@ BAD = [
 def test_a_bad_field_is_named(plain, body, param):
     # json.dumps spells half a surrogate pair as \ud800, which is legal JSON.
     content = json.dumps(body).encode()
-    response = httpx.post(
-        f"{plain.url}/v1/chat/completions", content=content, headers={"content-type": "application/json"}
-    )
+    response = httpx.post(f"{plain.url}/v1/chat/completions", content=content, headers=JSON)
     assert response.status_code == 400 and error(response)["param"] == param
 
 
@@ -173,9 +174,7 @@ def test_a_bad_field_is_named(plain, body, param):
     ],
 )
 def test_a_bad_body_is_refused(plain, content, status, says):
-    response = httpx.post(
-        f"{plain.url}/v1/chat/completions", content=content, headers={"content-type": "application/json"}
-    )
+    response = httpx.post(f"{plain.url}/v1/chat/completions", content=content, headers=JSON)
     assert response.status_code == status and says in error(response)["message"]
 
 
@@ -210,6 +209,38 @@ def test_half_characters_never_reach_the_client(run_server, scripted):
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "翰墨"
 
 
+simple = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+anything = st.recursive(
+    simple, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "tool", "boss"])},
+        optional={"content": st.text(max_size=8) | anything, "name": anything},
+    ),
+    max_size=4,
+)
+fields = ["temperature", "top_p", "top_k", "max_tokens", "n", "seed", "stop", "stream", "stream_options", "model"]
+bodies = st.fixed_dictionaries(
+    {}, optional={"messages": messages | anything, "prompt": anything, **dict.fromkeys(fields, anything)}
+)
+
+
+@pytest.fixture(scope="module")
+def fuzzer():
+    with httpx.Client(timeout=20) as session:
+        yield session
+
+
+@given(body=bodies, path=st.sampled_from(["completions", "chat/completions"]))
+@settings(max_examples=150, deadline=None)
+def test_no_body_makes_the_server_fail(plain, fuzzer, body, path):
+    response = fuzzer.post(f"{plain.url}/v1/{path}", content=json.dumps(body), headers=JSON)
+    assert response.status_code in (200, 400, 404)
+    if response.status_code != 200:
+        error(response)
+
+
 # ---- who may come in ----
 
 
@@ -230,6 +261,7 @@ def test_other_web_pages_cannot_reach_a_server_without_a_key(run_server, scripte
         assert get(Host="evil.example").status_code == 403
         assert get(Origin="https://evil.example").status_code == 403
         assert get(Origin="null").status_code == 403
+        assert get(Host="[::").status_code == get(Origin="http://[").status_code == 403
         assert get(Origin=server.url).status_code == 200
         assert get(Host="localhost:99").status_code == 200
         assert not any(name.startswith("access-control") for name in get().headers)

@@ -58,6 +58,20 @@ def test_the_oldest_turns_go_first_and_the_system_message_stays():
     assert kept == talk("sSSS", "u3333", "a4444", "u5555") and dropped == 2 and len(ids) == 15
 
 
+def test_thousands_of_turns_cost_a_handful_of_encodings():
+    calls = 0
+
+    def counted(messages) -> list[int]:
+        nonlocal calls
+        calls += 1
+        return encode(messages)
+
+    messages = talk("s!", *["u12", "a34"] * 5000, "u56")
+    kept, ids, dropped = fit_history(messages, counted, context=100, reserve=25)
+    assert len(ids) in range(70, 76) and kept[0] == messages[0] and kept[1]["role"] == "user" and calls < 20
+    assert dropped == len(messages) - len(kept)
+
+
 def test_a_history_that_fits_is_left_alone():
     messages = talk("u1", "a2", "u3")
     assert fit_history(messages, encode, 20, 5) == (messages, [0] * 3, 0)

@@ -168,7 +168,7 @@ class _Endpoints:
         job = Job(prompts, sampling, body.n or 1)
         self._worker.submit(job)
         if body.stream:
-            return EventStream(self._events(job, shape, body.wants_usage))
+            return EventStream(self._events(job, shape, body.wants_usage), lambda: self._worker.cancel(job))
         try:
             whole = await unless_gone(request.receive, self._gather(job, shape))
         finally:
@@ -202,8 +202,6 @@ class _Endpoints:
             if not isinstance(error, HanmoError):
                 _log.error("an answer failed", exc_info=error)
             yield event(_to_api_error(error).body)
-        finally:
-            self._worker.cancel(job)
 
     def _check_model(self, name: str | None) -> None:
         if name is not None and name != self._engine.name:
@@ -241,7 +239,7 @@ def _to_api_error(error: Exception) -> ApiError:
     if isinstance(error, EngineFailure):
         return ApiError(500, str(error))
     if isinstance(error, PromptTooLong):
-        return ApiError(400, str(error), "context_length_exceeded", "messages")
+        return ApiError(400, str(error), "context_length_exceeded")
     if isinstance(error, SamplingError):
         return ApiError(400, str(error), param=error.field)
     if isinstance(error, HanmoError):

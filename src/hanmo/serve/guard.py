@@ -85,10 +85,10 @@ class Guard:
 
     def _refuse(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         host = headers.get(b"host", b"").decode("latin-1")
-        if self._only_loopback and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if self._only_loopback and not is_loopback(_split(f"//{host}")[0]):
             return 403, f"this server answers only to localhost, not to {host!r}", "forbidden_host"
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
+        if origin is not None and _split(origin.decode("latin-1"))[1] != host:
             return 403, "requests from other web pages are not allowed", "forbidden_origin"
         if self._key is not None and path.startswith("/v1"):
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -112,6 +112,15 @@ class Guard:
                 raise OverflowError
             if message["type"] != "http.request" or not message.get("more_body"):
                 return messages
+
+
+def _split(url: str) -> tuple[str, str]:
+    """(host name, host with port) of a URL; empty where it is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.netloc
+    except ValueError:
+        return "", ""
 
 
 def _replay(messages: list[Message], receive: Receive) -> Receive:

@@ -7,6 +7,7 @@ there too.
 
 from __future__ import annotations
 
+import bisect
 import datetime
 import re
 from collections.abc import Callable, Sequence
@@ -108,20 +109,27 @@ def fit_history(
     Raises:
         HanmoError: the last question alone does not fit.
     """
-    kept = list(messages)
-    head = next((i for i, message in enumerate(kept) if message.get("role") != "system"), len(kept))
-    ids = encode(kept)
-    while len(ids) > context - reserve:
-        # A turn begins at a question: cut up to the next one, never between a question and its answer.
-        following = (i for i in range(head + 1, len(kept)) if kept[i].get("role") == "user")
-        cut = next(following, None)
-        if cut is None:
-            break
-        del kept[head:cut]
-        ids = encode(kept)
+    head = next((i for i, message in enumerate(messages) if message.get("role") != "system"), len(messages))
+    # A turn begins at a question: whole turns go, never a question without its answer. Only so many encodings as a
+    # binary search needs, for a client may send thousands of short turns.
+    starts = [head, *(i for i in range(head + 1, len(messages)) if messages[i].get("role") == "user")]
+    tried: dict[int, tuple[list[Message], list[int]]] = {}
+
+    def length(start: int) -> int:
+        kept = [*messages[:head], *messages[start:]]
+        tried[start] = kept, encode(kept)
+        return len(tried[start][1])
+
+    if length(head) <= context - reserve:
+        return *tried[head], 0
+    place = bisect.bisect_left(starts, -(context - reserve), key=lambda start: -length(start))
+    start = starts[min(place, len(starts) - 1)]
+    if start not in tried:
+        length(start)
+    kept, ids = tried[start]
     if len(ids) >= context:
         raise too_long(len(ids), context)
-    return kept, ids, len(messages) - len(kept)
+    return kept, ids, start - head
 
 
 class PromptTooLong(HanmoError):

@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -103,7 +103,7 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
 
 
 class EventStream(Response):
-    """Sends server-sent events as they come, and closes their source at once when the client leaves.
+    """Sends server-sent events as they come; closes their source and calls `on_close` at once when the client leaves.
 
     Starlette's own streaming response notices a client's leaving only when it next sends something under some servers;
     a request that waits in line must free its place sooner.
@@ -111,16 +111,17 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: AsyncIterator[str]) -> None:
+    def __init__(self, source: AsyncIterator[str], on_close: Callable[[], None]) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._source = source
+        self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         leaving = asyncio.ensure_future(gone(receive))
         step: asyncio.Future[str | None] | None = None
         try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while True:
                 step = step or asyncio.ensure_future(anext(self._source, None))
                 await asyncio.wait({step, leaving}, timeout=_HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
@@ -139,6 +140,7 @@ class EventStream(Response):
                 await _cancel(step)
             await _cancel(leaving)
             await self._source.aclose()  # type: ignore[attr-defined]
+            self._on_close()
 
 
 async def _body(send: Send, text: str) -> None:

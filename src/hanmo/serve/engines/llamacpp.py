@@ -58,8 +58,10 @@ class LlamaCppEngine(Engine):
         self._model = C.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             raise HanmoError(f"{path}: llama.cpp cannot load it ({_reason()})")
-        # Finalizers run once, at `close`, with the object, or before the interpreter takes the library away.
+        # Once, at `close` or with the object. Not at the interpreter's end: a server killed in a hurry may still
+        # be computing with it in another thread.
         self._free_model = weakref.finalize(self, C.llama_model_free, self._model)
+        self._free_model.atexit = False
         self.context = min(C.llama_model_n_ctx_train(self._model), context or DEFAULT_CONTEXT)
         self._open_context(path, threads)
 
@@ -89,6 +91,7 @@ class LlamaCppEngine(Engine):
                 "try a smaller --context"
             )
         self._free_context = weakref.finalize(self, C.llama_free, self._context)
+        self._free_context.atexit = False
         self._memory = C.llama_get_memory(self._context)
 
     def _chat_encoder(self) -> ChatFormat | ForeignTemplate | None:

@@ -132,6 +132,7 @@ async function ask(question) {
       const stay = pinned();
       if (chunk.dropped_messages && !noted) {
         noted = true;
+        talk.querySelector(".note")?.remove(); // one note, at the newest cut
         asked.before(element("div", "turn note", words.dropped));
       }
       const choice = chunk.choices[0];
