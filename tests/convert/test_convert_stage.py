@@ -31,3 +31,4 @@ def test_a_misspelt_format_names_the_nearest() -> None:
     with pytest.raises(ValidationError, match="at least one"):
         ConvertSettings(formats=[])
     assert ConvertSettings(formats=["f16", "f16"]).formats == ["f16"]
+    assert ConvertSettings.model_validate({"formats": "f16, q8_0"}).formats == ["f16", "q8_0"]

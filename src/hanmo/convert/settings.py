@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import field_validator
 
 from hanmo.errors import nearest
@@ -23,6 +25,12 @@ class ConvertSettings(Settings):
         lambda: ["f32", "f16", "q8_0"],
         "one file each: f32 (exact), f16 or bf16 (half the size), q8_0 (8 bits, a quarter of the size)",
     )
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """`--formats f16,q8_0` on a command line is a list, too."""
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("formats")
     @classmethod
