@@ -139,7 +139,7 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     training.clear(out)
     training.quiet()
     items, account = read_items(inputs["pairs"], settings, dpo_kind(settings))
-    start = training.Start(inputs["model"][0], settings)
+    start = training.Start(inputs["model"][0], settings, out)
     for file in account.files:
         training.announce(f"{file['file']}: {file['used']} pairs of {file['records']} records, form {file['form']}")
     fitted: Counter[str] = Counter()

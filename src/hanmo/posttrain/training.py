@@ -37,30 +37,33 @@ from transformers import (
 
 from hanmo.console import console, human_count, human_seconds, progress
 from hanmo.errors import HanmoError
-from hanmo.files import write_json
+from hanmo.files import read_json, write_json
 from hanmo.models.folder import resolve
+from hanmo.models.save import save_model
+from hanmo.posttrain.attention import NAME
 from hanmo.posttrain.settings import TuningSettings
 from hanmo.pretrain.precision import choose, pick_device
 from hanmo.tokenizer import load as load_tokenizer
 from hanmo.tokenizer.chat import ChatFormat
 
 #: What a stage of ours leaves in its folder besides manifest.json; an earlier try's is removed first.
-LEFT_BEHIND = ("model", ".model", "log.jsonl", "records.json", "trainer")
+LEFT_BEHIND = ("model", ".model.*.tmp", "log.jsonl", "records.json")
 
 
 class Start:
     """A model to be tuned: fp32 weights, its chat format, the device, the dtype of products, the longest record."""
 
-    def __init__(self, folder: Path, settings: TuningSettings) -> None:
+    def __init__(self, folder: Path, settings: TuningSettings, out: Path) -> None:
         folder = resolve(folder)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.device = pick_device(settings.device)
-        self.dtype = choose(self.device, settings.precision)
+        self.dtype = _dtype(out, self.device, settings.precision)
+        attention = NAME if self.device.type == "cpu" else "sdpa"
         tokenizer = load_tokenizer(folder)
         self.chat = ChatFormat(tokenizer)
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
         except (ValueError, OSError, KeyError) as error:
             raise HanmoError(
                 f"{folder}: not a causal language model that loads ({str(error).splitlines()[0]})"
@@ -101,12 +104,24 @@ def rate_for(parameters: int, factor: float) -> float:
 def clear(out: Path) -> None:
     """Remove what an earlier, unfinished try left: these stages start again from their beginning."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in LEFT_BEHIND:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for pattern in LEFT_BEHIND:
+        for path in out.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _dtype(out: Path, device: torch.device, wanted: str) -> torch.dtype:
+    """The dtype of products. A try that was killed has left its own choice, which a second probe might not repeat."""
+    begun = out / "trainer" / "begun.json"
+    if wanted == "auto" and begun.is_file():
+        earlier = read_json(begun)
+        if earlier["device"] == str(device):
+            return getattr(torch, earlier["dtype"])
+    dtype = choose(device, wanted)
+    write_json(begun, {"device": str(device), "dtype": str(dtype).removeprefix("torch.")})
+    return dtype
 
 
 def quiet() -> None:
@@ -304,15 +319,9 @@ def train(trainer: Trainer, reporter: Reporter) -> None:
 
 def save(start: Start, out: Path, records: dict[str, Any]) -> None:
     """Write out/model (fp32 safetensors, tokenizer, generation config) and out/records.json, whole or not at all."""
-    staged = out / ".model"
-    model = start.model
-    model.generation_config.eos_token_id = start.chat.stop_ids  # type: ignore[union-attr]
-    model.generation_config.pad_token_id = start.pad  # type: ignore[union-attr]
-    model.save_pretrained(staged)
     tokenizer = start.chat.tokenizer
     tokenizer.chat_template = start.chat.template
-    tokenizer.save_pretrained(str(staged))
-    staged.rename(out / "model")
+    save_model(start.model.cpu(), tokenizer, out / "model", start.chat.stop_ids)  # type: ignore[arg-type]
     shutil.rmtree(out / "trainer", ignore_errors=True)
     write_json(out / "records.json", records)
 
