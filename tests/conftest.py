@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Tests must not reach for a hub, and one thread per test process keeps parallel runs honest.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A busy machine is not a fault: hypothesis would fail an example that takes more than 200 ms.
+settings.register_profile("hanmo", deadline=None)
+settings.load_profile("hanmo")
 
 #: Enough text for a few hundred merges; every test that needs words uses these.
 TEXT = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hanmo.errors import HanmoError
@@ -181,7 +181,6 @@ def test_threads_never_let_a_marker_through(tokenizer: PreTrainedTokenizerFast) 
 
 
 @given(messages=talks(WORDS), prompt=st.booleans())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_conversation(chat: ChatFormat, messages: list[dict[str, str]], prompt: bool) -> None:
     ids, mask = chat.encode(messages, add_generation_prompt=prompt)
     assert len(ids) == len(mask)
@@ -194,14 +193,12 @@ def test_any_conversation(chat: ChatFormat, messages: list[dict[str, str]], prom
 
 
 @given(messages=talks(WORDS), prompt=st.booleans())
-@settings(deadline=None)
 def test_template_renders_the_same_text(chat: ChatFormat, messages: list[dict[str, str]], prompt: bool) -> None:
     rendered = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     assert rendered == chat.render(messages, add_generation_prompt=prompt)
 
 
 @given(messages=talks(PLAIN), prompt=st.booleans())
-@settings(deadline=None)
 def test_engines_that_render_first_get_the_same_ids(
     chat: ChatFormat, messages: list[dict[str, str]], prompt: bool
 ) -> None:
