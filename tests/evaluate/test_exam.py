@@ -273,6 +273,24 @@ def test_stage_without_corpus_and_exam(tmp_path: Path, tiny_model_dir: Path) -> 
     assert model["heldout"] is None and model["exams"] == {} and len(model["samples"]) == 1
 
 
+def test_faults_are_one_clear_line(tmp_path: Path, tiny_model_dir: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model_dir, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    cases = [
+        (EvalSettings(context=999), tiny_model_dir, "context is 999, but model .* is made for 256 tokens"),
+        (EvalSettings(prompts=["长" * 300]), tiny_model_dir, "has .* tokens, the model's context is 256"),
+        (EvalSettings(), broken, "not a causal language model that loads"),
+        (EvalSettings(), tmp_path / "none", "no such folder"),
+    ]
+    for settings, folder, message in cases:
+        with pytest.raises(HanmoError, match=message) as caught:
+            run(settings, {"model": [folder]}, tmp_path / "eval")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "eval" / "eval.json").exists()
+
+
 def test_names(tmp_path: Path) -> None:
     for name in ("x/sft/model", "y/sft/model", "z/base"):
         (tmp_path / name).mkdir(parents=True)

@@ -24,7 +24,7 @@ from hanmo.errors import HanmoError
 from hanmo.evaluate.likelihood import document_nll
 from hanmo.tokenizer.chat import END_OF_TEXT, encode_text
 
-__all__ = ["Text", "bits_per_byte", "bootstrap_ratio", "document_nll", "summarise"]
+__all__ = ["Text", "bits_per_byte", "bootstrap_ratio", "document_end", "document_nll", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def bits_per_byte(
         model,
         ids,
         context,
-        end_of_text=tokenizer.convert_tokens_to_ids(END_OF_TEXT),  # type: ignore[arg-type]
+        end_of_text=document_end(tokenizer),
         batch_tokens=batch_tokens,
         autocast=autocast,
     )
@@ -83,6 +83,17 @@ def bits_per_byte(
         if sizes[belongs == index].sum()
     }
     return result
+
+
+def document_end(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id that stands between documents: our own, or what a foreign tokenizer calls the end of a sequence."""
+    for found in (tokenizer.get_vocab().get(END_OF_TEXT), tokenizer.eos_token_id):
+        if isinstance(found, int):
+            return found
+    raise HanmoError(
+        f"{tokenizer.name_or_path or 'tokenizer'}: neither {END_OF_TEXT} nor an eos token; "
+        "text cannot be scored without a mark for where a document begins"
+    )
 
 
 def summarise(

@@ -29,12 +29,13 @@ import numpy as np
 import xxhash
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hanmo.evaluate.bpb import document_end
 from hanmo.evaluate.generate import generate
 from hanmo.evaluate.items import LETTERS, ExamItem, chance, render_question, score
 from hanmo.evaluate.likelihood import Row, sequence_nll
 from hanmo.evaluate.significance import tally
 from hanmo.files import read_jsonl
-from hanmo.tokenizer.chat import END_OF_TEXT, ChatFormat, encode_text
+from hanmo.tokenizer.chat import ChatFormat, encode_text
 
 #: A worked example is one line of question and a short line of answer.
 _LONGEST_QUESTION, _LONGEST_ANSWER = 80, 24
@@ -114,7 +115,7 @@ def sit(
             shown.pop()
         opening = "".join(shown)
         method = {"name": "completion", "shots": len(shown), "choice": "likelihood per byte of each option"}
-        end_of_text: int = tokenizer.convert_tokens_to_ids(END_OF_TEXT)  # type: ignore[assignment]
+        end_of_text = document_end(tokenizer)
 
         def prompts_of(asked: Sequence[ExamItem]) -> list[list[int]]:
             asking = (f"{opening}问题：\n{item.question}\n答案：\n" for item in asked)

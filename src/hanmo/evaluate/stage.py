@@ -12,13 +12,14 @@ from typing import Any
 
 import orjson
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from hanmo.console import console, human_bytes, human_seconds, progress
 from hanmo.errors import HanmoError
 from hanmo.evaluate import heldout
-from hanmo.evaluate.bpb import Text, bits_per_byte
+from hanmo.evaluate.bpb import Text, bits_per_byte, document_end
 from hanmo.evaluate.exam import choose_items, sit, worked_examples
 from hanmo.evaluate.generate import generate
 from hanmo.evaluate.items import ExamItem, chance, load_items
@@ -27,7 +28,7 @@ from hanmo.evaluate.significance import compare
 from hanmo.files import atomic_write, read_json, write_json
 from hanmo.models.folder import resolve
 from hanmo.tokenizer import load as load_tokenizer
-from hanmo.tokenizer.chat import END_OF_TEXT, TURN_END, ChatFormat, encode_text
+from hanmo.tokenizer.chat import TURN_END, ChatFormat, encode_text
 
 #: Exam name -> (items, worked examples for base models, baselines beside the models).
 Exams = dict[str, tuple[list[ExamItem], list[tuple[str, str]], dict[str, Any]]]
@@ -56,6 +57,8 @@ def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dic
         models.append(result)
         for exam, records in replies.items():
             right[name, exam] = [record["right"] for record in records]
+        if not replies:
+            continue
         with atomic_write(out / f"exam-{name}.jsonl", "wb") as file:
             for exam, records in replies.items():
                 for record in records:
@@ -98,13 +101,11 @@ def evaluate(
     name: str, folder: Path, texts: list[Text], exams: Exams, settings: EvalSettings, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """All figures of one model for eval.json, and its replies by exam."""
-    dtype = getattr(torch, settings.precision)
-    transformers_logging.disable_progress_bar()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    model.to(device).eval()  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(folder)
+    model, tokenizer = load(folder, getattr(torch, settings.precision), device)
     chat = is_chat(model, tokenizer)
     longest = int(model.config.max_position_embeddings)
+    if settings.context and settings.context > longest:
+        raise HanmoError(f"context is {settings.context}, but model '{name}' is made for {longest} tokens; lower it")
     seconds: dict[str, float] = {}
 
     scored: dict[str, Any] | None = None
@@ -114,7 +115,7 @@ def evaluate(
             model,
             tokenizer,
             texts,
-            min(settings.context or longest, longest),
+            settings.context or longest,
             batch_tokens=settings.batch_tokens,
             bootstrap=settings.bootstrap,
             seed=settings.seed,
@@ -167,17 +168,42 @@ def evaluate(
     }, replies
 
 
+def load(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A model folder's model and tokenizer, ready to be measured."""
+    tokenizer = load_tokenizer(folder)
+    transformers_logging.disable_progress_bar()
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except (ValueError, OSError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise HanmoError(f"{folder}: not a causal language model that loads ({reason})") from None
+    rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    if len(tokenizer) > rows:
+        raise HanmoError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model's embedding only {rows} rows; "
+            "they do not belong together"
+        )
+    model.to(device).eval()  # type: ignore[arg-type]
+    return model, tokenizer
+
+
 def write_samples(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, chat: bool, settings: EvalSettings
 ) -> list[dict[str, str]]:
     """One text per prompt, and for a chat model one answer per question: [{kind, prompt, text}]."""
     ask = ChatFormat(tokenizer) if chat else None
-    end_of_text = int(tokenizer.convert_tokens_to_ids(END_OF_TEXT))  # type: ignore[arg-type]
+    end_of_text = document_end(tokenizer)
     # A document begins behind an end-of-text token, in training as here.
     asked = [("completion", prompt, [end_of_text, *encode_text(tokenizer, prompt)]) for prompt in settings.prompts]
     for question in settings.questions if ask else ():
         turn = [{"role": "user", "content": question}]
         asked.append(("chat", question, ask.encode(turn, add_generation_prompt=True)[0]))  # type: ignore[union-attr]
+    longest = int(model.config.max_position_embeddings)
+    for _, prompt, ids in asked:
+        if len(ids) >= longest:
+            raise HanmoError(
+                f"prompt '{prompt[:20]}…' has {len(ids)} tokens, the model's context is {longest}; shorten it"
+            )
     answers = generate(
         model,
         [ids for _, _, ids in asked],
@@ -195,9 +221,10 @@ def write_samples(
 
 def is_chat(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether a model was trained to chat: it then ends at the end of a turn, by its generation config."""
+    turn_end = tokenizer.get_vocab().get(TURN_END)
     config = model.generation_config
     ends = config.eos_token_id if config is not None else None
-    return tokenizer.convert_tokens_to_ids(TURN_END) in (ends if isinstance(ends, list) else [ends])
+    return turn_end is not None and turn_end in (ends if isinstance(ends, list) else [ends])
 
 
 def name_folders(paths: list[Path]) -> dict[str, Path]:
