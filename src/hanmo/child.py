@@ -60,7 +60,7 @@ def main(out: Path) -> int:
 
 def fail(line: str) -> int:
     """Print one error line on stderr and return the exit status for it."""
-    console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+    console.print(f"error: {line}", style="red", markup=False)
     return 2
 
 

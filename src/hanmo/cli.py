@@ -252,7 +252,7 @@ def main() -> None:
 def _fail(line: str) -> None:
     from hanmo.console import console
 
-    console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+    console.print(f"error: {line}", style="red", markup=False)
     sys.exit(2)
 
 

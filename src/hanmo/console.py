@@ -12,7 +12,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False)
+# Lines are not wrapped: a log keeps them whole, and a terminal wraps by itself.
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def progress() -> Progress:

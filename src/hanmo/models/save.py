@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 
 def save_model(
@@ -30,6 +31,7 @@ def save_model(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=0)
+        logging.disable_progress_bar()
         model.to(dtype).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         shutil.rmtree(folder, ignore_errors=True)

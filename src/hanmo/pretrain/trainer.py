@@ -241,9 +241,7 @@ class Trainer:
         }
         self.append("log.jsonl", line)
         if not console.is_terminal and self.step % (10 * self.settings.log_every) == 0:
-            console.print(
-                f"step {self.step}/{self.schedule.steps}  loss {loss:.3f}  {human_count(rate)} tokens/s", soft_wrap=True
-            )
+            console.print(f"step {self.step}/{self.schedule.steps}  loss {loss:.3f}  {human_count(rate)} tokens/s")
         return line
 
     def _trim_logs(self) -> None:
