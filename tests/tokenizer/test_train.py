@@ -153,10 +153,13 @@ def test_real_text(real: list[str]) -> None:
     assert size / sum(len(tokenizer.encode(part).ids) for part in real) > 2.5
 
 
-def test_the_cuts_cost_next_to_nothing(real: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    cut = merges(train(real, 2000))
+def test_the_cuts_make_no_text_longer(real: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def tokens(tokenizer: Tokenizer) -> int:
+        return sum(len(tokenizer.encode(part).ids) for part in real)
+
+    cut = train(real, 2000)
     monkeypatch.setattr("hanmo.tokenizer.train.cut_rare_pairs", lambda texts, _: iter(texts))
-    assert len(set(cut) & set(merges(train(real, 2000)))) >= 0.99 * len(cut)
+    assert tokens(cut) <= 1.001 * tokens(train(real, 2000))
 
 
 def test_the_merges_are_those_of_the_library_trainer(real: list[str]) -> None:
@@ -173,5 +176,5 @@ def test_the_merges_are_those_of_the_library_trainer(real: list[str]) -> None:
     )
     other.train_from_iterator(real, trainer)
     theirs = merges(other)
-    # Ties are broken in another order, which also changes what can follow.
-    assert len(set(merges(train(real, 1500))) & set(theirs)) >= 0.97 * len(theirs)
+    # Ties are broken in another order, and cuts make some merges of half characters give way to others.
+    assert len(set(merges(train(real, 1500))) & set(theirs)) >= 0.95 * len(theirs)

@@ -175,7 +175,9 @@ def _check_lines(
             )
         if whole:
             console.print(
-                f"{file.opened.path}: passed over {bad} of {seen} records, first :{line}: {detail}", markup=False
+                f"{file.opened.path}: passed over {bad} of {seen} records, first :{line}: {detail}",
+                markup=False,
+                soft_wrap=True,
             )
 
 

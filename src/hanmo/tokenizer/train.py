@@ -4,9 +4,10 @@ Chinese makes this slow: the splitter takes a run of Han characters for one word
 one, and the trainer drags millions of them along. But most places between two Han characters can never be inside a
 token: a merge across two characters cannot occur more often than the two stand side by side. So pairs of characters
 are counted first (in a table of hashes, where a collision only raises a count), and for training the text is cut
-between the characters of rare pairs. Words become short and frequent. On 20 MB of mixed prose and 16,000 tokens
-15,735 of 15,741 merges stayed the same and so did the bytes per token, in a third of the time. The saved tokenizer
-splits as Qwen2's does, without cuts.
+between the characters of rare pairs. Words become short and frequent, and training takes half the time and memory. On
+30 MB of mixed prose 16,123 of 16,125 merges were those learnt without cuts; on small samples some merges of half
+characters (的 and the first byte of whatever follows) make room for better ones and the text becomes 0.2 to 0.5 %
+shorter. The saved tokenizer splits as Qwen2's does, without cuts.
 
 `rustbpe` does the training (three times as fast as the trainer of `tokenizers`, with half the memory); it returns the
 tokens by rank, and the merges follow from them.
@@ -25,6 +26,7 @@ from hanmo.console import console, human_bytes
 from hanmo.errors import HanmoError
 from hanmo.files import read_jsonl
 from hanmo.tokenizer import QWEN2_SPLIT, build, skeleton
+from hanmo.tokenizer.encode import BulkEncoder
 from hanmo.tokenizer.settings import TokenizerSettings
 
 if TYPE_CHECKING:
@@ -59,10 +61,10 @@ def run(settings: TokenizerSettings, inputs: dict[str, list[Path]], out: Path) -
     tokenizer = train(texts, settings.vocab_size)
     build(tokenizer, out)
 
-    # Encoding all of a large sample would take longer than training on it.
+    # A sixteenth of the sample tells the rate; all of it would take longer to encode than to train on.
     probe = texts[: max(1, len(texts) // 16)]
-    tokens = sum(len(encoded.ids) for encoded in tokenizer.encode_batch_fast(probe))
-    rate = sum(len(text.encode()) for text in probe) / max(1, tokens)
+    ids, _ = BulkEncoder(out).encode_flat(probe)
+    rate = sum(len(text.encode()) for text in probe) / max(1, len(ids))
     console.print(f"{rate:.2f} bytes a token")
     return {"vocab_size": tokenizer.get_vocab_size(), "sample_bytes": size, "bytes_per_token": round(rate, 3)}
 
@@ -127,17 +129,16 @@ def train(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 def cut_rare_pairs(texts: Sequence[str], merges: int) -> Iterator[str]:
     """The texts with `_CUT` between Han characters that stand side by side too rarely to matter for so many merges.
 
-    Too rarely is less than a quarter of the count that the `merges`-th most frequent pair has: as many merges as that
-    are possible across pairs alone, and those among three and more characters are fewer than their pairs.
+    Too rarely is more rarely than the `merges`-th most frequent pair: the last merges learnt are more frequent than
+    that, since many are not of two Han characters (on 20 MB and 16,000 tokens the last one occurred 40 times, that pair
+    33 times).
     """
     counts = np.zeros(1 << _TABLE_BITS, np.uint32)
     for text in texts:
         pairs, both = _pairs(_codes(text))
-        counts += np.bincount(pairs[both], minlength=len(counts)).astype(np.uint32)
+        np.add.at(counts, pairs[both], 1)
     there = counts[counts > 0]
-    threshold = 0
-    if 0 < merges <= len(there):
-        threshold = int(np.partition(there, len(there) - merges)[len(there) - merges]) // 4
+    threshold = np.partition(there, -merges)[-merges] if 0 < merges <= len(there) else 0
     rare = counts < threshold
     for text in texts:
         codes = _codes(text)
