@@ -255,3 +255,14 @@ def test_a_bad_message_is_named(chat: ChatFormat, message: dict[str, object], wo
 
 def test_check_message_passes_more_keys(chat: ChatFormat) -> None:
     assert check_message({"role": "tool", "content": "", "name": "clock"}, "here") == ("tool", "")
+
+
+def test_saved_under_the_name_every_transformers_knows(tiny_tokenizer_dir: Path) -> None:
+    import json
+
+    from transformers import AutoTokenizer
+
+    config = json.loads((tiny_tokenizer_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    again = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    assert again("你好<|im_end|>")["input_ids"][-1] == 2 and again.chat_template

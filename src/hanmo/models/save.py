@@ -11,6 +11,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from hanmo.tokenizer import save
+
 
 def save_model(
     model: Any,
@@ -33,7 +35,7 @@ def save_model(
         model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=0)
         logging.disable_progress_bar()
         model.to(dtype).save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        save(tokenizer, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     except BaseException:

@@ -1,7 +1,7 @@
 """Tokenizers: training them on Chinese, saving them so that every engine splits alike, and the one chat format.
 
-The saved form is the plain fast class of transformers with a byte-level BPE, Qwen2's split expression and no normaliser:
-llama.cpp knows exactly that under the name `qwen2`, so ids agree there to the last byte.
+The saved form is the plain fast class of transformers with a byte-level BPE, Qwen2's split expression and no
+normaliser: llama.cpp knows exactly that under the name `qwen2`, so ids agree there to the last byte.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hanmo.errors import HanmoError
+from hanmo.files import read_json, write_json
 
 # The Rust tokenizers warn on every fork once they have used threads; the stages fork on purpose.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 #: How Qwen2 (and llama.cpp's pre-tokenizer "qwen2") cuts text before the merges: every digit alone, letters in runs.
-QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def skeleton() -> Tokenizer:
@@ -60,9 +63,19 @@ def build(tokenizer: Tokenizer, out: Path) -> PreTrainedTokenizerFast:
         model_max_length=1_000_000,
     )
     fast.chat_template = CHAT_TEMPLATE
-    out.mkdir(parents=True, exist_ok=True)
-    fast.save_pretrained(str(out))
+    save(fast, out)
     return fast
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a tokenizer's files into `folder` under the class name that every transformers knows.
+
+    transformers 5 would call the class `TokenizersBackend`, which version 4 and what builds on it cannot find.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+    path = folder / "tokenizer_config.json"
+    write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def load(path: Path | str) -> PreTrainedTokenizerFast:
@@ -75,9 +88,7 @@ def load(path: Path | str) -> PreTrainedTokenizerFast:
 
     path = Path(path)
     if not (path / "tokenizer.json").is_file():
-        raise HanmoError(
-            f"{path}: no tokenizer.json there; give a folder made by `hanmo tokenizer` or a model folder"
-        )
+        raise HanmoError(f"{path}: no tokenizer.json there; give a folder made by `hanmo tokenizer` or a model folder")
     return PreTrainedTokenizerFast.from_pretrained(str(path))
 
 
