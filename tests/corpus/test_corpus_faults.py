@@ -103,7 +103,7 @@ def test_no_usable_document(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": "short"}, {"text": "no chinese in this line at all"}])
     with pytest.raises(HanmoError) as caught:
         make(settings(path), tmp_path / "out")
-    assert str(caught.value).startswith("no usable document in 1 files: ")
+    assert str(caught.value).startswith("no usable document in 1 file: ")
     assert "1 too_short" in str(caught.value)
     assert "1 low_han" in str(caught.value)
     assert not (tmp_path / "out" / "stats.json").exists()

@@ -101,6 +101,14 @@ def test_parquet_gives_the_columns_asked_for(tmp_path: Path) -> None:
         list(read(Opened(path, "parquet")))
 
 
+def test_parquet_with_a_row_beyond_the_limit(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"text": ["a", "x" * 2_000_000, "b"]}), tmp_path / "a.parquet")
+    items = list(read(Opened(tmp_path / "a.parquet", "parquet", limit=1_000_000)))
+    assert [getattr(item, "reason", "") for item in items] == ["", "too_big", ""]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
 def test_text_by_file_line_and_blank_line(tmp_path: Path, encoding: str) -> None:
     text = "第一首\n床前明月光\n\n \n第二首\n白日依山尽\n"

@@ -21,6 +21,8 @@ from hanmo.corpus.spill import Spilled, blocks_of, bucket_of, documents_of
 from hanmo.corpus.tally import Tally
 from hanmo.files import JsonlZstWriter, write_json
 
+#: Of zstd: half as fast again as level 3, for 7 % more bytes.
+LEVEL = 2
 #: A bucket is sorted in memory in parts of at most about this many bytes, however large it turned out.
 PART = 128 << 20
 
@@ -112,5 +114,5 @@ class LazyWriter:
     def write(self, line: bytes) -> None:
         """Append one finished line."""
         if self._file is None:
-            self._file = self._stack.enter_context(JsonlZstWriter(self._path))
+            self._file = self._stack.enter_context(JsonlZstWriter(self._path, level=LEVEL))
         self._file.write_line(line)

@@ -39,8 +39,9 @@ _EXPANSION = {".gz": 3.0, ".zst": 4.5, ".xz": 6.0}
 _STRIPES = {"": 32, ".zst": 8, ".gz": 4, ".xz": 3}
 #: Content of one task, about (bytes).
 TASK = 32 << 20
-#: Records looked at to find the text field, and how many torn ones may stand before them.
+#: Records (and bytes of them) looked at to find the text field, and how many torn ones may stand before them.
 _SNIFFED = 50
+_SNIFFED_BYTES = 4 << 20
 _LOOKED = 1000
 
 
@@ -187,13 +188,15 @@ def _sniff(
     if kind not in ("txt", "md"):
         text = tuple(source.text)
         records: list[Mapping[str, Any]] = []
+        seen = 0
         try:
             if kind == "json":
                 opened = replace(opened, format=sniff_json(path, opened.encoding))
             for item in islice(read(opened), _LOOKED):
                 if isinstance(item, Record):
                     records.append(item.fields)
-                if len(records) == _SNIFFED:
+                    seen += item.size
+                if len(records) == _SNIFFED or seen > _SNIFFED_BYTES:
                     break
         except FileFault as fault:
             if settings.on_bad_file == "fail":

@@ -52,7 +52,7 @@ class CorpusSettings(Settings):
     heldout_documents: int = setting(20_000, "hold out at most so many documents", ge=0)
     heldout_mb: float = setting(10.0, "hold out at most so many megabytes of text", ge=0)
 
-    max_document_mb: float = setting(16.0, "a larger line, record or text file is rejected unread", gt=0, le=64)
+    max_document_mb: float = setting(16.0, "a larger line, record or text file is rejected unread", gt=0, le=32)
     max_bad_lines: float = setting(
         0.1,
         "a file with a larger share of unreadable lines (torn JSON, wrong bytes) stops the stage; 0: any does",

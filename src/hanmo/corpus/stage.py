@@ -123,7 +123,7 @@ def _fingerprint(settings: CorpusSettings, found: Found) -> str:
 
 def _finished(out: Path, plan: str) -> bool:
     stats = out / "stats.json"
-    return stats.is_file() and read_json(stats).get("plan") == plan
+    return stats.is_file() and (out / "train").is_dir() and read_json(stats).get("plan") == plan
 
 
 def _prepare(out: Path, plan: str) -> None:
@@ -195,9 +195,8 @@ def _nothing_usable(tallies: list[Tally], found: Found) -> str:
     listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no document at all"
     if bad_files:
         listed += f", {bad_files} unreadable files"
-    return (
-        f"no usable document in {len(found.files)} files: {listed}{f' (first: {first})' if first else ''}; see rejects/"
-    )
+    files = f"{len(found.files)} file{'s' if len(found.files) > 1 else ''}"
+    return f"no usable document in {files}: {listed}{f' (first: {first})' if first else ''}; see rejects/"
 
 
 def _threshold(settings: CorpusSettings, stems: list[Path], kept: int) -> int:

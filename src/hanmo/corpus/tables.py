@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 
-from hanmo.corpus.records import EXCERPT, Bad, Opened, Record, open_bytes
+from hanmo.corpus.records import EXCERPT, Bad, Opened, Record, open_bytes, oversize
 from hanmo.corpus.stream import FileFault, Oversize, describe_bytes, lines
+
+#: Bytes of Parquet rows that are unpacked at once, about.
+_BATCH = 4 << 20
 
 
 def read_csv(file: Opened) -> Iterator[Record | Bad]:
@@ -42,6 +45,7 @@ def _text_lines(source: Iterable[bytes], encoding: str, limit: int) -> Iterator[
 
 
 def read_parquet(file: Opened) -> Iterator[Record | Bad]:
+    """Rows as records, numbered from 1; stripes are shares of the row groups."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -50,15 +54,25 @@ def read_parquet(file: Opened) -> Iterator[Record | Bad]:
         with pq.ParquetFile(file.path, buffer_size=1 << 20, pre_buffer=False) as table:
             columns = list(file.columns) or None
             row = 0
-            for group in range(table.num_row_groups):
-                if group % file.stripes != file.stripe:
-                    row += table.metadata.row_group(group).num_rows
+            for index in range(table.num_row_groups):
+                group = table.metadata.row_group(index)
+                if index % file.stripes != file.stripe:
+                    row += group.num_rows
                     continue
-                for batch in table.iter_batches(batch_size=64, row_groups=[group], columns=columns, use_threads=False):
+                rows = max(1, min(1024, _BATCH * group.num_rows // max(1, group.total_byte_size)))
+                for batch in table.iter_batches(
+                    batch_size=rows, row_groups=[index], columns=columns, use_threads=False
+                ):
                     for fields in batch.to_pylist():
                         row += 1
-                        yield Record(row, fields, 0)
+                        size = sum(len(value) for value in fields.values() if isinstance(value, str))
+                        yield Record(row, fields, size) if size <= file.limit else _too_big(row, size, fields, file)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise FileFault("not_parquet", f"not a whole Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _too_big(row: int, size: int, fields: dict[str, object], file: Opened) -> Bad:
+    head = next(value for value in fields.values() if isinstance(value, str))[:EXCERPT]
+    return oversize(row, size, head.encode(), file, "utf-8")
