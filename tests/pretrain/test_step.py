@@ -28,7 +28,7 @@ def alone(model, rows: Rows) -> torch.Tensor:
 def test_equals_every_document_alone(tiny_model, tiny_order: Order) -> None:
     model = tiny_model()
     rows = tiny_order.rows(0, 4)
-    loss = PackedStep(model, torch.float32, compiled=False).loss(rows)
+    loss = PackedStep(model, torch.float32, compiled=False, context=32).loss(rows)
     loss.backward()
     packed = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
@@ -41,7 +41,7 @@ def test_equals_every_document_alone(tiny_model, tiny_order: Order) -> None:
 
 def test_a_document_does_not_see_its_neighbours(tiny_model) -> None:
     model = tiny_model()
-    step = PackedStep(model, torch.float32, compiled=False)
+    step = PackedStep(model, torch.float32, compiled=False, context=32)
     inputs = np.arange(3, 19)[None].astype(np.int64)
     segment = np.repeat([0, 1], 8)[None].astype(np.int32)
     position = np.tile(np.arange(8), 2)[None].astype(np.int32)
@@ -57,8 +57,8 @@ def test_a_document_does_not_see_its_neighbours(tiny_model) -> None:
 
 def test_bf16_gradients_arrive_in_fp32(tiny_model, tiny_order: Order) -> None:
     model = tiny_model()
-    exact = PackedStep(model, torch.float32, compiled=False).loss(tiny_order.rows(0, 2))
-    loss = PackedStep(model, torch.bfloat16, compiled=False).loss(tiny_order.rows(0, 2))
+    exact = PackedStep(model, torch.float32, compiled=False, context=32).loss(tiny_order.rows(0, 2))
+    loss = PackedStep(model, torch.bfloat16, compiled=False, context=32).loss(tiny_order.rows(0, 2))
     loss.backward()
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
     assert abs(loss.item() / exact.item() - 1) < 0.01
@@ -72,7 +72,7 @@ def test_untied_heads_train_too(tiny_order: Order) -> None:
     config = build_config("hanmo-1m", 320, 32)
     config.tie_word_embeddings = False
     model = Qwen3ForCausalLM(config)
-    PackedStep(model, torch.float32, compiled=False).loss(tiny_order.rows(0, 1)).backward()
+    PackedStep(model, torch.float32, compiled=False, context=32).loss(tiny_order.rows(0, 1)).backward()
     assert model.lm_head.weight.grad is not None
     assert model.lm_head.weight.grad.abs().sum() > 0 and model.model.embed_tokens.weight.grad.abs().sum() > 0
 
@@ -81,6 +81,22 @@ def test_untied_heads_train_too(tiny_order: Order) -> None:
 def test_compiled_equals_eager(tiny_model, tiny_order: Order, compiled: bool) -> None:
     model = tiny_model()
     rows = tiny_order.rows(0, 4)
-    eager = PackedStep(model, torch.float32, compiled=False).loss(rows)
-    fast = PackedStep(model, torch.float32, compiled=compiled).loss(rows)
+    eager = PackedStep(model, torch.float32, compiled=False, context=32).loss(rows)
+    fast = PackedStep(model, torch.float32, compiled=compiled, context=32).loss(rows)
     torch.testing.assert_close(eager, fast, rtol=1e-5, atol=1e-3)
+
+
+def test_both_attentions_agree(tiny_model, tiny_order: Order) -> None:
+    rows = tiny_order.rows(0, 4)
+    short, long = (PackedStep(tiny_model(), torch.float32, compiled=False, context=c).loss(rows) for c in (32, 4096))
+    torch.testing.assert_close(short, long, rtol=1e-5, atol=1e-3)
+
+
+def test_the_models_own_forward_stays_causal(tiny_model) -> None:
+    model = tiny_model().eval()
+    ids = torch.arange(3, 23)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+        PackedStep(model, torch.float32, compiled=False, context=32)
+        torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(ids[:, :9]).logits, before[:, :9], rtol=1e-4, atol=1e-4)

@@ -258,7 +258,6 @@ def test_check_message_passes_more_keys(chat: ChatFormat) -> None:
 
 
 def test_saved_under_the_name_every_transformers_knows(tiny_tokenizer_dir: Path) -> None:
-    import json
 
     from transformers import AutoTokenizer
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanmo.console import console
+from hanmo.models.attention import PRODUCTS, SHORT
 from hanmo.models.loss import chunk_step, linear_cross_entropy
 from hanmo.tokens.order import Rows
 
@@ -27,13 +28,16 @@ class PackedStep:
     Args:
         model: a transformers causal LM whose decoder takes `inputs_embeds`, `position_ids` and a 4-d mask.
         dtype: compute dtype.
-        compiled: compile the decoder and the loss; falls back to eager where no compiler works, with one message.
+        compiled: compile the layer and the loss; falls back to eager where no compiler works, with one message.
+        context: tokens in a row; short rows on a CPU take an attention of their own (`hanmo.models.attention`).
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, compiled: bool) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int) -> None:
         self.model = model
         self.dtype = dtype
         self.device = next(model.parameters()).device
+        if self.device.type == "cpu" and context <= SHORT:
+            model.set_attn_implementation(PRODUCTS)
         self._decoder = model.get_decoder()
         self._embedding: nn.Parameter = model.get_input_embeddings().weight
         self._head: nn.Parameter = model.get_output_embeddings().weight

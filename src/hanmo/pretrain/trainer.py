@@ -100,7 +100,7 @@ class Trainer:
         self.optimizers = build_optimizers(
             model, settings.optimizer, settings.lr, settings.matrix_lr, settings.weight_decay
         )
-        self.step_function = PackedStep(model, dtype, settings.compile)
+        self.step_function = PackedStep(model, dtype, settings.compile, settings.context)
         self.store = CheckpointStore(out / "checkpoints")
         self.step = 0
         self.seconds = 0.0
