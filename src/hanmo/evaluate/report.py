@@ -82,6 +82,7 @@ def render(report: dict[str, Any], settings: ReportSettings) -> str:
         "fixed": lambda value, digits=3: f"{value:.{digits}f}",
         "percent_of": lambda value, whole: f"{100 * value / whole:.3f}%" if whole else "0%",
         "p_value": lambda value: "< 0.0001" if value < 1e-4 else f"= {value:.4f}",
+        "signed": lambda value: f"{value:+.4f}",
         "points": lambda value: f"{100 * value:+.1f}",
         "pretty": lambda value: yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100),
     }
@@ -217,7 +218,13 @@ def heldout_view(part: dict[str, Any]) -> dict[str, Any] | None:
     ]
     highest = max([score["high"] for row in rows for score in row["scores"]], default=1.0)
     axis = draw.axis(0.0, highest, 5)
-    return {"models": models, "rows": rows, "axis": axis, "counts": part["heldout"]}
+    return {
+        "models": models,
+        "rows": rows,
+        "axis": axis,
+        "counts": part["heldout"],
+        "comparisons": part["heldout_comparisons"],
+    }
 
 
 def _bits(part: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class EvalSettings(Settings):
     heldout_documents: int = setting(
         2000, "most held-out documents to score, drawn evenly over all of them by a hash of their id", ge=1
     )
-    heldout_mb: float = setting(1.0, "most megabytes of held-out text to score (UTF-8)", gt=0)
+    heldout_mb: float = setting(0.5, "most megabytes of held-out text to score (UTF-8)", gt=0)
     context: int | None = setting(
         None, "window in tokens for scoring text; empty: the longest the model is made for", ge=8
     )

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from hanmo.console import console, human_bytes, human_seconds, progress
 from hanmo.errors import HanmoError
 from hanmo.evaluate import heldout
-from hanmo.evaluate.bpb import Text, bits_per_byte, document_end
+from hanmo.evaluate.bpb import Scores, Text, compare_bits, document_end, figures, score_texts
 from hanmo.evaluate.exam import choose_items, sit, worked_examples
 from hanmo.evaluate.generate import generate
 from hanmo.evaluate.items import ExamItem, chance, load_items
@@ -51,10 +51,13 @@ def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dic
         texts, counts = heldout.draw(corpus, settings.heldout_documents, settings.heldout_mb * 1e6)
     device = pick_device(settings.device)
     models = []
+    scores: dict[str, Scores] = {}
     right: dict[tuple[str, str], list[bool]] = {}
     for name, folder in folders.items():
-        result, replies = evaluate(name, folder, texts, exams, settings, device)
+        result, scored, replies = evaluate(name, folder, texts, exams, settings, device)
         models.append(result)
+        if scored:
+            scores[name] = scored
         for exam, records in replies.items():
             right[name, exam] = [record["right"] for record in records]
         if not replies:
@@ -76,6 +79,10 @@ def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dic
                 for name, (items, _, baselines) in exams.items()
             },
             "models": models,
+            "heldout_comparisons": [
+                {"first": a, "second": b, **compare_bits(scores[a], scores[b], settings.bootstrap, settings.seed)}
+                for a, b in itertools.combinations(scores, 2)
+            ],
             "comparisons": [
                 {"exam": exam, "first": a, "second": b, **compare(right[a, exam], right[b, exam])}
                 for exam in exams
@@ -99,8 +106,8 @@ def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dic
 
 def evaluate(
     name: str, folder: Path, texts: list[Text], exams: Exams, settings: EvalSettings, device: torch.device
-) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """All figures of one model for eval.json, and its replies by exam."""
+) -> tuple[dict[str, Any], Scores | None, dict[str, list[dict[str, Any]]]]:
+    """All figures of one model for eval.json, its scores of the texts, and its replies by exam."""
     model, tokenizer = load(folder, getattr(torch, settings.precision), device)
     chat = is_chat(model, tokenizer)
     longest = int(model.config.max_position_embeddings)
@@ -108,22 +115,16 @@ def evaluate(
         raise HanmoError(f"context is {settings.context}, but model '{name}' is made for {longest} tokens; lower it")
     seconds: dict[str, float] = {}
 
-    scored: dict[str, Any] | None = None
+    scores, bits = None, None
     if texts:
         began = time.perf_counter()
-        scored = bits_per_byte(
-            model,
-            tokenizer,
-            texts,
-            settings.context or longest,
-            batch_tokens=settings.batch_tokens,
-            bootstrap=settings.bootstrap,
-            seed=settings.seed,
-        )
+        context = settings.context or longest
+        scores = score_texts(model, tokenizer, texts, context, batch_tokens=settings.batch_tokens)
+        bits = figures(scores, settings.bootstrap, settings.seed) | {"context": context}
         seconds["heldout"] = round(time.perf_counter() - began, 3)
         console.print(
-            f"{name}: {scored['bits_per_byte']:.4f} bits per byte [{scored['low']:.4f}, {scored['high']:.4f}] on "
-            f"{human_bytes(scored['bytes'])} in {human_seconds(seconds['heldout'])}",
+            f"{name}: {bits['bits_per_byte']:.4f} bits per byte [{bits['low']:.4f}, {bits['high']:.4f}] on "
+            f"{human_bytes(bits['bytes'])} in {human_seconds(seconds['heldout'])}",
             markup=False,
         )
     results: dict[str, Any] = {}
@@ -155,17 +156,18 @@ def evaluate(
     began = time.perf_counter()
     samples = write_samples(model, tokenizer, chat, settings)
     seconds["samples"] = round(time.perf_counter() - began, 3)
-    return {
+    result = {
         "name": name,
         "kind": "chat" if chat else "base",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": len(tokenizer),
         "context": longest,
-        "heldout": scored,
+        "heldout": bits,
         "exams": results,
         "samples": samples,
         "seconds": seconds,
-    }, replies
+    }
+    return result, scores, replies
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -148,6 +148,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "per_byte": ("bits per byte", "比特/字节"),
     "per_character": ("bits per character", "比特/字"),
     "interval": ("95 % interval", "95% 区间"),
+    "compared_bits": ("Compared document by document", "逐篇比较"),
+    "compared_bits_row": (
+        "{second} against {first}: {difference} bits per byte [{low}, {high}]",
+        "{second} 对比 {first}：{difference} 比特/字节 [{low}, {high}]",
+    ),
     "by_source": ("By source", "按来源"),
     # samples
     "samples": ("Samples", "样例"),
