@@ -190,6 +190,8 @@ def main() -> None:
     if data is None:
         console.print("memory_corpus: needs the shared data folder (set HANMO_DATA to it)")
         return
+    # With other programs running (a load above 0), speeds are a lower bound; memory is what it is.
+    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     folder = Path(tempfile.mkdtemp(prefix="hanmo-memory-"))
     try:
         largest = max(options.sizes)
@@ -202,6 +204,7 @@ def main() -> None:
     result = {
         "limit_mb": LIMIT / 1e6,
         "within_limit": all(run["largest_process_mb"] <= LIMIT / 1e6 for run in runs),
+        "load_average_before": load,
         "machine": machine(),
         "versions": {**versions(), **libraries},
         "runs": runs,

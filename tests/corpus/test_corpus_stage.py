@@ -251,6 +251,13 @@ def test_real_text_is_accounted_for(shared_data: Path, tmp_path: Path) -> None:
     assert total == stats["read"]["documents"]
 
 
+def test_datatrove_reads_the_corpus(tmp_path: Path) -> None:
+    readers = pytest.importorskip("datatrove.pipeline.readers")
+    make(CorpusSettings(sources=raw(tmp_path / "raw"), workers=1), tmp_path / "out")
+    found = {document.id: document.text for document in readers.JsonlReader(str(tmp_path / "out" / "train"))()}
+    assert found == {record["id"]: record["text"] for record in documents(tmp_path / "out" / "train")}
+
+
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HanmoError, match="nothing to read"):
         make(CorpusSettings(), tmp_path / "out")
