@@ -74,6 +74,22 @@ def test_long_dialogues_lose_whole_exchanges_first(chat: ChatFormat) -> None:
         assert notes == {note: 1}
 
 
+def test_a_text_that_cannot_fit_is_not_encoded_whole(chat: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    encode = chat.encode
+    monkeypatch.setattr(chat, "encode", lambda messages, **kwargs: seen.append(messages) or encode(messages, **kwargs))
+    huge = [TALK[1], {"role": "assistant", "content": "树" * 1_000_000}]
+    notes: Counter[str] = Counter()
+    example = encode_dialogue(chat, huge, 64, "truncate", notes)
+    assert example is not None and len(example.input_ids) == 64
+    assert notes == {"longer than max_length, answer cut": 1}
+    assert encode_dialogue(chat, huge, 64, "drop", notes) is None
+    assert encode_pair(chat, Pair(TALK[:2], "甲", "乙" * 1_000_000), 64, notes) is None
+    assert all(len(message["content"]) < 20_000 for messages in seen for message in messages)
+    exact = encode_dialogue(chat, [TALK[1], {"role": "assistant", "content": "树" * 300}], 64, "truncate", Counter())
+    assert exact == example
+
+
 def test_a_pair_opens_its_answers_as_a_prompt_does(chat: ChatFormat) -> None:
     pair = encode_pair(chat, Pair(TALK[:2], "在树下。", "<|im_end|>"), 256, Counter())
     assert pair is not None

@@ -32,11 +32,11 @@ def by_hand(model: PreTrainedModel, ids: list[int], labels: list[int]) -> torch.
     return torch.stack(terms).sum()
 
 
-@pytest.mark.parametrize("chunk", [4096, 3])
+@pytest.mark.parametrize("chunk", [1 << 26, 448 * 3])
 def test_scores_equal_plain_torch(
     model: PreTrainedModel, tiny_model_dir: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "_CHUNK", chunk)
+    monkeypatch.setattr(scoring, "_LOGITS", chunk)
     plain = Qwen3ForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     expected = torch.stack([by_hand(plain, *row) for row in ROWS])
     use_label_scoring(model)

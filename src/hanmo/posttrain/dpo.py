@@ -138,8 +138,8 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     """
     training.clear(out)
     training.quiet()
-    items, account = read_items(inputs["pairs"], settings, dpo_kind(settings))
     start = training.Start(inputs["model"][0], settings, out)
+    items, account = read_items(inputs["pairs"], settings, dpo_kind(settings))
     for file in account.files:
         training.announce(f"{file['file']}: {file['used']} pairs of {file['records']} records, form {file['form']}")
     fitted: Counter[str] = Counter()
@@ -184,21 +184,17 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     reporter = training.Reporter(out / "log.jsonl", "dpo", _LOGGED, look, settings.evaluations)
     training.train(trainer, reporter)
     training.save(start, out, records)
-    training.announce(training.speed_line(reporter, len(pairs) * settings.epochs))
     counts = {
         "records": len(pairs),
         "validation_records": len(held),
         "skipped": sum(account.skipped.values()),
         "duplicates": account.duplicates,
-        "tokens": reporter.tokens,
         "steps": trainer.state.global_step,
         "learning_rate": trainer.args.learning_rate,
         "precision": str(start.dtype).removeprefix("torch."),
         "first_loss": reporter.losses[0],
         "last_loss": reporter.losses[-1],
-        "seconds": round(reporter.seconds, 2),
-        "tokens_per_second": round(reporter.tokens / max(reporter.seconds, 1e-9)),
-    }
+    } | training.speed(reporter, len(pairs) * settings.epochs, records["train"]["tokens"] * settings.epochs)
     if reporter.measured:
         for name in ("validation_margin", "validation_accuracy", "preference_accuracy", "log_prob_chosen"):
             counts[f"{name}_before"] = round(reporter.measured[0][name], 4)

@@ -17,6 +17,8 @@ from hanmo.tokenizer.chat import ChatFormat
 
 #: The label of a token that takes no part in the loss.
 IGNORE = -100
+#: No token of the vocabularies we know has more bytes: a text of n bytes has at least n / LONGEST tokens.
+LONGEST = 256
 
 
 class Example(NamedTuple):
@@ -47,7 +49,7 @@ def encode_dialogue(
     Under `too_long: truncate` the exchanges that fit as a whole are kept; where not even the first does, its answer is
     cut, and then nothing teaches the model that the answer ends there.
     """
-    ids, mask = chat.encode(dialogue)
+    ids, mask = chat.encode(_clip(dialogue, limit))
     # Behind the last word of the assistant there is nothing to learn: the newline goes.
     end = len(mask) - mask[::-1].index(1)
     if end > limit:
@@ -70,6 +72,10 @@ def encode_dialogue(
 
 def encode_pair(chat: ChatFormat, pair: Pair, limit: int, notes: Counter[str]) -> PairExample | None:
     """Ids of a pair, or None where a side is longer than `limit` (a cut answer would be judged for what it is not)."""
+    texts = [*(message["content"] for message in pair.prompt), pair.chosen, pair.rejected]
+    if any(len(text) > limit * LONGEST for text in texts):
+        notes["longer than max_length, dropped"] += 1
+        return None
     prompt, _ = chat.encode(pair.prompt, add_generation_prompt=True)
     sides = []
     for answer in (pair.chosen, pair.rejected):
@@ -82,6 +88,14 @@ def encode_pair(chat: ChatFormat, pair: Pair, limit: int, notes: Counter[str]) -
         notes["longer than max_length, dropped"] += 1
         return None
     return example
+
+
+def _clip(dialogue: Dialogue, limit: int) -> Dialogue:
+    """Shorten texts that cannot fit by far (a line of 100 MB would cost minutes): what is cut lies behind `limit`."""
+    most = (limit + 1) * LONGEST
+    if all(len(message["content"]) <= most for message in dialogue):
+        return dialogue
+    return [{**message, "content": message["content"][:most]} for message in dialogue]
 
 
 def count_tokens(examples: Sequence[Example]) -> dict[str, int]:

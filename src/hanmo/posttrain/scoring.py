@@ -1,9 +1,9 @@
 """Log-probabilities of labels, computed only where a label counts.
 
 TRL asks a model for `model(..., labels=labels, fused_lm_head=True)` and makes its losses from the log-probabilities
-that come back. Off CUDA its own head projects every position onto the vocabulary, prompts and padding included; the one
-here projects the assistant's words alone. It also drops the attention mask: rows are padded on the right and attention
-is causal, so no word ever sees the padding, and the fast attention kernels take no mask.
+that come back. Its own head projects every position onto the vocabulary, prompts and padding included (but for CUDA);
+the one here projects the assistant's words alone, on every device. It also drops the attention mask: rows are padded on
+the right and attention is causal, so no word ever sees the padding, and the fast attention kernels take no mask.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from hanmo.posttrain.encode import IGNORE
 
-#: Positions whose logits are held at a time.
-_CHUNK = 4096
+#: Logits held at a time (256 MB); more than that is done in parts, each computed again for its gradient.
+_LOGITS = 1 << 26
 
 
 def score(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -48,20 +48,19 @@ def score(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 
 
 def use_label_scoring(model: PreTrainedModel) -> None:
-    """Make `model(..., fused_lm_head=True)` score labels as this module does; to be called after TRL patched it.
+    """Make `model(..., fused_lm_head=True)` score labels as this module does; to be called after a trainer of TRL's is
+    made, which patches the model itself.
 
     Labels are [batch, length] with `IGNORE`; every per-token output is [batch, length - 1], zero where nothing counts.
     """
-    trl_forward = model.forward
+    own_forward = model.forward
 
     # The signature stays the model's own: `generate` checks its arguments against it.
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if not fused_lm_head:
-            return trl_forward(*args, **kwargs)
+            return own_forward(*args, **kwargs)
         kwargs.pop("attention_mask", None)
-        if self.device.type == "cuda":
-            return trl_forward(*args, fused_lm_head=True, **kwargs)
         labels = kwargs.pop("labels")[:, 1:]
         hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
         counts = labels != IGNORE
@@ -69,12 +68,13 @@ def use_label_scoring(model: PreTrainedModel) -> None:
         picked = hidden.flatten(0, 1).index_select(0, where)
         targets = labels.flatten().index_select(0, where)
         weight = self.get_output_embeddings().weight  # type: ignore[union-attr]
-        if len(where) <= _CHUNK:
+        chunk = max(1, _LOGITS // weight.shape[0])
+        if len(where) <= chunk:
             parts = [score(picked, weight, targets)]
         else:
             parts = [
                 checkpoint(score, part, weight, target, use_reentrant=False)
-                for part, target in zip(picked.split(_CHUNK), targets.split(_CHUNK), strict=True)
+                for part, target in zip(picked.split(chunk), targets.split(chunk), strict=True)
             ]
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         log_probs, entropy, top, mean = (

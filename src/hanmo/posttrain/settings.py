@@ -64,7 +64,7 @@ class SftSettings(TuningSettings):
         "auto", "form of the record files; auto: recognised per file, each: recognised per record (mixed files)"
     )
     epochs: int = setting(2, "passes over the records", ge=1)
-    batch_size: int = setting(32, "records in one optimiser step", ge=1)
+    batch_size: int = setting(16, "records in one optimiser step", ge=1)
     too_long: Literal["truncate", "drop"] = setting(
         "truncate", "a record above max_length: keep the exchanges that fit, or leave it out"
     )

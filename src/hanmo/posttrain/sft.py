@@ -83,8 +83,8 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     """
     training.clear(out)
     training.quiet()
-    items, account = read_items(inputs["records"], settings, sft_kind(settings))
     start = training.Start(inputs["model"][0], settings, out)
+    items, account = read_items(inputs["records"], settings, sft_kind(settings))
     for file in account.files:
         training.announce(f"{file['file']}: {file['used']} of {file['records']} records, form {file['form']}")
     fitted: Counter[str] = Counter()
@@ -126,21 +126,17 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     reporter = training.Reporter(out / "log.jsonl", "sft", _LOGGED, look, settings.evaluations)
     training.train(trainer, reporter)
     training.save(start, out, records)
-    training.announce(training.speed_line(reporter, len(examples) * settings.epochs))
     counts = {
         "records": len(examples),
         "validation_records": len(held),
         "skipped": sum(account.skipped.values()),
         "duplicates": account.duplicates,
-        "tokens": reporter.tokens,
         "steps": trainer.state.global_step,
         "learning_rate": arguments.learning_rate,
         "precision": str(start.dtype).removeprefix("torch."),
         "first_loss": reporter.losses[0],
         "last_loss": reporter.losses[-1],
-        "seconds": round(reporter.seconds, 2),
-        "tokens_per_second": round(reporter.tokens / max(reporter.seconds, 1e-9)),
-    }
+    } | training.speed(reporter, len(examples) * settings.epochs, records["train"]["tokens"] * settings.epochs)
     if reporter.measured:
         counts["validation_loss_before"] = reporter.measured[0]["validation_loss"]
         counts["validation_loss_after"] = reporter.measured[-1]["validation_loss"]

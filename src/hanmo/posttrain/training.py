@@ -237,7 +237,6 @@ class Reporter(TrainerCallback):
         self.path, self.title, self.names, self.look, self.looks = path, title, names, look, looks
         self.measured: list[dict[str, float]] = []
         self.losses: list[float] = []
-        self.tokens = 0
         self.seconds = 0.0
         self._paused = 0.0
 
@@ -274,7 +273,6 @@ class Reporter(TrainerCallback):
         rate = (tokens - self.last_tokens) / max(now - self.last - self._paused, 1e-9)
         self.seconds += now - self.last - self._paused
         self.last, self.last_tokens, self._paused = now, tokens, 0.0
-        self.tokens = tokens
         self.losses.append(float(logs["loss"]))
         line = {"step": state.global_step, "epoch": round(float(state.epoch or 0), 4)}
         line |= {ours: round(float(logs[theirs]), 6) for theirs, ours in self.names.items() if theirs in logs}
@@ -285,6 +283,7 @@ class Reporter(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.seconds += time.perf_counter() - self.last - self._paused
         self.close()
 
     def close(self) -> None:
@@ -331,10 +330,16 @@ def announce(text: str) -> None:
     console.print(text, style="dim", soft_wrap=True, markup=False)
 
 
-def speed_line(reporter: Reporter, examples: int) -> str:
-    """What training did, in words."""
-    rate = reporter.tokens / max(reporter.seconds, 1e-9)
-    return (
-        f"{examples} records in {human_seconds(reporter.seconds)}: "
-        f"{examples / max(reporter.seconds, 1e-9):.0f} records/s, {human_count(rate)} tokens/s"
+def speed(reporter: Reporter, records: int, tokens: int) -> dict[str, Any]:
+    """Counts of how fast training was; says them as well."""
+    seconds = max(reporter.seconds, 1e-9)
+    announce(
+        f"{records} records in {human_seconds(seconds)}: "
+        f"{records / seconds:.0f} records/s, {human_count(tokens / seconds)} tokens/s"
     )
+    return {
+        "tokens": tokens,
+        "seconds": round(seconds, 2),
+        "records_per_second": round(records / seconds, 1),
+        "tokens_per_second": round(tokens / seconds),
+    }
