@@ -52,6 +52,8 @@ def corpus(folder: Path, files: int = 3, documents: int = 5) -> Path:
 
 
 def test_the_saved_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tokenizer.json").write_text('{"left": "by a killed try', encoding="utf-8")
     counts = run(TokenizerSettings(vocab_size=300), {"corpus": [corpus(tmp_path / "corpus")]}, tmp_path / "out")
     assert counts["vocab_size"] == 300
     assert counts["bytes_per_token"] > 2
