@@ -100,3 +100,6 @@ def test_the_models_own_forward_stays_causal(tiny_model) -> None:
         PackedStep(model, torch.float32, compiled=False, context=32)
         torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(model(ids[:, :9]).logits, before[:, :9], rtol=1e-4, atol=1e-4)
+        written = model.generate(ids[:, :5], max_new_tokens=12, do_sample=False, pad_token_id=0)
+        plain = tiny_model().eval().generate(ids[:, :5], max_new_tokens=12, do_sample=False, pad_token_id=0)
+        assert torch.equal(written, plain)

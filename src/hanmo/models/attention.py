@@ -31,8 +31,8 @@ def products(
 
     Args:
         query: [rows, heads, length, d].
-        key, value: [rows, groups, length, d]; heads is a multiple of groups.
-        attention_mask: [rows, 1, length, length], 0 where a query sees a key and -inf elsewhere.
+        key, value: [rows, groups, keys, d]; heads is a multiple of groups, keys exceeds length behind a cache.
+        attention_mask: [rows, 1, length, keys], 0 where a query sees a key and -inf elsewhere.
 
     Returns:
         ([rows, length, heads, d], None in place of the weights).
@@ -41,11 +41,11 @@ def products(
     groups = key.shape[1]
     # The heads that share a key lie one after the other: one product serves them all, and nothing is repeated.
     scores = query.reshape(rows, groups, -1, width) @ key.transpose(2, 3)
-    scores = scores.view(rows, groups, heads // groups, length, length).float() * scaling
+    scores = scores.view(rows, groups, heads // groups, length, -1).float() * scaling
     if attention_mask is not None:
         scores = scores + attention_mask[:, :, None]
     weights = scores.softmax(-1).to(value.dtype)
-    output = weights.view(rows, groups, -1, length) @ value
+    output = weights.view(rows, groups, -1, key.shape[2]) @ value
     return output.view(rows, heads, length, width).transpose(1, 2).contiguous(), None
 
 

@@ -31,7 +31,8 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "hanmo-1m": Preset(128, 384, 4, 4, 2, 32, "for tests: 1M parameters, seconds on a laptop"),
-    "hanmo-4m": Preset(256, 768, 5, 4, 2, 64, "for the demo: learns a small world in minutes on two cores"),
+    "hanmo-2m": Preset(192, 640, 4, 6, 3, 32, "for the demo: learns a small world in minutes on two cores"),
+    "hanmo-4m": Preset(256, 768, 5, 4, 2, 64, "a small world in more minutes, or rhymes"),
     "hanmo-8m": Preset(320, 960, 6, 5, 5, 64, "a first model of real text in half an hour on four cores"),
     "hanmo-16m": Preset(384, 1152, 8, 6, 3, 64, "an afternoon on a laptop"),
     "hanmo-42m": Preset(512, 1536, 12, 8, 4, 64, "a night on a laptop, an hour on a GPU"),
