@@ -16,7 +16,7 @@ from hanmo.evaluate.significance import compare, tally
 
 #: Text that breaks a careless page: markup, the end of a script, controls, a right-to-left mark, half of a character.
 NASTY = '</script><script>alert("x")</script><b>&amp;\x00\x1b[31m\u202e逆\ufffd'
-CATEGORIES = ("人物", "家人", "地方", "路线", "动物", "日历", "年龄", "算术", "量词", "反义词")
+CATEGORIES = ("fact", "family", "home", "route", "pet", "calendar", "age", "sum", "measure", "自编")
 SOURCES = {"百科": 0.38, "小说": 0.27, "法律": 0.2, "诗词": 0.1, "论坛": 0.05}
 REASONS = {"too_short": 0.06, "low_han": 0.045, "duplicate": 0.03, "bad_encoding": 0.002}
 ITEMS = 60
@@ -83,12 +83,19 @@ def fabricate(run: Path, tokenizer_folder: Path) -> Path:
         "eval",
         48.2,
         720,
-        {"heldout_documents": 1_800, "exam_items": 600},
+        {"scored_documents": 612, "exam_items": 600},
         model=["base", "sft", "dpo"],
         corpus=["corpus"],
     )
     evaluation(folder, dice)
-    commit("gguf", "convert", 2.2, 230, {"files": {"model-f16.gguf": {"bytes": 10_112_000}}}, model=["dpo"])
+    commit(
+        "gguf",
+        "convert",
+        2.2,
+        230,
+        {"files": {"f16": {"bytes": 10_112_000}, "q8_0": {"bytes": 5_400_000}}},
+        model=["dpo"],
+    )
     return folder
 
 
@@ -164,7 +171,7 @@ def pretrain_log(folder: Path, dice: np.random.Generator) -> None:
             log.append({"step": step, "heldout_bpb": round(ideal / 3.35, 5)})
             early = "的的一，是在了的不" if step < 300 else "小明住在河边的村子里，他养了一只猫。"
             samples += [
-                {"step": step, "prompt": "今天", "text": early},
+                {"step": step, "prompt": "今天", "text": "今天" + early},
                 {"step": step, "prompt": "从前有一个", "text": NASTY if step == 980 else early[::-1]},
             ]
     lines(folder / "log.jsonl", log)
@@ -176,9 +183,12 @@ def tuning_log(folder: Path, steps: int, dice: np.random.Generator, preferences:
     for step in range(1, steps + 1):
         part = step / steps
         if step % (steps // 5) == 0 or step == 1:
-            log.append(
-                {"step": step, "validation_loss": round(0.7 - 0.45 * part if preferences else 2.2 * 0.12**part, 5)}
-            )
+            look: dict[str, Any] = {"step": step, "validation_loss": round(2.2 * 0.12**part, 5)}
+            if preferences:
+                look |= {"validation_loss": 0.7 - 0.45 * part, "validation_margin": 2.6 * part}
+                look |= {"validation_accuracy": 0.5 + 0.4 * part, "preference_accuracy": 0.6 + 0.3 * part}
+                look |= {"log_prob_chosen": -30 + 2 * part, "log_prob_rejected": -31 - 9 * part}
+            log.append(look)
         if step % 5 == 0 or step == 1:
             line = {"step": step, "epoch": part * 2, "learning_rate": 8e-4 * (1 - part), "tokens": step * 3000}
             if preferences:
@@ -188,6 +198,8 @@ def tuning_log(folder: Path, steps: int, dice: np.random.Generator, preferences:
                     "margin": 3 * part + dice.normal(0, 0.1),
                     "accuracy": min(1.0, 0.5 + 0.5 * part),
                     "reward_chosen": part + dice.normal(0, 0.1),
+                    "log_prob_chosen": -29 + 2 * part + dice.normal(0, 1),
+                    "log_prob_rejected": -30 - 9 * part + dice.normal(0, 1),
                     "reward_rejected": -2 * part + dice.normal(0, 0.1),
                 }
             else:

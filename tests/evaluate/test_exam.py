@@ -111,6 +111,17 @@ def test_choice_of_a_base_model_is_the_likeliest_option(model, tokenizer) -> Non
         assert reply["reply"] == "ABC"[int(np.argmin(costs))]
 
 
+def test_shared_opening_changes_nothing(model, tokenizer) -> None:
+    """Whether the worked examples are read once for all or with every question, the options cost the same."""
+    examples = [("你好吗？今天天气好吗？", "好"), ("一加一等于几？", "二")]
+    together = sit(model, tokenizer, ITEMS, chat=False, examples=examples)
+    for item, reply in zip(ITEMS, together.replies, strict=True):
+        (alone,) = sit(model, tokenizer, [item], chat=False, examples=examples).replies
+        assert alone["reply"] == reply["reply"]
+        if item.choices:
+            assert alone["nats_per_byte"] == pytest.approx(reply["nats_per_byte"], abs=2e-4)
+
+
 def test_examples_give_way_to_a_short_context_and_long_items_are_counted(model, tokenizer) -> None:
     many = [("这是一个很长很长的例子，用来占地方。" * 2, "好")] * 6
     sitting = sit(model, tokenizer, ITEMS, chat=False, examples=many, context=160, answer_tokens=8)
@@ -255,7 +266,7 @@ def test_stage(corpus: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
         ("world", "base", "sft"),
         ("extra", "base", "sft"),
     ]
-    assert counts["heldout_documents"] == 10 and counts["exam_items"] == 5
+    assert counts["scored_documents"] == 10 and counts["exam_items"] == 5
     for name in ("base", "sft"):
         rows = [row for _, row in read_jsonl(out / f"exam-{name}.jsonl")]
         assert len(rows) == 5 and {row["exam"] for row in rows} == {"world", "extra"}

@@ -143,6 +143,8 @@ def test_curves(made: tuple[dict[str, Any], str]) -> None:
     base = found["base"]
     assert base["x"] == "tokens" and found["sft"]["x"] == "step"
     assert base["series"]["heldout_bpb"][-1][0] == base["series"]["loss"][-1][0] == 980 * 8192
+    assert len(found["dpo"]["series"]["validation_log_prob_chosen"]) == 6
+    assert made[0]["training_samples"]["base"][0]["texts"][0]["text"].startswith("的的")
     assert "shares" not in base["series"] and "seconds" not in base["series"]
 
 

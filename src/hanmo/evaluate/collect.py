@@ -111,9 +111,12 @@ def curves(folder: Path, most: int, by_tokens: bool) -> dict[str, Any] | None:
     series: dict[str, list[list[float]]] = {}
     for line in found:
         x = float(np.interp(line["step"], steps, tokens)) if by_tokens else float(line["step"])
+        # A look at held-out records gives some figures the names that they have in training, too.
+        look = any(name.startswith("validation_") for name in line)
         for name, value in line.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if name not in _NOT_CURVES and number and np.isfinite(value):
+                name = name if not look or name.startswith("validation_") else f"validation_{name}"
                 series.setdefault(name, []).append([x, float(value)])
     if not series:
         return None
@@ -132,11 +135,12 @@ def thin(points: list[list[float]], most: int) -> list[list[float]]:
 
 
 def training_samples(folder: Path) -> list[dict[str, Any]]:
-    """[{prompt, texts: [{step, text}]}] of a training run."""
+    """[{prompt, texts: [{step, text}]}] of a training run; the texts are what follows the prompt."""
     prompts: dict[str, list[dict[str, Any]]] = {}
     for line in _log(folder / "samples.jsonl"):
-        text = {"step": line["step"], "text": str(line.get("text", ""))}
-        prompts.setdefault(str(line.get("prompt", "")), []).append(text)
+        prompt = str(line.get("prompt", ""))
+        text = str(line.get("text", "")).removeprefix(prompt)
+        prompts.setdefault(prompt, []).append({"step": line["step"], "text": text})
     return [{"prompt": prompt, "texts": texts} for prompt, texts in prompts.items()]
 
 

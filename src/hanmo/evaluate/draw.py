@@ -21,9 +21,9 @@ PANELS: tuple[tuple[str, ...], ...] = (
     ("lr", "learning_rate"),
     ("token_accuracy",),
     ("margin", "validation_margin"),
-    ("accuracy", "validation_accuracy", "preference_accuracy"),
+    ("accuracy", "validation_accuracy", "validation_preference_accuracy"),
     ("reward_chosen", "reward_rejected"),
-    ("log_prob_chosen", "log_prob_rejected"),
+    ("log_prob_chosen", "log_prob_rejected", "validation_log_prob_chosen", "validation_log_prob_rejected"),
     ("tokens_per_second",),
     ("gradient_norm",),
 )

@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xxhash
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hanmo.evaluate import opening
 from hanmo.evaluate.bpb import document_end
 from hanmo.evaluate.generate import generate
 from hanmo.evaluate.items import LETTERS, ExamItem, chance, render_question, score
@@ -113,12 +115,12 @@ def sit(
         shown = [f"问题：\n{question}\n答案：\n{answer}\n\n" for question, answer in examples]
         while shown and len(encode_text(tokenizer, "".join(shown) + longest)) + answer_tokens + 16 > limit:
             shown.pop()
-        opening = "".join(shown)
+        examples_text = "".join(shown)
         method = {"name": "completion", "shots": len(shown), "choice": "likelihood per byte of each option"}
         end_of_text = document_end(tokenizer)
 
         def prompts_of(asked: Sequence[ExamItem]) -> list[list[int]]:
-            asking = (f"{opening}问题：\n{item.question}\n答案：\n" for item in asked)
+            asking = (f"{examples_text}问题：\n{item.question}\n答案：\n" for item in asked)
             return [[end_of_text, *encode_text(tokenizer, text)] for text in asking]
 
         short = [item for item in items if not item.choices]
@@ -147,15 +149,18 @@ def _likeliest(
     batch_tokens: int,
 ) -> list[dict[str, Any]]:
     """The option with the highest log-likelihood per byte, judged as the letter it stands under."""
+    shared = opening.common(prompts)
     rows: list[Row] = []
     owners: list[tuple[int, int]] = []
     for index, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
         for option in item.choices or []:
             ids = prompt + encode_text(tokenizer, f"{option}\n")
             if len(ids) <= limit + 1:
-                rows.append(Row(np.array(ids, dtype=np.int64), len(prompt), len(owners)))
+                rows.append(Row(np.array(ids[shared:], dtype=np.int64), len(prompt) - shared, len(owners)))
                 owners.append((index, len(option.encode())))
-    nats = sequence_nll(model, rows, len(owners), batch_tokens=batch_tokens)
+    with torch.no_grad():
+        read = opening.read(model, prompts[0][:shared]) if shared else None
+    nats = sequence_nll(model, rows, len(owners), batch_tokens=batch_tokens, opening=read)
     costs: list[list[float]] = [[] for _ in items]
     for (index, size), cost in zip(owners, nats.tolist(), strict=True):
         costs[index].append(cost / size)

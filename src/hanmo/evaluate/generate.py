@@ -12,14 +12,12 @@ Sampled output depends on the seed and on a prompt's place in the list, never on
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-#: A common opening shorter than this is not worth a pass of its own.
-_SHARED = 16
+from hanmo.evaluate import opening
 
 
 def generate(
@@ -55,17 +53,12 @@ def generate(
             raise ValueError(f"prompt {index} has {len(prompt)} tokens; it must have 1 to {limit - 1}")
     answers: list[list[int]] = [[] for _ in prompts]
     stops = frozenset(stop_ids)
-    shared = _common_prefix(prompts) if len(prompts) > 1 else 0
-    shared = shared if shared >= _SHARED else 0
+    shared = opening.common(prompts)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            opening = None
-            if shared:
-                opening = DynamicCache(config=model.config)
-                ids = torch.tensor([list(prompts[0][:shared])], device=model.device)
-                model(input_ids=ids, past_key_values=opening, use_cache=True, logits_to_keep=1)
+            read = opening.read(model, prompts[0][:shared]) if shared else None
             order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
             for at in range(0, len(order), batch_prompts):
                 batch = order[at : at + batch_prompts]
@@ -76,7 +69,7 @@ def generate(
                     batch,
                     answers,
                     shared=shared,
-                    cache=_repeat(model, opening, len(batch)),
+                    cache=opening.repeated(read, len(batch)) if read else DynamicCache(config=model.config),
                     room={i: min(max_new_tokens, limit - len(prompts[i])) for i in batch},
                     choose=lambda logits, rows, g=generators: _choose(logits, temperature, top_p, [g[i] for i in rows]),
                     stops=stops,
@@ -157,21 +150,3 @@ def _choose(logits: torch.Tensor, temperature: float, top_p: float, generators: 
     place = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)
     last = (chances > 0).sum(dim=-1, keepdim=True) - 1
     return order.gather(1, torch.minimum(place, last)).squeeze(1).tolist()
-
-
-def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many ids all prompts begin with, less one where a prompt is nothing else (each needs an id of its own)."""
-    same = min(map(len, prompts)) - 1
-    first = prompts[0]
-    for prompt in prompts[1:]:
-        same = next((at for at in range(same) if prompt[at] != first[at]), same)
-    return same
-
-
-def _repeat(model: PreTrainedModel, opening: DynamicCache | None, rows: int) -> DynamicCache:
-    """A new cache holding the opening's keys and values for `rows` rows, or an empty one."""
-    if opening is None:
-        return DynamicCache(config=model.config)
-    cache = copy.deepcopy(opening)
-    cache.batch_repeat_interleave(rows)
-    return cache

@@ -19,10 +19,14 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import DynamicCache
+
+from hanmo.evaluate.opening import repeated
 
 #: Logits of a whole batch and of the slice whose loss is taken at once, in floats (256 MB, and 16 MB: near the cache).
 _LOGITS = 1 << 26
@@ -73,6 +77,7 @@ def sequence_nll(
     *,
     batch_tokens: int = 4096,
     autocast: torch.dtype | None = None,
+    opening: DynamicCache | None = None,
 ) -> np.ndarray:
     """Sum over each owner's rows of -ln p(token | tokens before it in the row), for the paid tokens.
 
@@ -83,6 +88,7 @@ def sequence_nll(
         owners: number of sequences that rows may belong to.
         batch_tokens: ids per forward pass (one row at least).
         autocast: dtype for the arithmetic of the model; None keeps the dtype of its weights.
+        opening: keys and values of ids that stand before every row (a transformers model only; see `opening.read`).
 
     Returns:
         float64 (owners,), in nats.
@@ -100,7 +106,7 @@ def sequence_nll(
         with torch.no_grad():
             for batch in _batches(rows, batch_tokens):
                 with torch.autocast(device.type, dtype=autocast) if autocast else nullcontext():
-                    losses = _batch_losses(model, batch, device, keeps)
+                    losses = _batch_losses(model, batch, device, keeps, opening)
                 for row, loss in zip(batch, losses.tolist(), strict=True):
                     total[row.owner] += loss
     finally:
@@ -144,7 +150,9 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _batch_losses(model: torch.nn.Module, batch: list[Row], device: torch.device, keeps: bool) -> torch.Tensor:
+def _batch_losses(
+    model: torch.nn.Module, batch: list[Row], device: torch.device, keeps: bool, opening: DynamicCache | None
+) -> torch.Tensor:
     """float64 (len(batch),): nats of each row."""
     width = max(len(row.ids) for row in batch)
     ids = np.zeros((len(batch), width), dtype=np.int64)
@@ -156,7 +164,10 @@ def _batch_losses(model: torch.nn.Module, batch: list[Row], device: torch.device
     # Only the columns from the first paid one on need logits: half of the work of the last layer in later windows.
     first = int(paid.any(axis=0).argmax())
     kept = width - 1 - first
-    outputs = model(input_ids=inputs[:, :-1], **({"logits_to_keep": kept} if keeps else {}))
+    options: dict[str, Any] = {"logits_to_keep": kept} if keeps else {}
+    if opening is not None:
+        options |= {"past_key_values": repeated(opening, len(batch)), "use_cache": True}
+    outputs = model(input_ids=inputs[:, :-1], **options)
     logits: torch.Tensor = outputs if isinstance(outputs, torch.Tensor) else outputs.logits
     logits = logits[:, -kept:]
     mask = torch.from_numpy(paid[:, first:]).to(device)

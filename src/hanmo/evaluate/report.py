@@ -20,7 +20,7 @@ from hanmo.console import console, human_bytes, human_count, human_seconds
 from hanmo.evaluate import draw
 from hanmo.evaluate.collect import collect
 from hanmo.evaluate.settings import ReportSettings
-from hanmo.evaluate.words import word
+from hanmo.evaluate.words import WORDS, word
 from hanmo.files import atomic_write, write_json
 
 #: What a stage of a kind is known by: keys of its counts (dots lead into groups), and how to write the value.
@@ -32,7 +32,7 @@ _OUTCOMES: dict[str, tuple[tuple[str, str], ...]] = {
     "pretrain": (("parameters", "count"), ("tokens", "count"), ("loss", "number"), ("heldout_bpb", "number")),
     "sft": (("records", "count"), ("steps", "count"), ("validation_loss_after", "number")),
     "dpo": (("records", "count"), ("steps", "count"), ("validation_accuracy_after", "percent")),
-    "eval": (("heldout_documents", "count"), ("exam_items", "count")),
+    "eval": (("scored_documents", "count"), ("exam_items", "count")),
 }
 _MOST_SOURCES = 8
 #: Control characters as a programmer writes them, marks that turn the writing direction by their names.
@@ -86,7 +86,7 @@ def render(report: dict[str, Any], settings: ReportSettings) -> str:
         "points": lambda value: f"{100 * value:+.1f}",
         "pretty": lambda value: yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100),
     }
-    environment.globals |= {"t": both, "tip": tip, "word": word, "sample_keys": sample_keys}
+    environment.globals |= {"t": both, "tip": tip, "word": word, "sample_keys": sample_keys, "category": category}
     data: list[Any] = []  # what the script shows under the pointer, panel by panel
     view = {
         "report": report,
@@ -130,13 +130,19 @@ def tip(key: str, **values: Any) -> Markup:
     return Markup('data-en="{}" data-zh="{}"').format(escape(english), escape(chinese))
 
 
+def category(name: str) -> Markup:
+    """An exam's name for a category, in words where it is one of the small world's."""
+    key = f"category_{name}"
+    return both(key) if key in WORDS else Markup("<bdi>{}</bdi>").format(visible(name))
+
+
 def percent(value: float, digits: int = 1) -> str:
     """0.8612 -> '86.1%'."""
     return f"{100 * value:.{digits}f}%"
 
 
 def outcomes(stage: dict[str, Any]) -> list[dict[str, Any]]:
-    """What came out of a stage, as [{key, value}]: the known figures of its kind, else the first plain numbers."""
+    """What came out of a stage, as [{label, value}]: the known figures of its kind, else the first plain numbers."""
     counts = stage["counts"] or {}
     found = []
     for name, form in _OUTCOMES.get(stage["do"], ()):
@@ -144,13 +150,15 @@ def outcomes(stage: dict[str, Any]) -> list[dict[str, Any]]:
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if isinstance(value, int | float):
-            found.append({"key": f"out_{name.replace('.', '_')}", "value": _written(value, form)})
+            found.append({"label": both(f"out_{name.replace('.', '_')}"), "value": _written(value, form)})
     if stage["do"] == "convert":
         files = counts.get("files", {})
-        found = [{"key": name, "value": human_bytes(file["bytes"])} for name, file in files.items() if "bytes" in file]
+        found = [
+            {"label": name, "value": human_bytes(file["bytes"])} for name, file in files.items() if "bytes" in file
+        ]
     if not found:
         plain = [(key, value) for key, value in counts.items() if isinstance(value, int | float)]
-        found = [{"key": key, "value": _written(value, "number")} for key, value in plain[:3]]
+        found = [{"label": both(key), "value": _written(value, "number")} for key, value in plain[:3]]
     return found
 
 
@@ -181,8 +189,11 @@ def exam_views(part: dict[str, Any]) -> list[dict[str, Any]]:
             label: str, table: str, key: str | None, mark: float | None = None, of: Any = results
         ) -> dict[str, Any]:
             scores = [{"name": model, **(part[table][key] if key else part[table])} for model, part in of.items()]
-            # Categories are named by the exam, all else by us.
-            return {"label": label, "known": table != "categories", "retrieval": mark, "scores": scores}
+            return {
+                "label": category(label) if table == "categories" else both(label),
+                "retrieval": mark,
+                "scores": scores,
+            }
 
         marks = retrieval.get("categories", {})
         hops = {"1": "one_hop", "2": "two_hops"}

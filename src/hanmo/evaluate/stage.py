@@ -91,8 +91,8 @@ def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dic
         },
     )
     return {
-        "heldout_documents": counts.get("documents", 0),
-        "heldout_bytes": counts.get("bytes", 0),
+        "scored_documents": counts.get("documents", 0),
+        "scored_bytes": counts.get("bytes", 0),
         "exam_items": sum(len(items) for items, _, _ in exams.values()),
         "models": {
             model["name"]: {
