@@ -14,6 +14,7 @@ from hanmo.models.presets import PRESETS, build_config, count_parameters, preset
 #: A vocabulary that fits each size, as in recipes/.
 VOCABULARY = {
     "hanmo-1m": 2048,
+    "hanmo-2m": 2048,
     "hanmo-4m": 4096,
     "hanmo-8m": 8192,
     "hanmo-16m": 8192,
@@ -95,7 +96,7 @@ def test_it_runs() -> None:
 def test_an_unknown_name_names_the_nearest(name: str) -> None:
     with pytest.raises(HanmoError, match=f"preset '{name}' is unknown; did you mean 'hanmo-") as caught:
         build_config(name, 400, 64)
-    assert "known: hanmo-1m, hanmo-4m" in str(caught.value)
+    assert f"(known: {', '.join(PRESETS)})" in str(caught.value)
 
 
 def test_a_foreign_name_lists_the_known() -> None:
