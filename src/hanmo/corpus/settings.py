@@ -54,8 +54,9 @@ class CorpusSettings(Settings):
 
     max_document_mb: float = setting(16.0, "a larger line, record or text file is rejected unread", gt=0, le=32)
     max_bad_lines: float = setting(
-        0.1,
-        "a file with a larger share of unreadable lines (torn JSON, wrong bytes) stops the stage; 0: any does",
+        0.0,
+        "share of a file's records that may be unreadable (torn JSON, wrong bytes, too big) and are then left out and "
+        "counted; above it, the stage stops at the first. 0: any stops it",
         ge=0,
         le=1,
     )

@@ -171,7 +171,7 @@ def _check_lines(
             share = f"{bad} of {seen} records" if seen > 1 else "the only record"
             raise HanmoError(
                 f"{file.opened.path}:{line}: {detail} ({share} of this file cannot be read, more than "
-                f"max_bad_lines {settings.max_bad_lines:g} allows: mend the file or raise it)"
+                f"max_bad_lines {settings.max_bad_lines:g} allows): mend the file, or raise it to count and go on"
             )
         if whole:
             console.print(
