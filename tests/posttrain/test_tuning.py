@@ -59,7 +59,7 @@ def test_sft_learns_and_leaves_a_model_that_loads_anywhere(
 
     lines = log_of(out)
     steps = [line for line in lines if "loss" in line]
-    assert [line["step"] for line in steps] == [1, 5, 10, 15, 20]
+    assert [line["step"] for line in steps] == [1, 5, 10, 15, 20, 21]
     assert all(line["tokens_per_second"] > 0 and "learning_rate" in line for line in steps)
     assert [line["step"] for line in lines if "validation_loss" in line] == [0, 5, 10, 16, 21]
     records = json.loads((out / "records.json").read_text(encoding="utf-8"))
@@ -119,6 +119,14 @@ def test_micro_batches_change_nothing_but_rounding(
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
     with pytest.raises(HanmoError, match="micro_batch is 5; it must divide batch_size, which is 16"):
         sft.run(SftSettings(**FIXED, batch_size=16, micro_batch=5), inputs, tmp_path / "m5")
+
+
+def test_long_records_are_taken_in_smaller_passes() -> None:
+    assert training.micro_batch(SftSettings(batch_size=16), 512) == 16
+    assert training.micro_batch(SftSettings(batch_size=16), 513) == 8
+    assert training.micro_batch(SftSettings(batch_size=12), 2048) == 4
+    assert training.micro_batch(SftSettings(batch_size=12), 10**6) == 1
+    assert training.micro_batch(SftSettings(batch_size=12, micro_batch=6), 10**6) == 6
 
 
 def test_dpo_prefers_the_chosen_answers(

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from hanmo.tokenizer import save
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Inside, a disk that safetensors cannot write to is the `OSError` it would be elsewhere (it has its own class)."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        # 112 is what Windows calls a full disk.
+        number = errno.ENOSPC if code[1] == "112" else int(code[1])
+        raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def save_model(
@@ -34,7 +53,8 @@ def save_model(
     try:
         model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=0)
         logging.disable_progress_bar()
-        model.to(dtype).save_pretrained(temporary)
+        with storage_errors(folder):
+            model.to(dtype).save_pretrained(temporary)
         save(tokenizer, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)

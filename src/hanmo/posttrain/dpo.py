@@ -140,8 +140,6 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     training.quiet()
     start = training.Start(inputs["model"][0], settings, out)
     items, account = read_items(inputs["pairs"], settings, dpo_kind(settings))
-    for file in account.files:
-        training.announce(f"{file['file']}: {file['used']} pairs of {file['records']} records, form {file['form']}")
     fitted: Counter[str] = Counter()
     sides: list[list[PairExample]] = []
     for side in hold_out(items, settings.validation):
@@ -150,6 +148,8 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     pairs, held = sides
     if not pairs:
         raise HanmoError(f"none of the {len(items)} pairs fits into {start.limit} tokens; raise max_length")
+    for line in account.lines(fitted):
+        training.announce(line)
     records = account.as_json() | {
         "lengths": dict(fitted.most_common()),
         "max_length": start.limit,
@@ -160,14 +160,15 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
             "rejected": round(sum(len(pair.rejected_ids) for pair in pairs) / len(pairs), 1),
         },
     }
+    lengths = [2 * pair.length for pair in pairs]
     model = start.model.to(start.device)  # type: ignore[arg-type]
     use_label_scoring(model)
     reference = pair_log_probs(start, pairs)
     held_reference = pair_log_probs(start, held)
     trainer = _Trainer(
-        [pair.length for pair in pairs],
+        lengths,
         model=model,
-        args=_arguments(start, settings, out, len(pairs)),
+        args=_arguments(start, settings, out, lengths),
         processing_class=start.chat.tokenizer,
         data_collator=_Collator(start.pad),
         train_dataset=datasets.Dataset.from_dict(
@@ -189,6 +190,7 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
         "validation_records": len(held),
         "skipped": sum(account.skipped.values()),
         "duplicates": account.duplicates,
+        "lengths": dict(fitted),
         "steps": trainer.state.global_step,
         "learning_rate": trainer.args.learning_rate,
         "precision": str(start.dtype).removeprefix("torch."),
@@ -209,9 +211,9 @@ def _answers(pair: PairExample) -> int:
     return len(pair.chosen_ids) + len(pair.rejected_ids)
 
 
-def _arguments(start: training.Start, settings: DpoSettings, out: Path, pairs: int) -> DPOConfig:
+def _arguments(start: training.Start, settings: DpoSettings, out: Path, lengths: list[int]) -> DPOConfig:
     # DPO moves a model a little way from where it stands: a twentieth of the rate that taught it to answer.
-    arguments = training.common_arguments(start, settings, out, pairs, 0.05)
+    arguments = training.common_arguments(start, settings, out, lengths, 0.05)
     if settings.sft_weight:
         arguments |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.sft_weight]}
     return DPOConfig(**arguments, beta=settings.beta, max_length=None, precompute_ref_log_probs=True)

@@ -7,8 +7,9 @@ What cannot be used stops the stage with file, line and field, or is left out an
 from __future__ import annotations
 
 import heapq
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -63,9 +64,26 @@ class Account:
             "notes": dict(self.notes.most_common()),
         }
 
+    def lines(self, fitted: Mapping[str, int]) -> list[str]:
+        """What a person wants to know of it, a line each; `fitted` counts what was done to long records."""
+        lines = []
+        for file in self.files:
+            form = (
+                file["form"]
+                if isinstance(file["form"], str)
+                else ", ".join(f"{n} {f}" for f, n in file["form"].items())
+            )
+            how = "recognised" if file["recognised"] else "as set"
+            lines.append(f"{file['file']}: {file['used']} used of {file['records']} records, form {form} ({how})")
+        left = {"duplicates": self.duplicates, **{f"skipped, {why}": n for why, n in self.skipped.items()}, **fitted}
+        if any(left.values()):
+            lines.append("left out or cut: " + "; ".join(f"{n} × {why}" for why, n in left.items() if n))
+        return lines
+
     def skip(self, place: Place, fault: Fault) -> None:
         """Count a record that was left out."""
-        self.skipped[fault.reason] += 1
+        field = re.sub(r"\[\d+\]", "[]", fault.field)
+        self.skipped[f"{field}: {fault.reason}" if field else fault.reason] += 1
         if len(self.skipped_at) < _LISTED:
             self.skipped_at.append({"file": str(place.file), "line": place.line, "why": str(fault)})
 

@@ -51,7 +51,9 @@ class TuningSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "arithmetic of the products; auto: bf16 where a probe finds it fast", affects="speed"
     )
-    micro_batch: int = setting(0, "records in one forward pass; 0: the whole batch", affects="speed", ge=0)
+    micro_batch: int = setting(
+        0, "records in one forward pass; 0: the batch, less where records are long", affects="speed", ge=0
+    )
     threads: int = setting(0, "CPU threads; 0: torch's default", affects="speed", ge=0)
     log_every: int = setting(5, "steps between lines of log.jsonl", affects="speed", ge=1)
     evaluations: int = setting(4, "looks at the held-out records after the first", affects="speed", ge=1)

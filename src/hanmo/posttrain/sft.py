@@ -85,8 +85,6 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     training.quiet()
     start = training.Start(inputs["model"][0], settings, out)
     items, account = read_items(inputs["records"], settings, sft_kind(settings))
-    for file in account.files:
-        training.announce(f"{file['file']}: {file['used']} of {file['records']} records, form {file['form']}")
     fitted: Counter[str] = Counter()
     sides: list[list[Example]] = []
     for side in hold_out(items, settings.validation):
@@ -98,19 +96,22 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
             f"none of the {len(items)} records fits into {start.limit} tokens ({dict(fitted)}); "
             "raise max_length or set too_long: truncate"
         )
+    for line in account.lines(fitted):
+        training.announce(line)
     records = account.as_json() | {
         "lengths": dict(fitted.most_common()),
         "max_length": start.limit,
         "train": count_tokens(examples),
         "validation": count_tokens(held),
     }
+    lengths = [len(example.input_ids) for example in examples]
     arguments = SFTConfig(
-        **training.common_arguments(start, settings, out, len(examples), 1.0),
+        **training.common_arguments(start, settings, out, lengths, 1.0),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = _Trainer(
-        [len(example.input_ids) for example in examples],
+        lengths,
         model=start.model,
         args=arguments,
         processing_class=start.chat.tokenizer,
@@ -131,6 +132,7 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
         "validation_records": len(held),
         "skipped": sum(account.skipped.values()),
         "duplicates": account.duplicates,
+        "lengths": dict(fitted),
         "steps": trainer.state.global_step,
         "learning_rate": arguments.learning_rate,
         "precision": str(start.dtype).removeprefix("torch."),

@@ -46,6 +46,8 @@ from hanmo.pretrain.precision import choose, pick_device
 from hanmo.tokenizer import load as load_tokenizer
 from hanmo.tokenizer.chat import ChatFormat
 
+#: Tokens in one forward pass, padding included, unless `micro_batch` says otherwise: bounds the memory of activations.
+FORWARD_TOKENS = 8192
 #: What a stage of ours leaves in its folder besides manifest.json; an earlier try's is removed first.
 LEFT_BEHIND = ("model", ".model.*.tmp", "log.jsonl", "records.json")
 
@@ -162,13 +164,34 @@ class LikeLengths(Sampler[int]):
             yield from batch
 
 
-def common_arguments(start: Start, settings: TuningSettings, out: Path, records: int, factor: float) -> dict[str, Any]:
-    """Arguments that both of TRL's configurations take."""
+def micro_batch(settings: TuningSettings, longest: int) -> int:
+    """Records in one forward pass: as asked, or a divisor of the batch so that `FORWARD_TOKENS` are not exceeded.
+
+    Args:
+        longest: tokens of the longest record.
+    """
+    batch: int = settings.batch_size  # type: ignore[attr-defined]
+    if settings.micro_batch:
+        micro = min(settings.micro_batch, batch)
+        if batch % micro:
+            raise HanmoError(f"micro_batch is {micro}; it must divide batch_size, which is {batch}")
+        return micro
+    fitting = [size for size in range(1, batch + 1) if batch % size == 0 and size * longest <= FORWARD_TOKENS]
+    return max(fitting, default=1)
+
+
+def common_arguments(
+    start: Start, settings: TuningSettings, out: Path, lengths: Sequence[int], factor: float
+) -> dict[str, Any]:
+    """Arguments that both of TRL's configurations take.
+
+    Args:
+        lengths: tokens that each record brings into a forward pass.
+        factor: of the learning rate that the model's size suggests.
+    """
     epochs, batch = settings.epochs, settings.batch_size  # type: ignore[attr-defined]
-    micro = min(settings.micro_batch or batch, batch)
-    if batch % micro:
-        raise HanmoError(f"micro_batch is {micro}; it must divide batch_size, which is {batch}")
-    steps = math.ceil(records / batch) * epochs
+    micro = micro_batch(settings, max(lengths))
+    steps = math.ceil(len(lengths) / batch) * epochs
     return {
         "output_dir": str(out / "trainer"),
         "num_train_epochs": epochs,
@@ -255,6 +278,8 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.bar.update(self.task, completed=state.global_step)
+        if state.global_step == state.max_steps:
+            control.should_log = True
         if state.global_step in self.marks:
             self._measure(state.global_step)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, write_json
+from hanmo.models.save import storage_errors
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class CheckpointStore:
         temporary.mkdir(parents=True)
         try:
             weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
-            save_file(weights, temporary / "model.safetensors")
-            save_file(_flatten(optimizers), temporary / "optimizer.safetensors")
+            with storage_errors(final):
+                save_file(weights, temporary / "model.safetensors")
+                save_file(_flatten(optimizers), temporary / "optimizer.safetensors")
             checksums = {}
             for file in sorted(temporary.iterdir()):
                 with file.open("rb+") as stream:
