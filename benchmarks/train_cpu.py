@@ -11,6 +11,7 @@ the steps after the warm-up, compilation left out; a ratio is taken within a rou
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -114,7 +115,7 @@ def run_trainer(options: argparse.Namespace, fast: bool) -> list[float]:
         )
         trainer = Trainer(model=build(options), args=arguments, train_dataset=data, callbacks=[Clock()])  # type: ignore[arg-type]
         trainer.train()
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(marks)]
 
 
 def matmul_gflops(threads: int) -> float:

@@ -97,7 +97,7 @@ def test_worked_replies_are_scored_right() -> None:
 def test_retrieval_is_not_enough(made: Path) -> None:
     stats = json.loads((made / "stats.json").read_text(encoding="utf-8"))
     assert stats["retrieval"]["accuracy"] <= 0.45
-    assert set(stats["retrieval"]["by_method"]) == {"joined", "voting", "both"}
+    assert set(stats["retrieval"]["by_method"]) == {"joined", "voting", "containing"}
     assert 0.1 < stats["exam"]["chance"] < 0.25
 
 

@@ -131,5 +131,5 @@ def test_sizes_out_of_reach() -> None:
 def test_stage_leaves_stdout_clean(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     counts = run(MicroworldSettings(**SMALL), {}, tmp_path)  # type: ignore[arg-type]
     assert capfd.readouterr().out == ""
-    assert counts["dialogues"] == 30 and counts["exam"]["items"] == 120
+    assert counts["dialogues"] == 30 and counts["exam"]["items"] == 110
     assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))

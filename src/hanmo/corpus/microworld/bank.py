@@ -1,4 +1,4 @@
-"""The bank of questions: twelve kinds, each able to draw as many different problems as the world allows.
+"""The bank of questions: eleven kinds, each able to draw as many different problems as the world allows.
 
 | category | joins | hops |
 |---|---|---|
@@ -7,11 +7,10 @@
 | family | person -> relative -> what is known of that person | 2 |
 | pet | person -> animal -> what is known of its kind | 2 |
 | calendar | birthday -> season; market day -> so many days later or earlier | 2 |
-| route | place -> neighbour -> its neighbour | 2 |
 | age | three ages compared | 2 |
 | legs | two animals' legs added | 2 |
-| measure | two nouns' measure words: the same one, or both in turn | 2 |
-| antonym | two words' opposites (2 hops), or the one pair of four that is none (1) | 1-2 |
+| measure | two nouns' measure words in turn | 2 |
+| antonym | two words' opposites in turn | 2 |
 | sum | word problems of one step (1) or two (2) with small numbers | 1-2 |
 | story | a short story: where is a thing that was put down (1), or carried somewhere (2) | 1-2 |
 
@@ -44,13 +43,6 @@ class Bank:
         self.people, self.places = people, places
         self.owners = [p for p in people if p.pet]
         self.kin = [(p, relation, world.people[name]) for p in people for relation, name in p.kin.items()]
-        self.routes = [
-            (a, d, world.places[b], e, world.places[b].neighbours[e])
-            for a in places
-            for d, b in a.neighbours.items()
-            for e in world.places[b].neighbours
-            if e != lex.OPPOSITE[d]
-        ]
         self.values = {
             "home": tuple(world.places),
             "month": tuple(f"{m}月" for m in range(1, 13)),
@@ -63,14 +55,13 @@ class Bank:
             "river": tuple(sorted({t.river for t in places})),
             "market": lex.WEEKDAYS,
         }
-        names = [person.name for person in people]
+        self.names = names = [person.name for person in people]
         self.draws: dict[str, Callable[[Dice], Problem]] = {
             "fact": self.fact,
             "home": self.home,
             "family": self.family,
             "pet": self.pet,
             "calendar": self.calendar,
-            "route": self.route,
             "age": self.age,
             "legs": words.legs,
             "measure": words.measure,
@@ -230,7 +221,7 @@ class Bank:
                 person.name,
                 (season.replace("天", "季"), season[0]),
             )
-        place, days, later = dice.pick(self.places), dice.between(1, 6), dice.chance(0.5)
+        place, days, later = dice.pick(self.places), dice.between(1, 2), dice.chance(0.5)
         value, told = shift_weekday(place.market, days, later)
         return Problem(
             "calendar",
@@ -242,24 +233,6 @@ class Bank:
             lex.WEEKDAYS,
             2,
             place.name,
-        )
-
-    def route(self, dice: Dice) -> Problem:
-        a, d, b, e, c = dice.pick(self.routes)
-        near = [n for place in (a, b, self.world.places[c]) for n in place.neighbours.values()]
-        rivals = tuple(
-            dict.fromkeys(n for n in (*near, *dice.sample(list(self.world.places), 3)) if n not in (c, a.name))
-        )
-        return Problem(
-            "route",
-            "route",
-            ("route", a.name, *sorted((d, e))),
-            {"t": a.name, "d": d, "e": e},
-            f"{a.name}的{d}边是{b.name}，{b.name}的{e}边是{c}",
-            c,
-            rivals,
-            2,
-            a.name,
         )
 
     def age(self, dice: Dice) -> Problem:

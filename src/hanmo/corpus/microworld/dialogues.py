@@ -11,7 +11,6 @@ from hanmo.corpus.microworld.dice import Dice
 from hanmo.corpus.microworld.overlap import Guard
 from hanmo.corpus.microworld.problem import Problem, write_options
 from hanmo.corpus.microworld.teller import Teller
-from hanmo.evaluate.items import LETTERS
 
 Turn = tuple[str, str]  # what the user says, what is replied
 
@@ -172,8 +171,7 @@ def _contrast(t: Teller, dice: Dice) -> tuple[str, str, str]:
     steps = chosen.split("，所以答案是")[0]
     if fault == "wrong" and wrong:
         other = dice.pick(wrong)
-        letter = f"，选{LETTERS[options.index(other)]}" if options else ""
-        return question, chosen, f"{steps}，所以答案是{other}{letter}。"
+        return question, chosen, f"{steps}，所以答案是{other}。"
     if fault == "undecided" and wrong:
         other = dice.pick(wrong)
         two = dice.shuffled((problem.answer, other))

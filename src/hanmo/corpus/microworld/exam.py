@@ -96,7 +96,7 @@ def _values(bank: Bank) -> Counter[tuple[str, str]]:
 
 def _choose(bank: Bank, category: str, dice: Dice, wanted: int, told: Counter[tuple[str, str]]) -> list[Problem]:
     """``wanted`` problems with different keys, and few of one subject, so that each subject is trained on too."""
-    cap = 4 if category in ("route", "family") else 2
+    cap = 4 if category == "family" else 2
     chosen: dict[tuple[str, ...], Problem] = {}
     subjects: Counter[str] = Counter()
     for _ in range(400 * wanted):

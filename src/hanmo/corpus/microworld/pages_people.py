@@ -89,32 +89,42 @@ def known(who: Person) -> list[str]:
 
 
 def portrait(t: Teller, dice: Dice, who: Person | None = None) -> str:
-    """Several facts about a person, with name and pronoun in turn."""
+    """Several facts about a person, with name and pronoun in turn; behind a relative's name always the name."""
     who = who or dice.pick(t.people)
-    facts = dice.sample(known(who), dice.between(3, 7))
-    sentences = []
-    for n, attribute in enumerate(facts):
-        subject = who.name if n == 0 or dice.chance(0.4) else who.pronoun
-        clause = tell.person(dice, who, attribute, subject)
-        sentences.append((dice.pick(LINKS) if n and "，" not in clause else "") + clause)
-    for relation in dice.sample(list(who.kin), dice.between(0, 2)):
-        subject = who.name if dice.chance(0.5) else who.pronoun
-        sentences.insert(dice.between(1, len(sentences)), tell.kin(dice, who, relation, subject))
+    told = ["fact"] * dice.between(3, 7) + ["kin"] * dice.between(0, 2) + ["remark"] * dice.between(0, 2)
+    facts, relations = iter(dice.shuffled(known(who))), iter(dice.shuffled(list(who.kin)))
+    remarks = iter(dice.shuffled(REMARKS))
+    sentences: list[str] = []
+    clear = False  # whether 他 or 她 can only mean this person
+    for kind in ["fact", *dice.shuffled(told[1:])]:
+        subject = who.pronoun if clear and dice.chance(0.6) else who.name
+        if kind == "kin":
+            relation = next(relations, None)
+            if relation:
+                sentences.append(tell.kin(dice, who, relation, subject))
+                clear = False
+        elif kind == "remark":
+            sentences.append(next(remarks).format(s=subject))
+        else:
+            fact = next(facts, None)
+            if fact:
+                clause = tell.person(dice, who, fact, subject)
+                sentences.append((dice.pick(LINKS) if sentences and "，" not in clause else "") + clause)
+                clear = True
     if dice.chance(0.5):
         joined = t.join(dice, who, who.name)
         sentences.extend([joined] if joined else [])
-    for remark in dice.sample(REMARKS, dice.between(0, 2)):
-        sentences.insert(dice.between(1, len(sentences)), remark.format(s=who.pronoun))
     return dice.pick(OPENINGS).format(n=who.name) + flow(dice, sentences)
 
 
 def flow(dice: Dice, clauses: list[str]) -> str:
-    """Clauses as sentences, some of them in pairs joined by a comma, where a repeated 他, 她, 它 or 我 is left out."""
+    """Clauses as sentences, some of them in pairs joined by a comma; of two 他, 她, 它 or 我 the second is left out."""
     text = ""
     joined = False
     for n, clause in enumerate(clauses):
-        if joined and clause[0] in "他她它我" and clause[1] not in "的们和家":
-            clause = clause[1:]
+        before = clauses[n - 1] if joined else "。。"
+        if clause[0] in "他她它我" and clause[0] == before[0] and "的" not in (clause[1], before[1]):
+            clause = clause[1:] if clause[1] not in "们和家" else clause
         after = clauses[n + 1] if n + 1 < len(clauses) else "，"
         joined = not joined and "，" not in clause + after and dice.chance(0.45)
         text += clause + ("，" if joined else "。")

@@ -165,7 +165,7 @@ WARES = tuple(
     n
     for m in "条本把件双顶支块盏面"
     for n in lex.MEASURES[m].split()
-    if n not in ("河", "小路", "石板", "路灯", "牙膏")
+    if n not in ("河", "小路", "石板", "路灯", "轿子", "帐篷")
 )
 WEATHER_OF = {
     "春天": "草绿了，花开了",

@@ -16,17 +16,11 @@ from hanmo.evaluate.items import LETTERS
 #: Ways to write options in training: (before the letter, behind it, between options). The exam's "A. x\n" is missing.
 OPTION_STYLES = (
     ("", "、", "\n"),
-    ("", "：", "\n"),
-    ("（", "）", "\n"),
     ("", "．", "\n"),
-    ("", ") ", "\n"),
-    ("", " ", "\n"),
+    ("（", "）", "\n"),
     ("", ". ", "；"),
     ("", ". ", "  "),
-    ("", "、", "；"),
-    ("（", "）", "，"),
-    ("", "：", "  "),
-    ("", ". ", "，"),
+    ("", "：", "，"),
 )
 
 
@@ -59,14 +53,17 @@ class Problem:
         return dice.pick(ASKED[self.form][1 if exam else 0]).format(**self.slots)
 
     def reply(self, options: list[str] | None = None) -> str:
-        """The worked answer; with ``options`` it ends by naming the letter."""
+        """The worked answer, which ends with the answer's own words; ``options`` only add the notes on each of them.
+
+        No letter is named: tying letters to options is a skill of its own, which takes a model of this size longer to
+        learn than everything else, and the scorer knows an option by its text.
+        """
         steps = self.steps
         if options and self.notes:
             steps = "，".join(
                 [self.steps, *(self.notes[o] for o in options)] if steps else [self.notes[o] for o in options]
             )
-        end = f"，选{LETTERS[options.index(self.answer)]}。" if options else "。"
-        return f"{steps}，所以答案是{self.answer}{end}"
+        return f"{steps}，所以答案是{self.answer}。"
 
     def worked(self, dice: Dice, choice: bool | None = None) -> tuple[str, str]:
         """A (question, reply) pair in training's words. ``choice``: with options, without, or by chance."""

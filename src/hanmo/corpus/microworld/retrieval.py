@@ -5,7 +5,7 @@ are tried, and the best of them is reported:
 
 * ``joined``: the question with each candidate answer appended; the candidate whose nearest sentence is nearest wins;
 * ``voting``: the ten sentences nearest to the question vote, by their similarity, for the candidates they contain;
-* ``both``: the sum of the two.
+* ``containing``: the candidate that is contained in the nearest sentence, of the 300 nearest to the question, wins.
 
 A short question is made as easy as a choice: the candidates are given (all the values its kind of answer can take).
 The index is built in chunks, so memory does not grow with the corpus (8 bytes are kept per distinct sentence).
@@ -25,7 +25,8 @@ from hanmo.corpus.microworld.exam import Exam
 from hanmo.corpus.microworld.overlap import sentences
 
 CHUNK = 65536  # sentences indexed at a time
-NEAREST = 10
+NEAREST = 300  # sentences kept for each question
+VOTERS = 10
 
 
 def bigrams(text: str) -> list[str]:
@@ -85,10 +86,11 @@ def retrieval_baseline(exam: Exam, texts: Callable[[], Iterable[str]]) -> dict[s
             chunk = []
     if chunk:
         _search(chunk, weight, wanted, questions, joined, best, near)
-    votes = []
+    votes, holds = [], []
     for options, nearest in zip(offered, near, strict=True):
-        votes.append(np.array([sum(score for score, text in nearest if option in text) for option in options]))
-    scores = {"joined": best, "voting": votes, "both": [a + b for a, b in zip(best, votes, strict=True)]}
+        votes.append(np.array([sum(score for score, text in nearest[:VOTERS] if option in text) for option in options]))
+        holds.append(np.array([max((score for score, text in nearest if o in text), default=0.0) for o in options]))
+    scores = {"joined": best, "voting": votes, "containing": holds}
     right = {name: _right(exam, offered, rows) for name, rows in scores.items()}
     method = max(right, key=lambda name: sum(right[name]))
     by_category: dict[str, list[bool]] = {}
