@@ -88,7 +88,8 @@ def test_overrides(tmp_path: Path, item: str, line: str) -> None:
         load_recipe(write(tmp_path, GOOD), [item])
 
 
-def test_every_recipe_of_ours_is_good() -> None:
+def test_every_recipe_of_ours_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANMO_DATA", "data")
     recipes = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
     assert recipes
     for path in recipes:

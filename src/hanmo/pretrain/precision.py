@@ -32,6 +32,25 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024, seco
             return 2 * size**3 / best
 
 
+def bf16_gain(device: torch.device, size: int = 512, seconds: float = 0.4) -> float:
+    """How many times as fast a bf16 product is as an fp32 one.
+
+    The two take turns, and the best time of each counts: on a machine that does other work as well, one after the other
+    they were seen to come out the wrong way round.
+    """
+    left = {dtype: torch.randn(size, size, device=device).to(dtype) for dtype in (torch.bfloat16, torch.float32)}
+    best = dict.fromkeys(left, float("inf"))
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for dtype, matrix in left.items():
+            _synchronize(device)
+            start = time.perf_counter()
+            _ = matrix @ matrix
+            _synchronize(device)
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
 @functools.cache
 def choose(device: torch.device, wanted: str = "auto") -> torch.dtype:
     """The dtype for matrix products: `fp32` and `bf16` as asked; `auto` is bf16 where it is at least 1.3 times as fast.
@@ -43,7 +62,7 @@ def choose(device: torch.device, wanted: str = "auto") -> torch.dtype:
     if wanted == "bf16":
         return torch.bfloat16
     try:
-        gain = matmul_rate(device, torch.bfloat16) / matmul_rate(device, torch.float32)
+        gain = bf16_gain(device)
     except (RuntimeError, TypeError):
         return torch.float32
     return torch.bfloat16 if gain >= 1.3 else torch.float32

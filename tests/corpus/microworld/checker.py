@@ -7,27 +7,40 @@ from typing import Any
 
 from hanmo.evaluate.items import ExamItem
 
-ATTRIBUTES = {  # words of a question -> what is asked
-    "土产": "speciality",
-    "特产": "speciality",
-    "参观": "sight",
-    "风景": "sight",
-    "划船": "river",
-    "流过": "river",
-    "集市": "market",
-    "做客": "home",
-    "的信": "home",
-    "过生日": "month",
-    "月份": "month",
+ATTRIBUTES = {  # words of a question -> what is asked; the first that is found counts
+    "爱好": "hobby",
+    "平时喜欢做": "hobby",
+    "喜欢做什么": "hobby",
+    "有空": "hobby",
+    "乐趣": "hobby",
     "工作": "job",
     "职业": "job",
+    "哪一行": "job",
+    "吃": "dish",
     "口味": "dish",
-    "最高兴": "dish",
-    "喜欢做什么": "hobby",
-    "爱好": "hobby",
+    "馋": "dish",
+    "养": "pet",
     "宠物": "pet",
+    "特产": "speciality",
+    "土产": "speciality",
+    "出产": "speciality",
+    "盛产": "speciality",
+    "名胜": "sight",
+    "参观": "sight",
+    "值得看": "sight",
+    "游玩": "sight",
+    "风景": "sight",
+    "游客": "sight",
+    "河": "river",
+    "集": "market",
+    "生日": "month",
+    "出生": "month",
+    "住": "home",
+    "家": "home",
+    "哪里人": "home",
+    "往哪里走": "home",
 }
-PET = {"食物": "eats", "喜欢吃": "eats", "在叫": "call", "叫声": "call", "腿": "legs", "要找": "home", "待在": "home"}
+PET = {"吃": "eats", "叫": "call", "腿": "legs", "哪里": "home"}
 NUMBERS = "零一两三四五六七八九十"
 
 
@@ -52,9 +65,9 @@ def _fact(world: dict[str, Any], question: str, item: ExamItem) -> str:
     people = _names(world, question, "people")
     if not people:
         return _value(world, _names(world, question, "places")[0], attribute(question))
-    kin = re.search(r"有一位(.+)，名字|叫作(.+)的人", question)
-    if kin:
-        return world["people"][people[0]]["kin"][kin[1] or kin[2]]
+    if re.search("叫什么|是谁|谁是|叫谁|的名字", question):
+        kin = world["people"][people[0]]["kin"]
+        return kin[next(r for r in sorted(kin, key=len, reverse=True) if r in question.replace(people[0], ""))]
     return _value(world, people[0], attribute(question))
 
 
@@ -83,7 +96,7 @@ def _calendar(world: dict[str, Any], question: str, item: ExamItem) -> str:
         return next(season for season, months in world["seasons"].items() if month in months)
     place = world["places"][_names(world, question, "places")[0]]
     days = next(NUMBERS.index(n) for n in re.findall("(.)天", question) if n in NUMBERS)
-    sign = -1 if "往前" in question or "还有" in question else 1
+    sign = -1 if "前" in question or "还有" in question else 1
     week = world["weekdays"]
     return week[(week.index(place["market"]) + sign * days) % 7]
 
@@ -95,14 +108,15 @@ def _age(world: dict[str, Any], question: str, item: ExamItem) -> str:
 
 
 def _legs(world: dict[str, Any], question: str, item: ExamItem) -> str:
-    kinds = re.search(r"一[只条头匹](.+?)和一[只条头匹](.+?)(?:，|的腿)", question)
-    assert kinds
-    return str(sum(world["animals"][name]["legs"] for name in kinds.groups()))
+    kinds = [name for name in world["animals"] if re.search(f"[一两].{name}", question)]
+    kinds = [name for name in kinds if not any(name != other and name in other for other in kinds)]
+    assert len(kinds) == 2, (question, kinds)
+    return str(sum(world["animals"][name]["legs"] for name in kinds))
 
 
 def _measure(world: dict[str, Any], question: str, item: ExamItem) -> str:
     measures = world["measures"]
-    nouns = re.findall("“(.+?)”", question)
+    nouns = re.findall("“(.+?)”", question) or re.findall(r"一（　）(.+?)(?=[，。]|和一|$)", question)
     return "、".join(measures[noun] for noun in nouns)
 
 
@@ -123,9 +137,8 @@ def _sum(world: dict[str, Any], question: str, item: ExamItem) -> str:
 
 def _story(world: dict[str, Any], question: str, item: ExamItem) -> str:
     *story, asked = question.rstrip("？").split("。")
-    thing = re.search(r"那么(.+)现在放在|要用(.+)，", asked)
-    assert thing
-    name = thing[1] or thing[2]
+    told_of = "".join(story)
+    (name,) = {n for n in re.findall("(?=([一-龥]{2}))", asked) if n in told_of and n not in ("现在", "哪里", "什么")}
     told = next(line for line in story if name in line)
     who = _names(world, told, "people")[0]
     moved = [line for line in story if who in line and name not in line]

@@ -15,7 +15,7 @@ Page = Callable[[Teller, Dice], str]
 
 #: kind of page -> (writer, share of the documents)
 PAGES: dict[str, tuple[Page, float]] = {
-    "portrait": (pages_people.portrait, 9),
+    "portrait": (pages_people.portrait, 8),
     "introduction": (pages_people.introduction, 3),
     "family": (pages_people.family, 7),
     "letter": (pages_people.letter, 2),
@@ -29,9 +29,9 @@ PAGES: dict[str, tuple[Page, float]] = {
     "riddles": (pages_school.riddles, 2),
     "measures": (pages_school.measures, 5),
     "antonyms": (pages_school.antonyms, 5),
-    "sums": (pages_school.sums, 4),
+    "sums": (pages_school.sums, 9),
     "legs": (pages_school.legs, 3),
-    "errand": (pages_stories.errand, 10),
+    "errand": (pages_stories.errand, 14),
     "fable": (pages_stories.fable, 1.5),
     "ages": (pages_stories.compare, 4),
     "exercises": (pages_school.exercises, 40),

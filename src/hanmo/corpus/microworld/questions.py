@@ -1,11 +1,14 @@
 """How things are asked: for every form of question, phrasings used in training and others kept for the exam.
 
-The exam never asks in sentences that training has used, only in the same words. Together with names and joins that are
-held out, this keeps any 13 consecutive characters of an exam item out of the training text (``overlap.py`` checks it),
-and it means that a right answer needs the facts and the sense of the question, not a remembered sentence.
+What is new in the exam is who and what is asked about. Phrasings in which names stand densely serve training and exam
+alike; of the others the exam has its own. Together with joins that are held out, this keeps any 13 consecutive
+characters of an exam item out of the training text (``overlap.py`` checks it), and it means that a right answer needs
+the facts and the sense of the question, not a remembered sentence.
 """
 
 from __future__ import annotations
+
+import re
 
 #: form -> phrasings in training and in the exam, separated by spaces
 _PHRASINGS: dict[str, tuple[str, str]] = {
@@ -227,7 +230,27 @@ _PHRASINGS: dict[str, tuple[str, str]] = {
     ),
 }
 
-#: form -> (phrasings in training, phrasings in the exam)
+#: The longest stretch between two slots with which a phrasing may serve training and exam alike: well below the 13
+#: characters that no exam item shares with any training text, whatever stands next to it.
+SHORT = 9
+
+
+def _shared(phrasing: str) -> bool:
+    """Whether names and numbers stand so densely in a phrasing that asking about others makes another text."""
+    return "{" in phrasing and max(map(len, re.split(r"\{\w+\}", phrasing))) <= SHORT
+
+
+def _exam(form: str, training: list[str], own: list[str]) -> tuple[str, ...]:
+    """The exam's phrasings: those of training that may be shared, else its own.
+
+    The slots of word problems hold single digits, which part the text too little.
+    """
+    shared = [] if form.startswith("sum/") else [phrasing for phrasing in training if _shared(phrasing)]
+    return tuple(shared or own)
+
+
+#: form -> (phrasings in training, phrasings in the exam). The exam takes training's own words where it may.
 ASKED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    form: (tuple(training.split(" ")), tuple(exam.split(" "))) for form, (training, exam) in _PHRASINGS.items()
+    form: (tuple(training.split(" ")), _exam(form, training.split(" "), exam.split(" ")))
+    for form, (training, exam) in _PHRASINGS.items()
 }

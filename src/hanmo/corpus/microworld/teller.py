@@ -14,13 +14,13 @@ WEIGHTS = (
     ("home", 1.2),
     ("family", 1.2),
     ("pet", 1.0),
-    ("calendar", 1.2),
-    ("age", 1.4),
+    ("calendar", 1.5),
+    ("age", 1.6),
     ("legs", 1.0),
     ("measure", 1.3),
     ("antonym", 1.3),
-    ("sum", 1.6),
-    ("story", 1.6),
+    ("sum", 2.2),
+    ("story", 2.2),
 )
 
 

@@ -1,0 +1,109 @@
+"""The whole corridor on a tiny world: it runs, and a SIGKILL in every stage changes nothing of what comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
+TINY = [
+    "world.megabytes=0.4",
+    "world.people=30",
+    "world.places=12",
+    "world.dialogues=150",
+    "world.preferences=60",
+    "world.exam_per_category=4",
+    "corpus.workers=2",
+    "tokenizer.vocab_size=700",
+    "tokens.workers=2",
+    "base.preset=hanmo-1m",
+    "base.tokens=30k",
+    "base.compile=false",
+    "base.threads=1",
+    "base.checkpoint_seconds=0.5",
+    "sft.threads=1",
+    "sft.epochs=1",
+    "dpo.threads=1",
+    "eval.sample_tokens=8",
+    "eval.answer_tokens=12",
+]
+STAGES = ["world", "corpus", "tokenizer", "tokens", "base", "sft", "dpo", "eval", "gguf", "report"]
+#: What must come out alike: everything but records of time, memory and the folder itself.
+RESULTS = ["documents.jsonl.zst", "exam.jsonl", "*.ds", "tokenizer.json", "model.safetensors", "*.gguf", "exam-*.jsonl"]
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "hanmo", "run", str(RECIPE), "--out", str(out), *more, *TINY]
+
+
+def run(out: Path) -> None:
+    done = subprocess.run(command(out), capture_output=True, text=True, encoding="utf-8", timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def digests(out: Path) -> dict[str, str]:
+    """A hash of every result file of a run."""
+    found = {
+        p
+        for stage in STAGES
+        for pattern in RESULTS
+        for p in (out / stage).rglob(pattern)
+        if "checkpoints" not in p.parts
+    }
+    return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(found)}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    out = tmp_path_factory.mktemp("corridor") / "whole"
+    run(out)
+    return out
+
+
+def test_everything_is_there(whole: Path) -> None:
+    assert all((whole / stage / "manifest.json").is_file() for stage in STAGES)
+    evaluation = json.loads((whole / "eval" / "eval.json").read_text(encoding="utf-8"))
+    assert [model["name"] for model in evaluation["models"]] == ["base", "sft", "dpo"]
+    for model in evaluation["models"]:
+        total = next(iter(model["exams"].values()))["total"]
+        assert total["n"] == 44 and 0 <= total["low"] <= total["accuracy"] <= total["high"] <= 1
+        assert 0.1 < model["heldout"]["bits_per_byte"] < 8
+    page = (whole / "report" / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL as POSIX has it")
+def test_a_kill_in_every_stage_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn"
+    dice = random.Random(5)
+    killed = 0
+    for stage in STAGES:
+        seconds = json.loads((whole / stage / "manifest.json").read_text(encoding="utf-8"))["seconds"]
+        process = subprocess.Popen(command(torn, "--until", stage), stderr=subprocess.DEVNULL)
+        begun = torn / stage / "stage.json"
+        while not begun.exists() and process.poll() is None:
+            time.sleep(0.02)
+        # The process needs a second or more to import what it works with before the stage itself begins.
+        time.sleep(1 + dice.random() * seconds)
+        if process.poll() is None:
+            # In turns the runner, whose stage must end with it, and the stage's own process.
+            stages = psutil.Process(process.pid).children()
+            victim = stages[0].pid if stages and killed % 2 else process.pid
+            os.kill(victim, signal.SIGKILL)
+            killed += 1
+        assert process.wait(timeout=60) != 0 or (torn / stage / "manifest.json").exists()
+    run(torn)
+    assert killed >= 5
+    assert digests(torn) == digests(whole)
+    assert len(digests(whole)) > 12
