@@ -138,11 +138,8 @@ def _sum(world: dict[str, Any], question: str, item: ExamItem) -> str:
 def _story(world: dict[str, Any], question: str, item: ExamItem) -> str:
     *story, asked = question.rstrip("？").split("。")
     told_of = "".join(story)
-    (name,) = {
-        n
-        for n in re.findall("(?=([一-龥]{2}))", asked)
-        if n in told_of and n not in "现在到哪里去了应该去哪里找什么地方"
-    }
+    words = re.findall("(?=([一-龥]{2}))", asked)
+    name = next(w for w in words if w in told_of and w not in "现在到哪里去了应该去哪里找什么地方")
     told = next(line for line in story if name in line)
     who = _names(world, told, "people")[0]
     moved = [line for line in story if who in line and name not in line]
