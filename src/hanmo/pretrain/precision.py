@@ -35,9 +35,18 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024, seco
 def bf16_gain(device: torch.device, size: int = 512, seconds: float = 0.4) -> float:
     """How many times as fast a bf16 product is as an fp32 one.
 
-    The two take turns, and the best time of each counts: on a machine that does other work as well, one after the other
-    they were seen to come out the wrong way round.
+    The two take turns, one CPU thread does them, and the best time of each counts: on a machine that does other work as
+    well, timing one after the other on all threads was seen to come out the wrong way round.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _gain(device, size, seconds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _gain(device: torch.device, size: int, seconds: float) -> float:
     left = {dtype: torch.randn(size, size, device=device).to(dtype) for dtype in (torch.bfloat16, torch.float32)}
     best = dict.fromkeys(left, float("inf"))
     end = time.perf_counter() + seconds
