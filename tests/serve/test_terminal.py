@@ -126,6 +126,8 @@ def test_control_c_stops_an_answer_and_control_d_the_program():
         terminal.type("\x03")
         terminal.wait_for("stopped")
         terminal.wait_for("> ")
+        # readline writes the prompt before it listens; a signal between the two waits for the next key.
+        time.sleep(0.5)
         terminal.type("half a line\x03")
         terminal.wait_for("Ctrl-D leaves")
         terminal.wait_for("> ")
