@@ -278,6 +278,15 @@ def test_duplicates_are_dropped_across_files_and_counted(jsonl: Callable[..., Pa
     assert account.notes["pairs of two equal answers left out"] == 1
 
 
+def test_the_account_in_words(jsonl: Callable[..., Path]) -> None:
+    path = jsonl([GOOD, GOOD, {"messages": [TURNS[0], {"role": "assistant", "content": ""}]}])
+    _, account = sft(path, on_bad_record="skip")
+    assert account.lines({"answer cut": 4}) == [
+        f"{path}: 1 used of 3 records, form messages (recognised)",
+        "left out or cut: 1 × duplicates; 1 × skipped, messages[].content: empty answer; 4 × answer cut",
+    ]
+
+
 def test_what_is_cut_or_not_used_is_noted(jsonl: Callable[..., Path]) -> None:
     values, account = sft(jsonl([{"messages": [*TURNS, TURNS[0]], "score": 5}]))
     assert values == [TURNS]

@@ -252,6 +252,17 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert not (tmp_path / "out" / "model").exists()
 
 
+def test_a_restart_keeps_the_arithmetic_of_the_killed_try(tiny_model_dir: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "trainer" / "begun.json"
+    first = training.Start(tiny_model_dir, SftSettings(), tmp_path)
+    assert json.loads(begun.read_text())["dtype"] == str(first.dtype).removeprefix("torch.")
+    for name in ("float32", "bfloat16"):
+        begun.write_text(json.dumps({"device": str(first.device), "dtype": name}))
+        assert training.Start(tiny_model_dir, SftSettings(), tmp_path).dtype == getattr(torch, name)
+    # What the settings say outright holds.
+    assert training.Start(tiny_model_dir, SftSettings(precision="fp32"), tmp_path).dtype == torch.float32
+
+
 def test_batches_are_of_like_length_and_every_record_comes_once() -> None:
     lengths = [(index * 37) % 101 + 1 for index in range(103)]
     sampler = training.LikeLengths(lengths, 8, seed=3)

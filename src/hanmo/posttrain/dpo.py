@@ -212,8 +212,8 @@ def _answers(pair: PairExample) -> int:
 
 
 def _arguments(start: training.Start, settings: DpoSettings, out: Path, lengths: list[int]) -> DPOConfig:
-    # DPO moves a model a little way from where it stands: a twentieth of the rate that taught it to answer.
-    arguments = training.common_arguments(start, settings, out, lengths, 0.05)
+    # DPO moves a model a little way from where it stands: a thirtieth of the rate that taught it to answer.
+    arguments = training.common_arguments(start, settings, out, lengths, 0.03)
     if settings.sft_weight:
         arguments |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.sft_weight]}
     return DPOConfig(**arguments, beta=settings.beta, max_length=None, precompute_ref_log_probs=True)
