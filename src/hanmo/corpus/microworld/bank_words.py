@@ -74,24 +74,20 @@ def antonym(dice: Dice) -> Problem:
 
 
 def sums(dice: Dice, names: Sequence[str]) -> Problem:
-    form = dice.pick(("add", "sub", "mul", "addsub"))
+    form = dice.pick(("add", "sub", "mul"))
     measure, noun = dice.pick(lex.GOODS)
     slots = {"p": dice.pick(names), "m": measure, "o": noun}
-    a, b, c = dice.between(2, 9), dice.between(2, 9), 0
+    a, b = dice.between(2, 9), dice.between(2, 9)
     if form == "add":
-        steps, result, hops = f"{a}+{b}={a + b}", a + b, 1
+        steps, result = f"{a}+{b}={a + b}", a + b
     elif form == "sub":
         a += b
-        steps, result, hops = f"{a}-{b}={a - b}", a - b, 1
-    elif form == "mul":
-        a, b = dice.between(2, 6), dice.between(2, 6)
-        steps, result, hops = f"{b}×{a}={a * b}", a * b, 1
+        steps, result = f"{a}-{b}={a - b}", a - b
     else:
-        total = a + b
-        c = dice.between(1, min(9, total - 1))
-        steps, result, hops = f"{a}+{b}={total}，{total}-{c}={total - c}", total - c, 2
-    numbers = (*((a, b) if form == "sub" else sorted((a, b))), c)
-    slots |= {"a": str(a), "b": str(b), "c": str(c)}
+        a, b = dice.between(2, 5), dice.between(2, 5)
+        steps, result = f"{b}×{a}={a * b}", a * b
+    numbers = (a, b) if form == "sub" else sorted((a, b))
+    slots |= {"a": str(a), "b": str(b)}
     rivals = tuple(str(n) for n in range(max(1, result - 5), result + 6) if n != result)
     return Problem(
         "sum",
@@ -101,7 +97,7 @@ def sums(dice: Dice, names: Sequence[str]) -> Problem:
         steps,
         str(result),
         rivals,
-        hops,
+        1,
         "",
         (f"{result}{measure}", f"{result}{measure}{noun}"),
     )
