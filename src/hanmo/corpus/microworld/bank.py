@@ -183,13 +183,12 @@ class Bank:
     def pet(self, dice: Dice) -> Problem:
         person = dice.pick(self.owners)
         animal = lex.ANIMAL[person.pet]
-        form = dice.pick([f for f in ("eats", "call", "legs", "home") if f != "call" or animal.call])
+        form = dice.pick([f for f in ("eats", "call", "legs") if f != "call" or animal.call])
         kinds = [lex.ANIMAL[name] for name in lex.PETS]
         told, value, rivals = {
             "eats": (f"{animal.name}爱吃{animal.eats}", animal.eats, tuple(a.eats for a in kinds)),
             "call": (f"{animal.name}的叫声是{animal.call}", animal.call, tuple(a.call for a in lex.ANIMALS if a.call)),
             "legs": (tell_legs(animal), str(animal.legs), ("0", "2", "4", "6", "8")),
-            "home": (f"{animal.name}常在{animal.home}", animal.home, tuple(a.home for a in kinds)),
         }[form]
         accept = (f"{value}条", f"{value}条腿") if form == "legs" else (f"{value}叫",) if form == "call" else ()
         return Problem(

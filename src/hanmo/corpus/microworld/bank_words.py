@@ -109,9 +109,9 @@ def story(dice: Dice, names: Sequence[str]) -> Problem:
     asked = dice.below(len(actors))
     p, x, v = actors[asked], things[asked], spots[asked]
     if dice.chance(0.5):
-        put = ("{p}把{x}放在{v}。", "{p}将{x}留在了{v}。", "{x}被{p}放到了{v}。", "{p}到{v}放下了{x}。")
+        put = ("{p}把{x}放在{v}。", "{p}将{x}留在了{v}。", "{x}被{p}放到了{v}。")
         lines = [dice.pick(put).format(p=a, x=t, v=s) for a, t, s in zip(actors, things, spots, strict=True)]
-        form, steps, hops, lines = "put", f"{p}把{x}放在{v}", 1, dice.shuffled(lines)
+        form, steps, hops, lines = "put", f"{x}放在{v}", 1, dice.shuffled(lines)
     else:
         take = ("{p}拿起了{x}。", "{p}带上了{x}。", "{x}在{p}手里。", "{p}随身带着{x}。")
         move = ("{p}去了{v}。", "{p}来到{v}。", "{p}走到了{v}。", "{p}往{v}去了。")

@@ -121,7 +121,7 @@ def calendar(t: Teller, dice: Dice) -> str:
     for _ in range(dice.between(2, 5)):
         what = dice.below(4)
         if what == 0:
-            day, days, later = dice.pick(lex.WEEKDAYS), dice.between(1, 6), dice.chance(0.5)
+            day, days, later = dice.pick(lex.WEEKDAYS), dice.between(1, 2), dice.chance(0.5)
             lines.append(shift_weekday(day, days, later)[1] + "。")
         elif what == 1:
             month = dice.between(1, 12)
@@ -150,7 +150,7 @@ def calendar(t: Teller, dice: Dice) -> str:
                     )
                 )
             )
-    place, n = dice.pick(t.places), dice.between(1, 6)
+    place, n = dice.pick(t.places), dice.between(1, 2)
     there, told = shift_weekday(place.market, n, True)
     if dice.chance(0.4) and t.may("day", place.name, there):
         lines.append(f"{place.name}逢{place.market}赶集，{told}，也就是说，赶集过后{count_word(n)}天是{there}。")

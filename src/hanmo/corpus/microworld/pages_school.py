@@ -99,27 +99,25 @@ def antonyms(t: Teller, dice: Dice) -> str:
 
 
 def sums(t: Teller, dice: Dice) -> str:
-    """Single equations, some told in words."""
+    """Single equations with the numbers of the word problems; half of them in words, as corpora keep Chinese text."""
     lines = []
-    for _ in range(dice.between(4, 9)):
-        a, b = dice.between(1, 10), dice.between(1, 10)
-        kind = dice.below(6)
-        if kind == 0:
-            lines.append(f"{a}+{b}={a + b}")
-        elif kind == 1:
-            lines.append(f"{a + b}-{b}={a}")
-        elif kind == 2:
-            a, b = dice.between(2, 9), dice.between(2, 9)
-            lines.append(f"{a}×{b}={a * b}")
-        elif kind == 3:
-            total, c = dice.between(2, 25), dice.between(1, 9)
-            total, c = max(total, c + 1), c
-            lines.append(f"{total}-{c}={total - c}")
-        elif kind == 4:
-            lines.append(f"{a}加{b}等于{a + b}，{a}+{b}={a + b}")
+    for n in range(dice.between(6, 12)):
+        a, b = dice.between(2, 9), dice.between(2, 9)
+        kind = dice.below(5)
+        if kind < 2:
+            sign, word, c = "+", "加", a + b
+        elif kind < 4:
+            a, b = a + b, dice.between(1, min(9, a + b - 1))
+            sign, word, c = "-", "减", a - b
         else:
-            lines.append(f"{a + b}减{b}等于{a}，{a + b}-{b}={a}")
-    return dice.pick(("算术练习\n", "口算：", "", "算一算：")) + dice.pick(("。", "；", "\n", "，")).join(lines) + "。"
+            a, b = dice.between(2, 5), dice.between(2, 5)
+            sign, word, c = "×", "乘", a * b
+        lines.append(f"{a}{word}{b}等于{c}，{a}{sign}{b}={c}" if n % 2 == 0 else f"{a}{sign}{b}={c}")
+    return (
+        dice.pick(("算术练习\n", "口算：", "", "算一算："))
+        + dice.pick(("。", "；", "\n")).join(dice.shuffled(lines))
+        + "。"
+    )
 
 
 def legs(t: Teller, dice: Dice) -> str:

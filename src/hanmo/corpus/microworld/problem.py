@@ -78,4 +78,7 @@ class Problem:
 
 def write_options(options: list[str], dice: Dice) -> str:
     before, behind, between = dice.pick(OPTION_STYLES)
-    return between.join(f"{before}{letter}{behind}{text}" for letter, text in zip(LETTERS, options, strict=False))
+    lead = "选项：" if behind == ". " else ""  # so that "\\nA. " stands in the exam alone
+    return lead + between.join(
+        f"{before}{letter}{behind}{text}" for letter, text in zip(LETTERS, options, strict=False)
+    )

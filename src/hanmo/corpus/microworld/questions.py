@@ -131,11 +131,6 @@ _PHRASINGS: dict[str, tuple[str, str]] = {
         "数一数{p}的宠物有几条腿。 {p}家的宠物长着多少条腿？",
         "{p}养的宠物，身上长着几条腿？ 数一数，{p}家的小动物有多少条腿？",
     ),
-    "pet/home": (
-        "{p}养的那种动物常待在哪里？ {p}的宠物这类动物平时住在哪里？ {p}养的这种小动物喜欢待在哪里？ "
-        "到哪里能找到{p}养的那种动物？ {p}的宠物那种动物，常待在什么地方？",
-        "要找{p}养的那种小动物，平时该去哪里？ {p}的宠物这种动物，喜欢待在什么地方？",
-    ),
     # days and seasons
     "calendar/season": (
         "{p}的生日在哪个季节？ {p}是在什么季节出生的？ {p}过生日的时候是什么季节？ {p}在哪个季节过生日？ "
@@ -144,12 +139,14 @@ _PHRASINGS: dict[str, tuple[str, str]] = {
     ),
     "calendar/after": (
         "{t}赶集过后{n}天是星期几？ {t}的赶集日再过{n}天是星期几？ 从{t}赶集那天往后数{n}天，是星期几？ "
-        "{t}赶集，{n}天以后是星期几？ {t}的集市过后{n}天，是星期几？ 今天{t}赶集，再过{n}天是星期几？",
+        "{t}赶集，{n}天以后是星期几？ {t}的集市过后{n}天，是星期几？ 今天{t}赶集，再过{n}天是星期几？ "
+        "{t}有集市，{n}天以后是星期几？ 从{t}的赶集日往后数{n}天，是星期几？",
         "{t}今天有集市，{n}天以后会是星期几？ 从{t}的赶集日算起，往后{n}天是星期几？",
     ),
     "calendar/before": (
         "{t}赶集前{n}天是星期几？ {t}的赶集日往前数{n}天是星期几？ 离{t}赶集还有{n}天，今天是星期几？ "
-        "{t}赶集，{n}天以前是星期几？ {t}的集市前{n}天，是星期几？ 再过{n}天{t}就赶集了，今天是星期几？",
+        "{t}赶集，{n}天以前是星期几？ {t}的集市前{n}天，是星期几？ 再过{n}天{t}就赶集了，今天是星期几？ "
+        "{t}有集市，往前{n}天是星期几？ 离{t}的集市还有{n}天，今天是星期几？",
         "{t}有集市的那天，往前{n}天是星期几？ 离{t}的集市还有{n}天，那么今天是星期几？",
     ),
     # two steps on the map
@@ -221,14 +218,20 @@ _PHRASINGS: dict[str, tuple[str, str]] = {
     ),
 }
 
-#: The longest stretch between two slots with which a phrasing may serve training and exam alike: well below the 13
-#: characters that no exam item shares with any training text, whatever stands next to it.
-SHORT = 9
+#: The longest stretch without a telling slot with which a phrasing may serve training and exam alike, inside it and at
+#: its end, where options follow: well below the 13 characters that no exam item shares with any training text.
+INSIDE, AT_END = 9, 8
+#: Slots of few values, by their usual length: 一天 or 两天 makes no other text, so they count as fixed characters. A
+#: shared phrasing that leans on such slots would have the guard throw most training questions of its form away.
+FEW = {"n": 1, "k": 1, "m": 1, "r": 2}
 
 
-def _shared(phrasing: str) -> bool:
-    """Whether names and numbers stand so densely in a phrasing that asking about others makes another text."""
-    return "{" in phrasing and max(map(len, re.split(r"\{\w+\}", phrasing))) <= SHORT
+def _shared(form: str, phrasing: str) -> bool:
+    """Whether names stand so densely in a phrasing that asking about others makes another text."""
+    few = FEW | ({"x": 2} if form.startswith("story/") else {})  # there are only so many things to look for
+    fixed = re.sub(r"\{(\w)\}", lambda slot: "＿" * few[slot[1]] if slot[1] in few else slot[0], phrasing)
+    *inside, end = re.split(r"\{\w\}", fixed)
+    return bool(inside) and max(map(len, inside)) <= INSIDE and len(end) <= AT_END
 
 
 def _exam(form: str, training: list[str], own: list[str]) -> tuple[str, ...]:
@@ -236,7 +239,7 @@ def _exam(form: str, training: list[str], own: list[str]) -> tuple[str, ...]:
 
     The slots of word problems hold single digits, which part the text too little.
     """
-    shared = [] if form.startswith("sum/") else [phrasing for phrasing in training if _shared(phrasing)]
+    shared = [] if form.startswith("sum/") else [phrasing for phrasing in training if _shared(form, phrasing)]
     return tuple(shared or own)
 
 
