@@ -93,6 +93,9 @@ def _calendar(world: dict[str, Any], question: str, item: ExamItem) -> str:
     people = _names(world, question, "people")
     if people:
         month = world["people"][people[0]]["month"]
+        if "季" not in question:
+            later = "下一个月" in question or "以后" in question or "晚" in question
+            return f"{(month % 12 + 1) if later else (month - 2) % 12 + 1}月"
         return next(season for season, months in world["seasons"].items() if month in months)
     place = world["places"][_names(world, question, "places")[0]]
     days = next(NUMBERS.index(n) for n in re.findall("(.)天", question) if n in NUMBERS)
@@ -136,15 +139,9 @@ def _sum(world: dict[str, Any], question: str, item: ExamItem) -> str:
 
 
 def _story(world: dict[str, Any], question: str, item: ExamItem) -> str:
-    *story, asked = question.rstrip("？").split("。")
-    told_of = "".join(story)
-    words = re.findall("(?=([一-龥]{2}))", asked)
-    name = next(w for w in words if w in told_of and w not in "现在到哪里去了应该去哪里找什么地方")
-    told = next(line for line in story if name in line)
-    who = _names(world, told, "people")[0]
-    moved = [line for line in story if who in line and name not in line]
-    last = moved[0] if moved else told
-    rest = re.sub("在(.+)手里", "", last.replace(who, "").replace(name, ""))
-    place = re.search(r"(?:在了|到了|在|到|来到|往|去了)(.+?)(?:放下了|去了)?$", rest)
-    assert place, last
-    return place[1]
+    way = re.search(
+        r"先(?:去了|到|走到)(.+?)，(?:又去了|再到|接着去了).+?，最后(?:到了|来到|去了)(.+?)。(.+)", question
+    )
+    assert way, question
+    first, last, asked = way.groups()
+    return first if "先" in asked or "第一个" in asked else last

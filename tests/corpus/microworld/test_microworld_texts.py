@@ -7,14 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
-from hanmo.corpus.microworld import generate
+from hanmo.corpus.microworld import generate, pages_school
+from hanmo.corpus.microworld.bank import Bank
 from hanmo.corpus.microworld.dice import Dice
+from hanmo.corpus.microworld.exam import make_exam
+from hanmo.corpus.microworld.overlap import Guard
 from hanmo.corpus.microworld.settings import MicroworldSettings
 from hanmo.corpus.microworld.stage import run
+from hanmo.corpus.microworld.teller import Teller
 from hanmo.corpus.microworld.world import build_world
 from hanmo.errors import HanmoError
 from hanmo.files import read_jsonl
@@ -133,3 +138,40 @@ def test_stage_leaves_stdout_clean(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert capfd.readouterr().out == ""
     assert counts["dialogues"] == 30 and counts["exam"]["items"] == 110
     assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_no_form_of_question_is_lost_to_the_exam() -> None:
+    """The guard throws single accidents away; a form that lost most of its questions would never be learnt."""
+    bank = Bank(build_world(1, 36, 16))
+    exam = make_exam(bank, 1, 50)
+    guard, teller = Guard(exam), Teller(bank.world, bank, exam.held_out)
+    asked: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for number in range(4000):
+        problem = teller.problem(dice := Dice(1, "guarded", number))
+        asked[problem.form] += 1
+        lost[problem.form] += not guard.allows("\n".join(problem.worked(dice)))
+    assert max(lost[form] / n for form, n in asked.items() if n >= 30) < 0.35
+    assert sum(lost.values()) < 0.08 * sum(asked.values())
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_every_form_leaves_questions_to_train_on(seed: int) -> None:
+    bank = Bank(build_world(seed, 36, 16))
+    held_out = make_exam(bank, seed, 50).held_out
+    keys: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for category in bank.categories:
+        for number in range(3000):
+            problem = bank.draw(category, Dice(seed, "keys", category, number))
+            keys[problem.form].add(problem.key)
+    shares = {form: len(held_out & some) / len(some) for form, some in keys.items()}
+    assert max(shares.values()) <= 0.75, shares
+
+
+def test_pages_of_sums_are_chinese_text() -> None:
+    """A corpus asks for a least share of Han characters; the single facts of arithmetic must pass it."""
+    bank = Bank(build_world(1, 36, 16))
+    teller = Teller(bank.world, bank, frozenset())
+    for number in range(300):
+        text = "".join(pages_school.sums(teller, Dice(1, "sums", number)).split())
+        assert sum("\u4e00" <= c <= "\u9fff" for c in text) > 0.12 * len(text)

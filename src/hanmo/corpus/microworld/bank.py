@@ -6,13 +6,13 @@
 | home | person -> home -> what is there | 2 |
 | family | person -> relative -> what is known of that person | 2 |
 | pet | person -> animal -> what is known of its kind | 2 |
-| calendar | birthday -> season; market day -> the day after or before | 2 |
+| calendar | birthday -> its season, the month after or before; market day -> the day after or before | 2 |
 | age | three ages compared | 2 |
 | legs | two animals' legs added | 2 |
 | measure | two nouns' measure words in turn | 2 |
 | antonym | two words' opposites in turn | 2 |
 | sum | word problems of one step with small numbers | 1 |
-| story | a short story: where is a thing that was put down (1), or carried somewhere (2) | 1-2 |
+| story | somebody carries a thing from place to place: where did the way begin (1), where is the thing now (2) | 1-2 |
 
 What is held out: for ``fact`` the question (the fact itself stands in the documents); for the joins the pair of facts
 (each of them is told and used in other joins); for ``sum`` the numbers of that kind of word problem (single equations
@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 from hanmo.corpus.microworld import bank_words as words
 from hanmo.corpus.microworld import lexicon as lex
-from hanmo.corpus.microworld.bank_words import count_word, shift_weekday, tell_legs
+from hanmo.corpus.microworld.bank_words import count_word, shift_month, shift_weekday, tell_legs
 from hanmo.corpus.microworld.dice import Dice
 from hanmo.corpus.microworld.problem import Problem
 from hanmo.corpus.microworld.world import World
@@ -205,33 +205,49 @@ class Bank:
         )
 
     def calendar(self, dice: Dice) -> Problem:
-        if dice.chance(0.4):
-            person = dice.pick(self.people)
-            season = lex.SEASON_OF[person.month]
+        what = dice.weighted((("season", 0.35), ("month", 0.4), ("day", 0.25)))
+        if what == "day":
+            place, later = dice.pick(self.places), dice.chance(0.5)
+            value, told = shift_weekday(place.market, 1, later)
             return Problem(
                 "calendar",
-                "calendar/season",
-                ("season", person.name),
+                "calendar/after" if later else "calendar/before",
+                ("day", place.name, value),
+                {"t": place.name, "n": count_word(1)},
+                f"{place.name}逢{place.market}赶集，{told}",
+                value,
+                lex.WEEKDAYS,
+                2,
+                place.name,
+            )
+        person = dice.pick(self.people)
+        born = f"{person.name}的生日在{person.month}月"
+        if what == "month":
+            later = dice.chance(0.5)
+            value, told = shift_month(person.month, later)
+            return Problem(
+                "calendar",
+                "calendar/next" if later else "calendar/last",
+                ("month", person.name, value),
                 {"p": person.name},
-                f"{person.name}的生日在{person.month}月，{person.month}月是{season}",
-                season,
-                tuple(lex.SEASONS),
+                f"{born}，{told}",
+                value,
+                self.values["month"],
                 2,
                 person.name,
-                (season.replace("天", "季"), season[0]),
             )
-        place, days, later = dice.pick(self.places), 1, dice.chance(0.5)
-        value, told = shift_weekday(place.market, days, later)
+        season = lex.SEASON_OF[person.month]
         return Problem(
             "calendar",
-            "calendar/after" if later else "calendar/before",
-            ("day", place.name, value),
-            {"t": place.name, "n": count_word(days)},
-            f"{place.name}逢{place.market}赶集，{told}",
-            value,
-            lex.WEEKDAYS,
+            "calendar/season",
+            ("season", person.name),
+            {"p": person.name},
+            f"{born}，{person.month}月是{season}",
+            season,
+            tuple(lex.SEASONS),
             2,
-            place.name,
+            person.name,
+            (season.replace("天", "季"), season[0]),
         )
 
     def age(self, dice: Dice) -> Problem:

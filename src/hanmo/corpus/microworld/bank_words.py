@@ -84,7 +84,7 @@ def sums(dice: Dice, names: Sequence[str]) -> Problem:
         a += b
         steps, result = f"{a}-{b}={a - b}", a - b
     else:
-        a, b = dice.between(2, 5), dice.between(2, 5)
+        a, b = dice.between(2, 6), dice.between(2, 6)
         steps, result = f"{b}×{a}={a * b}", a * b
     numbers = (a, b) if form == "sub" else sorted((a, b))
     slots |= {"a": str(a), "b": str(b)}
@@ -104,36 +104,30 @@ def sums(dice: Dice, names: Sequence[str]) -> Problem:
 
 
 def story(dice: Dice, names: Sequence[str]) -> Problem:
-    actors = dice.sample(names, 2)
-    things, spots = dice.sample(lex.THINGS, len(actors)), dice.sample(lex.SPOTS, len(actors))
-    asked = dice.below(len(actors))
-    p, x, v = actors[asked], things[asked], spots[asked]
-    if dice.chance(0.5):
-        put = ("{p}把{x}放在{v}。", "{p}将{x}留在了{v}。", "{x}被{p}放到了{v}。")
-        lines = [dice.pick(put).format(p=a, x=t, v=s) for a, t, s in zip(actors, things, spots, strict=True)]
-        form, steps, hops, lines = "put", f"{x}放在{v}", 1, dice.shuffled(lines)
-    else:
-        take = ("{p}拿起了{x}。", "{p}带上了{x}。", "{x}在{p}手里。", "{p}随身带着{x}。")
-        move = ("{p}去了{v}。", "{p}来到{v}。", "{p}走到了{v}。", "{p}往{v}去了。")
-        first = [dice.pick(take).format(p=a, x=t) for a, t in zip(actors, things, strict=True)]
-        second = [dice.pick(move).format(p=a, v=s) for a, s in zip(actors, spots, strict=True)]
-        lines = [*dice.shuffled(first), *dice.shuffled(second)]
-        form, steps, hops = "carry", f"{x}在{p}手里，{p}去了{v}", 2
-    story = "".join(lines)
-    rivals = tuple(dict.fromkeys((*(s for s in spots if s != v), *(s for s in dice.sample(lex.SPOTS, 5) if s != v))))[
-        :3
-    ]
+    p, x = dice.pick(names), dice.pick(lex.THINGS)
+    *way, fourth = dice.sample(lex.SPOTS, 4)
+    take = ("{p}带着{x}出门。", "{p}拿起{x}。", "{x}在{p}手里。", "{p}随身带着{x}。")
+    walk = (
+        "{p}先去了{a}，又去了{b}，最后到了{c}。",
+        "{p}先到{a}，再到{b}，最后来到{c}。",
+        "{p}先走到{a}，接着去了{b}，最后去了{c}。",
+    )
+    a, b, c = way
+    told = dice.pick(take).format(p=p, x=x) + dice.pick(walk).format(p=p, a=a, b=b, c=c)
+    now = dice.chance(0.6)
+    value = c if now else a
+    steps = f"{x}在{p}手里，{p}最后到了{c}" if now else f"{p}先到了{a}"
     return Problem(
         "story",
-        f"story/{form}",
-        ("story", story, x),
-        {"s": story, "x": x},
+        "story/now" if now else "story/first",
+        ("story", p, x, a, b, c),
+        {"s": told, "x": x, "p": p},
         steps,
-        v,
-        rivals,
-        hops,
+        value,
+        tuple(v for v in (*way, fourth) if v != value),
+        2 if now else 1,
         "",
-        (f"在{v}",),
+        (f"在{value}",),
     )
 
 
@@ -153,3 +147,9 @@ def shift_weekday(day: str, days: int, later: bool) -> tuple[str, str]:
     there = lex.WEEKDAYS[(lex.WEEKDAYS.index(day) + (days if later else -days)) % 7]
     way = f"再过{count_word(days)}天" if later else f"的{count_word(days)}天前"
     return there, f"{day}{way}是{there}"
+
+
+def shift_month(month: int, later: bool) -> tuple[str, str]:
+    """The month after or before ``month``, and the sentence that says so."""
+    there = f"{(month % 12 + 1) if later else (month - 2) % 12 + 1}月"
+    return there, f"{month}月的{'下' if later else '上'}一个月是{there}"

@@ -12,6 +12,9 @@ from hanmo.corpus.microworld.problem import Problem
 from hanmo.errors import HanmoError
 from hanmo.evaluate.items import LETTERS, ExamItem
 
+#: The largest share of a form's questions that the exam may hold out: what is never trained on cannot be learnt.
+MOST = 0.65
+
 
 @dataclass(frozen=True)
 class Exam:
@@ -77,6 +80,8 @@ def _is_apart(problem: Problem) -> bool:
         "legs",
         "after",
         "before",
+        "next",
+        "last",
         "month",
         "market",
     )
@@ -97,15 +102,24 @@ def _values(bank: Bank) -> Counter[tuple[str, str]]:
 def _choose(bank: Bank, category: str, dice: Dice, wanted: int, told: Counter[tuple[str, str]]) -> list[Problem]:
     """``wanted`` problems with different keys, and few of one subject, so that each subject is trained on too."""
     cap = 4 if category == "family" else 2
+    scout = Dice(bank.world.seed, "scout", category)
+    known: dict[str, set[tuple[str, ...]]] = {}
+    for _ in range(3000):
+        seen = bank.draw(category, scout)
+        known.setdefault(seen.form, set()).add(seen.key)
     chosen: dict[tuple[str, ...], Problem] = {}
     subjects: Counter[str] = Counter()
+    forms: Counter[str] = Counter()
     for _ in range(400 * wanted):
         problem = bank.draw(category, dice)
         if problem.key in chosen or (problem.subject and subjects[problem.subject] >= cap):
             continue
         if _is_apart(problem) and told[problem.subject, problem.answer] > 1:
             continue  # the same value is the person's own or another relative's: training will bring the two together
+        if forms[problem.form] >= MOST * len(known.get(problem.form, ())):
+            continue
         chosen[problem.key] = problem
+        forms[problem.form] += 1
         subjects[problem.subject] += 1
         if len(chosen) == wanted:
             return list(chosen.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hanmo.corpus.microworld import lexicon as lex
 from hanmo.corpus.microworld import tell
-from hanmo.corpus.microworld.bank_words import count_word, shift_weekday
+from hanmo.corpus.microworld.bank_words import count_word, shift_month, shift_weekday
 from hanmo.corpus.microworld.dice import Dice
 from hanmo.corpus.microworld.pages_people import flow
 from hanmo.corpus.microworld.teller import Teller
@@ -126,6 +126,7 @@ def calendar(t: Teller, dice: Dice) -> str:
         elif what == 1:
             month = dice.between(1, 12)
             season = lex.SEASON_OF[month]
+            lines.append(shift_month(month, dice.chance(0.5))[1] + "。")
             lines.append(
                 dice.pick(
                     (

@@ -110,7 +110,7 @@ def sums(t: Teller, dice: Dice) -> str:
             a, b = a + b, dice.between(1, min(9, a + b - 1))
             sign, word, c = "-", "减", a - b
         else:
-            a, b = dice.between(2, 5), dice.between(2, 5)
+            a, b = dice.between(2, 6), dice.between(2, 6)
             sign, word, c = "×", "乘", a * b
         lines.append(f"{a}{word}{b}等于{c}，{a}{sign}{b}={c}" if n % 2 == 0 else f"{a}{sign}{b}={c}")
     return (

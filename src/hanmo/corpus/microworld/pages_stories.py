@@ -61,7 +61,7 @@ def errand(t: Teller, dice: Dice) -> str:
     if dice.chance(0.75):
         question, reply = problem.worked(dice)
         return f"{start}{question}\n{dice.pick(('答：', '', '回答：', '想好了：'))}{reply}"
-    return f"{start}{story}{problem.steps}，所以{problem.slots['x']}在{problem.answer}。{dice.pick(ENDS)}"
+    return f"{start}{story}{problem.steps}。{dice.pick(ENDS)}"
 
 
 def fable(t: Teller, dice: Dice) -> str:

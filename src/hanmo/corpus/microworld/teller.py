@@ -11,16 +11,16 @@ from hanmo.corpus.microworld.world import Person, Place, World
 #: How often each kind of question is trained on; kinds with more to work through get more.
 WEIGHTS = (
     ("fact", 1.0),
-    ("home", 1.2),
-    ("family", 1.2),
+    ("home", 1.0),
+    ("family", 1.1),
     ("pet", 1.0),
-    ("calendar", 1.5),
+    ("calendar", 2.0),
     ("age", 1.6),
     ("legs", 1.0),
     ("measure", 1.3),
     ("antonym", 1.3),
     ("sum", 2.2),
-    ("story", 2.2),
+    ("story", 1.6),
 )
 
 

@@ -134,7 +134,7 @@ def _build_people(dice: Dice, count: int, towns: list[str]) -> dict[str, Person]
         while age in taken:
             age = dice.between(*ages)
         taken.add(age)
-        with_pet = dice.chance(0.8)
+        with_pet = dice.chance(0.95)
         made = Person(
             name,
             sex,
