@@ -52,11 +52,13 @@ def build(options: argparse.Namespace):
 
 def run_hanmo(options: argparse.Namespace) -> list[float]:
     """Seconds of every step of Hanmo's trainer."""
+    from hanmo.models.allocator import keep_freed_memory
     from hanmo.pretrain.precision import choose, pick_device
     from hanmo.pretrain.settings import PretrainSettings
     from hanmo.pretrain.trainer import Trainer
     from hanmo.tokens.order import Order
 
+    keep_freed_memory()
     batch = options.rows * options.context
     settings = PretrainSettings(
         preset=options.preset,
@@ -134,9 +136,9 @@ def main() -> None:
     parser.add_argument("--preset", default="hanmo-16m")
     parser.add_argument("--vocab", type=int, default=16384)
     parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
-    parser.add_argument("--steps", type=int, default=14)
-    parser.add_argument("--warmup", type=int, default=4, help="steps left out")
+    parser.add_argument("--rows", type=int, default=16, help="rows of a batch")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=3, help="steps left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--only", choices=RUNNERS, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""The whole corridor on a tiny world: it runs, and a SIGKILL in every stage changes nothing of what comes out."""
+"""The whole corridor on a tiny world: it runs; neither a SIGKILL nor a full disk in any stage changes what comes out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,3 +109,46 @@ def test_a_kill_in_every_stage_changes_nothing(whole: Path, tmp_path: Path) -> N
     assert killed >= 5
     assert digests(torn) == digests(whole)
     assert len(digests(whole)) > 12
+
+
+def may_mount() -> bool:
+    """Whether this machine lets us mount a small file system of our own."""
+    if shutil.which("unshare") is None:
+        return False
+    trial = ["unshare", "-Urm", "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/mnt"]
+    return subprocess.run(trial, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="needs unshare and the right to mount a tmpfs")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(whole: Path, tmp_path: Path, stage: str) -> None:
+    """The stage's folder is a real file system of a third of what it needs, which is then made large enough."""
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for other in STAGES:
+        if other != stage:
+            (torn / other).symlink_to(whole / other)
+    (torn / stage).mkdir()
+    needed = sum(path.stat().st_size for path in (whole / stage).rglob("*") if path.is_file())
+    script = """
+        mount -t tmpfs -o size="$1" tmpfs "$2"; shift
+        place=$1; shift
+        "$@" 2> "$place.first"; echo $? > "$place.status"
+        ls -A "$place" > "$place.left"
+        mount -o remount,size=1g "$place"
+        "$@" 2> "$place.second" || exit 1
+        mkdir "$place.made" && cp -r "$place/." "$place.made"
+    """
+    size = str(max(16_384, needed // 3))
+    words = ["unshare", "-Urm", "sh", "-c", script, "sh", size, str(torn / stage), *command(torn, "--until", stage)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    said = (torn / f"{stage}.first").read_text(encoding="utf-8")
+    assert (torn / f"{stage}.status").read_text().strip() == "2", said
+    assert "Traceback" not in said, said
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "disk is full" in errors[0], said
+    assert "manifest.json" not in (torn / f"{stage}.left").read_text()
+    assert done.returncode == 0, (torn / f"{stage}.second").read_text(encoding="utf-8")
+    (torn / stage).rmdir()
+    (torn / f"{stage}.made").rename(torn / stage)
+    assert digests(torn) == digests(whole)

@@ -48,6 +48,11 @@ def test_a_fault_without_a_file() -> None:
     )
 
 
+def test_a_fault_told_by_a_library_in_rust() -> None:
+    assert "the disk is full" in (describe_os_error(Exception("No space left on device (os error 28)")) or "")
+    assert describe_os_error(ValueError("an error of mine")) is None
+
+
 def test_other_faults_are_defects() -> None:
     assert describe_os_error(OSError(errno.EBADF, "Bad file descriptor")) is None
     assert describe_os_error(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None

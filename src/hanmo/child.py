@@ -48,13 +48,13 @@ def main(out: Path) -> int:
         )
     except HanmoError as error:
         return fail(str(error))
-    except OSError as error:
+    except MemoryError:
+        return fail(f"stage '{begun['stage']}': out of memory; close other programs or use smaller settings")
+    except Exception as error:
         line = describe_os_error(error)
         if line is None:
             raise
         return fail(line)
-    except MemoryError:
-        return fail(f"stage '{begun['stage']}': out of memory; close other programs or use smaller settings")
     return 0
 
 

@@ -242,7 +242,7 @@ def main() -> None:
         _fail(error.format_message())
     except BrokenPipeError:
         sys.exit(141)
-    except OSError as error:
+    except Exception as error:
         line = describe_os_error(error)
         if line is None:
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
 
@@ -22,13 +23,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def describe_os_error(error: OSError) -> str | None:
-    """One line for the operating-system faults that are the user's to mend (disk, permissions), else None."""
-    where = f" at {error.filename}" if error.filename else ""
-    if error.errno == errno.ENOSPC:
+def describe_os_error(error: Exception) -> str | None:
+    """One line for the operating-system faults that are the user's to mend (disk, permissions), else None.
+
+    Libraries written in Rust (tokenizers, safetensors) raise other exceptions with the number in their text.
+    """
+    number, name = (error.errno, error.filename) if isinstance(error, OSError) else (_rust_number(str(error)), None)
+    where = f" at {name}" if name else ""
+    if number == errno.ENOSPC:
         return f"the disk is full{where}: free some space, then run the same command again (it goes on where it was)"
-    if error.errno == errno.EDQUOT:
+    if number == errno.EDQUOT:
         return f"the disk quota is used up{where}: free some space, then run the same command again"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to write or read{where}: choose another --out or mend the permissions"
     return None
+
+
+def _rust_number(text: str) -> int | None:
+    """The errno in "No space left on device (os error 28)"."""
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found[1]) if found else None

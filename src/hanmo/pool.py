@@ -158,7 +158,7 @@ def _work(function: Callable[[Any], Any], pipe: Any) -> None:
         except HanmoError as error:
             answer = ("error", error)
         except BaseException as error:  # every fault must reach the parent, which decides
-            line = describe_os_error(error) if isinstance(error, OSError) else None
+            line = describe_os_error(error) if isinstance(error, Exception) else None
             answer = ("error", HanmoError(line) if line else RuntimeError(f"in a worker:\n{traceback.format_exc()}"))
         try:
             pipe.send(answer)

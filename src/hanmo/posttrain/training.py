@@ -38,6 +38,7 @@ from transformers import (
 from hanmo.console import console, human_count, human_seconds, progress
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, write_json
+from hanmo.models.allocator import keep_freed_memory
 from hanmo.models.folder import resolve
 from hanmo.models.save import save_model
 from hanmo.posttrain.attention import NAME
@@ -57,6 +58,7 @@ class Start:
 
     def __init__(self, folder: Path, settings: TuningSettings, out: Path) -> None:
         folder = resolve(folder)
+        keep_freed_memory()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.device = pick_device(settings.device)

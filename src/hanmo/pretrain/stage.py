@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3For
 from hanmo.console import console, human_count
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
+from hanmo.models.allocator import keep_freed_memory
 from hanmo.models.folder import resolve
 from hanmo.models.presets import build_config
 from hanmo.models.save import save_model
@@ -34,6 +35,7 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
     A killed run goes on from its newest checkpoint and ends bit-identical; a larger `tokens` budget goes on from the
     checkpoint at the start of the decay.
     """
+    keep_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     shards = inputs["data"][0]

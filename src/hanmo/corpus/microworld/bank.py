@@ -28,7 +28,7 @@ from hanmo.corpus.microworld import lexicon as lex
 from hanmo.corpus.microworld.bank_words import count_word, shift_month, shift_weekday, tell_legs
 from hanmo.corpus.microworld.dice import Dice
 from hanmo.corpus.microworld.problem import Problem
-from hanmo.corpus.microworld.world import World
+from hanmo.corpus.microworld.world import Person, Place, World
 
 PERSON_FACTS = ("home", "month", "job", "dish", "hobby", "pet")
 PLACE_FACTS = ("speciality", "sight", "river", "market")
@@ -207,48 +207,64 @@ class Bank:
     def calendar(self, dice: Dice) -> Problem:
         what = dice.weighted((("season", 0.35), ("month", 0.4), ("day", 0.25)))
         if what == "day":
-            place, later = dice.pick(self.places), dice.chance(0.5)
-            value, told = shift_weekday(place.market, 1, later)
-            return Problem(
-                "calendar",
-                "calendar/after" if later else "calendar/before",
-                ("day", place.name, value),
-                {"t": place.name, "n": count_word(1)},
-                f"{place.name}逢{place.market}赶集，{told}",
-                value,
-                lex.WEEKDAYS,
-                2,
-                place.name,
-            )
+            return self._day(dice.pick(self.places), dice.chance(0.5))
         person = dice.pick(self.people)
-        born = f"{person.name}的生日在{person.month}月"
         if what == "month":
-            later = dice.chance(0.5)
-            value, told = shift_month(person.month, later)
-            return Problem(
-                "calendar",
-                "calendar/next" if later else "calendar/last",
-                ("month", person.name, value),
-                {"p": person.name},
-                f"{born}，{told}",
-                value,
-                self.values["month"],
-                2,
-                person.name,
-            )
+            return self._month(person, dice.chance(0.5))
         season = lex.SEASON_OF[person.month]
         return Problem(
             "calendar",
             "calendar/season",
             ("season", person.name),
             {"p": person.name},
-            f"{born}，{person.month}月是{season}",
+            f"{self.tell(person.name, 'month')[0]}，{person.month}月是{season}",
             season,
             tuple(lex.SEASONS),
             2,
             person.name,
             (season.replace("天", "季"), season[0]),
         )
+
+    def _day(self, place: Place, later: bool) -> Problem:
+        value, told = shift_weekday(place.market, 1, later)
+        return Problem(
+            "calendar",
+            "calendar/after" if later else "calendar/before",
+            ("day", place.name, value),
+            {"t": place.name, "n": count_word(1)},
+            f"{self.tell(place.name, 'market')[0]}，{told}",
+            value,
+            lex.WEEKDAYS,
+            2,
+            place.name,
+        )
+
+    def _month(self, person: Person, later: bool) -> Problem:
+        value, told = shift_month(person.month, later)
+        return Problem(
+            "calendar",
+            "calendar/next" if later else "calendar/last",
+            ("month", person.name, value),
+            {"p": person.name},
+            f"{self.tell(person.name, 'month')[0]}，{told}",
+            value,
+            self.values["month"],
+            2,
+            person.name,
+        )
+
+    def twin(self, problem: Problem) -> Problem | None:
+        """The same question in the other direction of time, where it has one.
+
+        The exam holds out both or none. With one of them in training, a model learns the name's direction and not the
+        question's.
+        """
+        match problem.form:
+            case "calendar/after" | "calendar/before":
+                return self._day(self.world.places[problem.subject], problem.form == "calendar/before")
+            case "calendar/next" | "calendar/last":
+                return self._month(self.world.people[problem.subject], problem.form == "calendar/last")
+        return None
 
     def age(self, dice: Dice) -> Problem:
         while True:

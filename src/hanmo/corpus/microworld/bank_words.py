@@ -86,13 +86,12 @@ def sums(dice: Dice, names: Sequence[str]) -> Problem:
     else:
         a, b = dice.between(2, 6), dice.between(2, 6)
         steps, result = f"{b}×{a}={a * b}", a * b
-    numbers = (a, b) if form == "sub" else sorted((a, b))
     slots |= {"a": str(a), "b": str(b)}
     rivals = tuple(str(n) for n in range(max(1, result - 5), result + 6) if n != result)
     return Problem(
         "sum",
         f"sum/{form}",
-        ("sum", form, *map(str, numbers)),
+        ("sum", form, str(a), str(b)),
         slots,
         steps,
         str(result),

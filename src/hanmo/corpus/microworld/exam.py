@@ -14,6 +14,9 @@ from hanmo.evaluate.items import LETTERS, ExamItem
 
 #: The largest share of a form's questions that the exam may hold out: what is never trained on cannot be learnt.
 MOST = 0.65
+#: Categories whose answers come from a short list: of all questions with the same answer, training keeps at least one
+#: where the world has enough, for a value that was never said as an answer is not given as one either.
+ANSWERED = ("home", "family", "pet", "calendar", "sum")
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,16 @@ def _choose(bank: Bank, category: str, dice: Dice, wanted: int, told: Counter[tu
     cap = 4 if category == "family" else 2
     scout = Dice(bank.world.seed, "scout", category)
     known: dict[str, set[tuple[str, ...]]] = {}
+    alike: dict[tuple[str, str], set[tuple[str, ...]]] = {}
     for _ in range(3000):
         seen = bank.draw(category, scout)
         known.setdefault(seen.form, set()).add(seen.key)
+        alike.setdefault((seen.form, seen.answer), set()).add(seen.key)
     chosen: dict[tuple[str, ...], Problem] = {}
     subjects: Counter[str] = Counter()
     forms: Counter[str] = Counter()
-    for _ in range(400 * wanted):
+    answers: Counter[tuple[str, str]] = Counter()
+    for number in range(400 * wanted):
         problem = bank.draw(category, dice)
         if problem.key in chosen or (problem.subject and subjects[problem.subject] >= cap):
             continue
@@ -118,9 +124,18 @@ def _choose(bank: Bank, category: str, dice: Dice, wanted: int, told: Counter[tu
             continue  # the same value is the person's own or another relative's: training will bring the two together
         if forms[problem.form] >= MOST * len(known.get(problem.form, ())):
             continue
-        chosen[problem.key] = problem
-        forms[problem.form] += 1
-        subjects[problem.subject] += 1
+        same = problem.form, problem.answer
+        scarce = number > 300 * wanted  # a small world may not have enough questions of that kind
+        if category in ANSWERED and not scarce and answers[same] + 1 >= len(alike.get(same, ())):
+            continue
+        twin = bank.twin(problem)
+        if twin and len(chosen) + 2 > wanted:
+            continue
+        for one in (problem, twin) if twin else (problem,):
+            chosen[one.key] = one
+            answers[one.form, one.answer] += 1
+            forms[one.form] += 1
+            subjects[one.subject] += 1
         if len(chosen) == wanted:
             return list(chosen.values())
     raise HanmoError(
