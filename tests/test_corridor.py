@@ -1,4 +1,4 @@
-"""The whole corridor on a tiny world: it runs; neither a SIGKILL nor a full disk in any stage changes what comes out."""
+"""The whole corridor on a tiny world: it runs; no SIGKILL and no full disk in any stage changes what comes out."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ A fenced block of README.md is run by this test when an HTML comment (which no r
     <!-- test: timeout=300 -->                       seconds that it may take; 120 unless said
     <!-- test: needs=llama_cpp -->                   leave it out where that module is not installed
     <!-- test: background=8000 -->                   start it, go on when the port answers, end it after the last block
+                                                     (where that port is taken, all blocks get another one instead)
 
 The marked ```bash and ```python blocks run one after the other, in one empty folder that has a copy of recipes/, with
 the environment's programs on PATH; a block may use what an earlier one made. Bash stops at the first failing command.
@@ -65,14 +66,27 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
-def command_of(block: Block) -> list[str]:
-    """What runs the block."""
+def command_of(block: Block, ports: dict[str, str]) -> list[str]:
+    """What runs the block; `ports` are to be replaced."""
     code = block.code.rstrip()
     if extra := (block.marks or {}).get("append"):
         code = f"{code} {extra}"
+    for port, other in ports.items():
+        code = code.replace(port, other)
     if block.language == "python":
         return [sys.executable, "-c", code]
     return [shutil.which("bash") or "bash", "-euo", "pipefail", "-c", code]
+
+
+def ports_instead(found: list[Block]) -> dict[str, str]:
+    """A free port for every one that a block wants and somebody else listens on."""
+    instead = {}
+    for port in {block.marks["background"] for block in found if block.marks and "background" in block.marks}:
+        with socket.socket() as probe, socket.socket() as free:
+            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+                free.bind(("127.0.0.1", 0))
+                instead[port] = str(free.getsockname()[1])
+    return instead
 
 
 def wait_for(port: int, child: subprocess.Popen[str], seconds: float) -> None:
@@ -97,8 +111,10 @@ def run_all(text: str, folder: Path) -> int:
     }
     background: list[subprocess.Popen[str]] = []
     count = 0
+    found = blocks(text)
+    ports = ports_instead(found)
     try:
-        for block in blocks(text):
+        for block in found:
             if block.marks is None:
                 continue
             if (needs := block.marks.get("needs")) and importlib.util.find_spec(needs) is None:
@@ -106,7 +122,7 @@ def run_all(text: str, folder: Path) -> int:
             count += 1
             where = f"the block of line {block.line}"
             child = subprocess.Popen(
-                command_of(block),
+                command_of(block, ports),
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -119,7 +135,7 @@ def run_all(text: str, folder: Path) -> int:
             )
             if port := block.marks.get("background"):
                 background.append(child)
-                wait_for(int(port), child, block.seconds)
+                wait_for(int(ports.get(port, port)), child, block.seconds)
                 continue
             try:
                 output, _ = child.communicate(timeout=block.seconds)
@@ -275,6 +291,8 @@ assert urllib.request.urlopen("http://127.0.0.1:{port}/").status == 200
     assert run_all(text, tmp_path) == 2
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
+    with socket.create_server(("127.0.0.1", port)):
+        assert run_all(text, tmp_path) == 2
 
 
 @pytest.mark.parametrize("mark", ["timeout", "speed=9"])

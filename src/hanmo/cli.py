@@ -6,6 +6,7 @@ recipe can say, the command line can say by the same name.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -232,6 +233,9 @@ def doctor(as_json: bool, full: bool) -> None:
 
 def main() -> None:
     """Entry point: faults the user can mend are one line on stderr and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal's code page may lack a character; no reason to stop
+            stream.reconfigure(errors="replace")
     try:
         cli(standalone_mode=False)
     except HanmoError as error:

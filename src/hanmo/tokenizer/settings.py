@@ -12,5 +12,8 @@ class TokenizerSettings(Settings):
         8192, "tokens in all: 3 special tokens, 256 bytes and the merges; a multiple of 64 is fastest", ge=259
     )
     sample_mb: int = setting(
-        100, "megabytes of text to train on, taken evenly from the whole corpus", ge=1, affects="result"
+        100,
+        "megabytes of text to train on, taken evenly from the whole corpus; each takes about 12 MB of memory",
+        ge=1,
+        affects="result",
     )
