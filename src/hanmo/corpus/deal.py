@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from hanmo.corpus.gather import choice_of
+from hanmo.corpus.near import gone_in
 from hanmo.corpus.records import EXCERPT
 from hanmo.corpus.spill import Spilled, blocks_of, bucket_of, documents_of
 from hanmo.corpus.tally import Tally
@@ -38,6 +39,8 @@ class DealTask:
     threshold: int  # documents whose `choice_of` is below are held out ...
     largest: int  # ... unless they have more bytes than this
     dedup: bool
+    priorities: tuple[int, ...]  # by source: which of equal texts stays
+    gone: Path | None  # near-duplicates (see `near`)
 
     @property
     def stem(self) -> Path:
@@ -54,15 +57,20 @@ def deal(task: DealTask) -> dict[str, Any]:
     train = task.out / "train" / f"{task.bucket:05d}.jsonl.zst"
     heldout = task.stem.with_suffix(".heldout.jsonl.zst")
     rejects = task.out / "rejects" / f"duplicates-{task.bucket:05d}.jsonl.zst"
+    gone = gone_in(task.gone, task.bucket, task.buckets) if task.gone else {}
     with contextlib.ExitStack() as stack:
         files = {path: LazyWriter(stack, path) for path in (train, heldout, rejects)}
         for document, original in _sorted_once(task):
             tally = tallies.setdefault(document.source, Tally())
-            if original is not None:
+            if original is not None or document.key in gone:
                 record = orjson.loads(document.line)
-                detail = f"the same text as {orjson.loads(original)['id']}"
-                tally.reject("duplicate", record["meta"]["at"], detail, record["text"])
-                record |= {"text": record["text"][:EXCERPT], "meta": {"detail": detail}, "reason": "duplicate"}
+                if original is not None:
+                    reason, detail = "duplicate", f"the same text as {orjson.loads(original)['id']}"
+                else:
+                    reason, (kept, alike) = "near_duplicate", gone[document.key]
+                    detail = f"{alike:.2f} like {kept}"
+                tally.reject(reason, record["meta"]["at"], detail, record["text"])
+                record |= {"text": record["text"][:EXCERPT], "meta": {"detail": detail}, "reason": reason}
                 files[rejects].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                 continue
             held = choice_of(document.key) < task.threshold and document.bytes <= task.largest
@@ -75,8 +83,8 @@ def deal(task: DealTask) -> dict[str, Any]:
 
 
 def _sorted_once(task: DealTask) -> Iterator[tuple[Spilled, bytes | None]]:
-    """The documents of a bucket by hash and, where hashes are equal, in the order of the plan; with each duplicate the
-    line of the document that it repeats."""
+    """The documents of a bucket by hash and, where hashes are equal, by priority and in the order of the plan; with
+    each duplicate the line of the document that it repeats."""
     indexed = [(stem, blocks_of(stem, task.bucket)) for stem in task.stems]
     parts = 1 + sum(int(rows[:, 3].sum()) for _, rows in indexed) // PART
     for part in range(parts):
@@ -89,7 +97,7 @@ def _sorted_once(task: DealTask) -> Iterator[tuple[Spilled, bytes | None]]:
                     for item in documents
                     if parts == 1 or bucket_of(item.key, task.buckets * parts) % parts == part
                 )
-        held.sort(key=_key)
+        held.sort(key=lambda document: (document.key, -task.priorities[document.source]))
         first: Spilled | None = None
         for document in held:
             if task.dedup and first is not None and document.key == first.key:
@@ -97,10 +105,6 @@ def _sorted_once(task: DealTask) -> Iterator[tuple[Spilled, bytes | None]]:
             else:
                 first = document
                 yield document, None
-
-
-def _key(document: Spilled) -> bytes:
-    return document.key
 
 
 class LazyWriter:

@@ -1,13 +1,14 @@
 """First pass: read, clean, filter, hash. Each task reads its files and deals what passes into buckets by hash.
 
-A task leaves `work/gather/NNNNNN.{bin,npy}` (see `spill`), `NNNNNN.chosen.npy` (candidates for the held-out part),
-`rejects/NNNNNN.jsonl.zst` and, last, `NNNNNN.json` with its counts: with that file it is done.
+A task leaves `work/gather/NNNNNN.{bin,npy}` (see `spill`), signatures (see `near`), `NNNNNN.chosen.npy` (candidates for
+the held-out part), `rejects/NNNNNN.jsonl.zst` and, last, `NNNNNN.json` with its counts: with that file it is done.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hanmo.corpus.clean import Cleaner, Counts
 from hanmo.corpus.fields import text_of
 from hanmo.corpus.formats import read
 from hanmo.corpus.inputs import Piece, bad_file
+from hanmo.corpus.near import SketchWriter
 from hanmo.corpus.records import EXCERPT, Bad, Record
 from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.corpus.spill import Spilled, SpillWriter
@@ -88,6 +90,7 @@ class _Gatherer:
         self.candidates: list[tuple[int, int]] = []
         self.smallest: tuple[int, int] | None = None
         self.rejects: list[dict[str, Any]] = []
+        self.sketches: SketchWriter | None = None
 
     def _cleaner(self, source: Source) -> Cleaner:
         settings = self.settings
@@ -97,7 +100,11 @@ class _Gatherer:
     def run(self) -> dict[str, Any]:
         task = self.task
         rejects = task.out / "rejects" / f"{task.number:06d}.jsonl.zst"
-        with SpillWriter(task.stem, task.buckets) as spill, JsonlZstWriter(rejects) as rejected:
+        with ExitStack() as stack:
+            if self.settings.near_similarity:
+                self.sketches = stack.enter_context(SketchWriter(task.stem))
+            spill = stack.enter_context(SpillWriter(task.stem, task.buckets))
+            rejected = stack.enter_context(JsonlZstWriter(rejects))
             for piece in task.pieces:
                 for document in self._piece(piece):
                     spill.write(document)
@@ -174,9 +181,10 @@ class _Gatherer:
         where = f"{file.name}:{record.line}"
         own = record.fields.get("id")
         meta = record.fields.get("meta")
+        identity = str(own)[:200] if isinstance(own, (str, int)) and own != "" else f"{source}:{where}"
         line = orjson.dumps(
             {
-                "id": str(own)[:200] if isinstance(own, (str, int)) and own != "" else f"{source}:{where}",
+                "id": identity,
                 "text": text,
                 "source": source,
                 "meta": {**(meta if isinstance(meta, dict) else {}), "at": where},
@@ -185,6 +193,8 @@ class _Gatherer:
         )
         tally.kept.add(len(data), after.chars, after.han)
         key = key_of(data)
+        if self.sketches:
+            self.sketches.add(key, file.source, len(data), identity, text)
         if self.bound and len(data) <= largest_heldout(self.settings):
             chosen = (choice_of(key), len(data))
             if chosen[0] < self.bound:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator
+
 from hanmo.files import expand
 from hanmo.stage import Settings, factory, setting
 
@@ -25,6 +27,7 @@ class Source(Settings):
         "file", "what is one document in txt and md: the whole file, each line, or what stands between blank lines"
     )
     licence: str = setting("", "a note that is carried into the statistics")
+    priority: int = setting(0, "of documents that repeat each other, one of the source with the highest priority stays")
     min_han: float | None = setting(None, "overrides the corpus-wide min_han for this source", ge=0, le=1)
     simplify: bool | None = setting(None, "overrides the corpus-wide simplify for this source")
 
@@ -46,6 +49,14 @@ class CorpusSettings(Settings):
     )
     dedup: bool = setting(True, "reject documents whose text, white space aside, was seen before")
 
+    near_similarity: float = setting(
+        0.75,
+        "reject documents at least this much like another (Jaccard index of 5-character shingles, estimated by "
+        "signatures to about 0.04); at least 0.5, or 0 for off",
+        ge=0,
+        le=1,
+    )
+
     heldout_fraction: float = setting(
         0.01, "share of the documents that is held out, chosen by their hash", ge=0, le=0.5
     )
@@ -64,6 +75,13 @@ class CorpusSettings(Settings):
         "fail", "a file that cannot be read to its end (torn archive, unknown encoding) stops the stage, or is counted"
     )
     workers: int = setting(0, "worker processes; 0: one per processor", ge=0, affects="speed")
+
+    @field_validator("near_similarity")
+    @classmethod
+    def _searchable(cls, value: float) -> float:
+        if 0 < value < 0.5:
+            raise ValueError("pairs below 0.5 are not found by signatures; give 0.5 to 1, or 0 for off")
+        return value
 
     def external(self) -> list[Path]:
         """The sources' files and folders; for a glob, what it finds."""

@@ -3,6 +3,7 @@
 Two passes over worker processes, with the disk between them, so that memory does not grow with the corpus:
 
 1. `gather`: read files, clean, filter, hash, and deal documents into buckets by hash (`work/gather/`);
+   between the passes, `near` finds documents that are nearly the same by their signatures (`work/near/`);
 2. `deal`: sort each bucket by hash, drop repeated texts, split off the held-out part, write `train/NNNNN.jsonl.zst`.
 
 What comes out depends on the settings and the files alone: the order of documents is the order of their hashes, which
@@ -29,6 +30,7 @@ from hanmo.console import console, human_bytes, human_count, progress
 from hanmo.corpus.deal import DealTask, LazyWriter, deal
 from hanmo.corpus.gather import GatherTask, gather, largest_heldout, merged, unreadable_lines
 from hanmo.corpus.inputs import Found, SourceFile, cut, look
+from hanmo.corpus.near import resolve, search, searches
 from hanmo.corpus.settings import CorpusSettings
 from hanmo.corpus.stream import lines, pieces
 from hanmo.corpus.tally import Amount, Tally
@@ -43,7 +45,7 @@ MOST_BUCKETS = 1024
 #: Raw size of one held-out file.
 HELDOUT_FILE = 64 << 20
 #: Changes when the same settings and files give another result.
-_VERSION = 1
+_VERSION = 2
 
 
 def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
@@ -89,7 +91,12 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     threshold = _threshold(settings, [task.stem for task in tasks], kept)
     stems = tuple(task.stem for task in tasks)
     largest = largest_heldout(settings)
-    deals = [DealTask(bucket, buckets, out, stems, threshold, largest, settings.dedup) for bucket in range(buckets)]
+    priorities = [source.priority for source in found.sources]
+    gone = _near(settings, out, stems, priorities, workers) if settings.near_similarity else None
+    deals = [
+        DealTask(bucket, buckets, out, stems, threshold, largest, settings.dedup, tuple(priorities), gone)
+        for bucket in range(buckets)
+    ]
     for tally, dealt in zip(
         tallies, merged(_all("sorting and deduplicating", deal, deals, workers), len(found.sources)), strict=True
     ):
@@ -197,6 +204,16 @@ def _nothing_usable(tallies: list[Tally], found: Found) -> str:
         listed += f", {bad_files} unreadable files"
     files = f"{len(found.files)} file{'s' if len(found.files) > 1 else ''}"
     return f"no usable document in {files}: {listed}{f' (first: {first})' if first else ''}; see rejects/"
+
+
+def _near(settings: CorpusSettings, out: Path, stems: tuple[Path, ...], priorities: list[int], workers: int) -> Path:
+    """The file of near-duplicates that go."""
+    path = out / "work" / "near" / "gone.npy"
+    if not path.exists():
+        tasks = searches(out, stems, settings.near_similarity)
+        _all("comparing", search, tasks, workers)
+        resolve(tasks, priorities, path)
+    return path
 
 
 def _threshold(settings: CorpusSettings, stems: list[Path], kept: int) -> int:
