@@ -166,7 +166,8 @@ def main() -> None:
     size = sum(len(text.encode()) for text in texts) / 1e6
     with tempfile.TemporaryDirectory() as folder:
         step = MinhashDedupSignature(folder, language=Languages.mandarin_chinese__hani)
-        step._hash_func = lambda text: xxhash.xxh64_intdigest(text.encode())  # theirs passes str, which xxhash 4 refuses
+        # Its own function passes str, which xxhash 4 refuses.
+        step._hash_func = lambda text: xxhash.xxh64_intdigest(text.encode())
         step.get_signature(step.get_shingles("先把词典读进来，这不算时间。"))
         sketch("同样")
         rounds = []
