@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from hanmo.console import console, human_count
@@ -88,6 +89,7 @@ def _model(settings: PretrainSettings, inputs: dict[str, list[Path]], vocab_size
     """The preset with fresh weights, or the given model."""
     if given := inputs.get("model"):
         folder = resolve(given[0])
+        transformers.utils.logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         rows, longest = model.config.vocab_size, model.config.max_position_embeddings
         if rows < vocab_size:
