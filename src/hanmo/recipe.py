@@ -82,7 +82,20 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
     _apply(raw["stages"], overrides or [], path)
     names = [item.get("name", item.get("do")) if isinstance(item, dict) else None for item in raw["stages"]]
     stages = [_stage(item, names, path, index) for index, item in enumerate(raw["stages"])]
+    _keep_exams_out(stages)
     return Recipe(str(raw.get("name", path.stem)), _sorted(stages, path))
+
+
+def _keep_exams_out(stages: list[Stage]) -> None:
+    """Give every corpus that names no exams those that the recipe evaluates on (`exams: []` says none)."""
+    exams = [source for stage in stages for source in stage.sources.get("exam", [])]
+    for stage in stages:
+        if stage.kind.role("exams") and "exams" not in stage.sources:
+            behind = {stage.name}  # what reads this corpus cannot be read by it
+            while more := {other.name for other in stages if behind & set(other.after)} - behind:
+                behind |= more
+            if outside := list(dict.fromkeys(exam for exam in exams if exam not in behind)):
+                stage.sources["exams"] = outside
 
 
 def _apply(stages: list[Any], overrides: list[str], path: Path) -> None:

@@ -25,7 +25,10 @@ _ALL = (
         "corpus",
         "read raw text, clean it, drop what is unfit or a duplicate, hold some out",
         CorpusSettings,
-        (Input("documents", "folders or files of raw text", required=False, many=True),),
+        (
+            Input("documents", "folders or files of raw text", required=False, many=True),
+            Input("exams", "exams that must not be in the text; in a recipe, those it evaluates on", False, many=True),
+        ),
         "hanmo.corpus.stage:run",
     ),
     StageKind(

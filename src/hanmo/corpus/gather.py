@@ -18,6 +18,7 @@ import orjson
 import xxhash
 
 from hanmo.corpus.clean import Cleaner, Counts
+from hanmo.corpus.contamination import Exams
 from hanmo.corpus.fields import text_of
 from hanmo.corpus.formats import read
 from hanmo.corpus.inputs import Piece, bad_file
@@ -43,6 +44,7 @@ class GatherTask:
     sources: tuple[Source, ...]
     pieces: tuple[Piece, ...]
     buckets: int
+    exams: Path | None = None  # see `contamination`
 
     @property
     def stem(self) -> Path:
@@ -91,6 +93,7 @@ class _Gatherer:
         self.smallest: tuple[int, int] | None = None
         self.rejects: list[dict[str, Any]] = []
         self.sketches: SketchWriter | None = None
+        self.exams = Exams(task.exams) if task.exams else None
 
     def _cleaner(self, source: Source) -> Cleaner:
         settings = self.settings
@@ -174,6 +177,10 @@ class _Gatherer:
         size = len(data) if text is raw else len(raw.encode())
         tally.read.add(size, before.chars, before.han)
         reason, detail = self._fault(file.source, before, after)
+        if not reason and self.exams:
+            item, share = self.exams.worst(text)
+            if share >= self.settings.contamination:
+                reason, detail = "contaminated", f"holds {share:.0%} of exam item {item}"
         if reason:
             self._reject(tally, piece, record.line, reason, detail, raw[:EXCERPT])
             return None

@@ -57,6 +57,10 @@ class CorpusSettings(Settings):
         le=1,
     )
 
+    contamination: float = setting(
+        0.5, "reject documents that hold this share of an exam item (of its runs of 13 characters); 0: off", ge=0, le=1
+    )
+
     heldout_fraction: float = setting(
         0.01, "share of the documents that is held out, chosen by their hash", ge=0, le=0.5
     )

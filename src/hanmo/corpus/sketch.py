@@ -57,15 +57,31 @@ def likeness(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _shingles(text: str) -> np.ndarray:
-    """A 64-bit hash of every shingle, [n] uint64, n at least 1; repeated shingles are not removed."""
-    points = np.frombuffer(text.lower().encode("utf-32-le", "replace"), np.uint32)
-    points = points[_letters()[np.minimum(points, 0x10000)]].astype(np.uint64)
+    """The sums of every shingle, [n] uint64, n at least 1; repeated shingles are not removed."""
+    points = _points(text)
     if len(points) < SHINGLE:
         points = np.concatenate([points, np.zeros(SHINGLE - len(points), np.uint64)])
-    total = points[: len(points) - SHINGLE + 1].copy()
-    for offset in range(1, SHINGLE):
+    return _sums(points, SHINGLE)
+
+
+def hashes(text: str, size: int) -> np.ndarray:
+    """A 64-bit hash of every run of `size` letters, digits and Han characters, [n] uint64; none in a shorter text."""
+    points = _points(text)
+    return _mix(_sums(points, size)) if len(points) >= size else np.empty(0, np.uint64)
+
+
+def _points(text: str) -> np.ndarray:
+    """The code points that count, [n] uint64."""
+    points = np.frombuffer(text.lower().encode("utf-32-le", "replace"), np.uint32)
+    return points[_letters()[np.minimum(points, 0x10000)]].astype(np.uint64)
+
+
+def _sums(points: np.ndarray, size: int) -> np.ndarray:
+    """A polynomial of every run of `size` numbers, modulo 2**64."""
+    total = points[: len(points) - size + 1].copy()
+    for offset in range(1, size):
         total *= _ODD
-        total += points[offset : len(points) - SHINGLE + 1 + offset]
+        total += points[offset : len(points) - size + 1 + offset]
     return total
 
 

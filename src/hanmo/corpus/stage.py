@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from hanmo.console import console, human_bytes, human_count, progress
+from hanmo.corpus.contamination import collect
 from hanmo.corpus.deal import DealTask, LazyWriter, deal
 from hanmo.corpus.gather import GatherTask, gather, largest_heldout, merged, unreadable_lines
 from hanmo.corpus.inputs import Found, SourceFile, cut, look
@@ -35,7 +36,7 @@ from hanmo.corpus.settings import CorpusSettings
 from hanmo.corpus.stream import lines, pieces
 from hanmo.corpus.tally import Amount, Tally
 from hanmo.errors import HanmoError
-from hanmo.files import fingerprint_json, read_json, write_json
+from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.pool import cores, run_tasks
 from hanmo.stage import affects_of
 
@@ -52,7 +53,8 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     """Make a corpus in `out`: train/, heldout/, rejects/ (JSON lines in zstd) and stats.json.
 
     Args:
-        inputs: role "documents": stage folders, or any folders and files of text, beside `settings.sources`.
+        inputs: role "documents": stage folders, or any folders and files of text, beside `settings.sources`; role
+            "exams": files or folders of exams whose items no document may hold.
 
     Returns:
         counts of documents, bytes, characters and Han characters, and of what was rejected.
@@ -63,7 +65,7 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     found = look(settings, inputs.get("documents", []))
     for note in found.notes:
         console.print(note, markup=False, soft_wrap=True)
-    plan = _fingerprint(settings, found)
+    plan = _fingerprint(settings, found, inputs.get("exams", []))
     work = out / "work"
     if _finished(out, plan):
         shutil.rmtree(work, ignore_errors=True)
@@ -73,8 +75,9 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
 
     content = sum(file.content for file in found.files)
     buckets = max(1, min(-(-content // BUCKET), MOST_BUCKETS))
+    exams = _exams(inputs, out) if settings.contamination and inputs.get("exams") else None
     tasks = [
-        GatherTask(number, out, settings, tuple(found.sources), tuple(held), buckets)
+        GatherTask(number, out, settings, tuple(found.sources), tuple(held), buckets, exams)
         for number, held in enumerate(cut(found.files))
     ]
 
@@ -115,7 +118,15 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     return _counts(stats)
 
 
-def _fingerprint(settings: CorpusSettings, found: Found) -> str:
+def _exams(inputs: dict[str, list[Path]], out: Path) -> Path:
+    """The file of exam items that no document may hold."""
+    path = out / "work" / "exams.npz"
+    told, short = collect(inputs["exams"], path)
+    console.print(f"{told} exam items to keep out of the text{f', {short} too short to be told' if short else ''}")
+    return path
+
+
+def _fingerprint(settings: CorpusSettings, found: Found, exams: list[Path]) -> str:
     chosen = {
         name: value
         for name, value in settings.model_dump(mode="json").items()
@@ -125,7 +136,8 @@ def _fingerprint(settings: CorpusSettings, found: Found) -> str:
         [file.source, file.name, file.size, file.opened.path.stat().st_mtime_ns, file.opened.format, list(file.text)]
         for file in found.files
     ]
-    return fingerprint_json([_VERSION, chosen, [source.name for source in found.sources], files])
+    held = [fingerprint_path(path) for path in exams]
+    return fingerprint_json([_VERSION, chosen, [source.name for source in found.sources], files, held])
 
 
 def _finished(out: Path, plan: str) -> bool:
