@@ -26,7 +26,8 @@ from hanmo.files import atomic_write, write_json
 
 BANDS, ROWS = 21, 6
 #: What is known of a document: enough to choose which one of a group stays, and to say which it was.
-ENTRY = np.dtype([("key", "V16"), ("source", "<u2"), ("size", "<u4"), ("id", "S64"), ("sketch", "<u4", SIZE)])
+ABOUT = np.dtype([("key", "V16"), ("source", "<u2"), ("size", "<u4"), ("id", "S64")])
+ENTRY = np.dtype([*ABOUT.descr, ("sketch", "<u4", SIZE)])
 #: A group that went: the hash of a document, the id of the one that stays instead, and how alike they are.
 GONE = np.dtype([("key", "V16"), ("kept", "S64"), ("alike", "<f4")])
 #: An edge between two documents by number.
@@ -91,13 +92,15 @@ class Sketches:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def take(self, numbers: np.ndarray) -> np.ndarray:
-        """The entries [n] of those documents."""
-        found = np.empty(len(numbers), ENTRY)
+    def take(self, numbers: np.ndarray, form: np.dtype = ENTRY) -> np.ndarray:
+        """The entries [n] of those documents, or of their fields those in `form`."""
+        found = np.empty(len(numbers), form)
         part = np.searchsorted(self.starts, numbers, side="right") - 1
         for index in np.unique(part):
             mine = part == index
-            found[mine] = self._parts[index][numbers[mine] - self.starts[index]]
+            entries = self._parts[index][numbers[mine] - self.starts[index]]
+            for name in form.names or ():
+                found[name][mine] = entries[name]
         return found
 
 
@@ -189,14 +192,17 @@ def resolve(tasks: list[SearchTask], priorities: list[int], path: Path) -> int:
     """
     edges = np.concatenate([np.load(task.stem.with_suffix(".npy")) for task in tasks])
     members, ends = np.unique(np.stack([edges["left"], edges["right"]]), return_inverse=True)
-    entries = Sketches(tasks[0].stems).take(members)
+    sketches = Sketches(tasks[0].stems)
+    entries = np.concatenate(
+        [np.empty(0, ABOUT), *(sketches.take(members[i : i + _PAIRS], ABOUT) for i in range(0, len(members), _PAIRS))]
+    )
     # Equal texts are one node, with the source that the second pass will keep them from.
     keys = np.ascontiguousarray(entries["key"]).view(">u8").reshape(-1, 2)
     order = np.lexsort((-np.array(priorities)[entries["source"]], keys[:, 1], keys[:, 0]))
     opens = np.concatenate([[True], (keys[order][1:] != keys[order][:-1]).any(1)])[: len(order)]
     node = np.empty(len(order), np.int64)
     node[order] = np.cumsum(opens) - 1
-    entries = entries[order[opens]]
+    entries, members = entries[order[opens]], members[order[opens]]
     ends = node[ends.reshape(2, -1)]
     group = _groups(len(entries), ends)
     rank = np.lexsort(
@@ -215,7 +221,8 @@ def resolve(tasks: list[SearchTask], priorities: list[int], path: Path) -> int:
     gone["key"], gone["kept"] = entries["key"][goes], entries["id"][keeper[goes]]
     for start in range(0, len(goes), _PAIRS):
         part = goes[start : start + _PAIRS]
-        gone["alike"][start : start + len(part)] = likeness(entries["sketch"][part], entries["sketch"][keeper[part]])
+        one, two = sketches.take(members[part]), sketches.take(members[keeper[part]])
+        gone["alike"][start : start + len(part)] = likeness(one["sketch"], two["sketch"])
     with atomic_write(path, "wb") as file:
         np.save(file, gone)
     return len(gone)
