@@ -158,7 +158,7 @@ def measure(data: Path, folder: Path, megabytes: int, every: int, workers: int) 
     sources = make(data, folder / "raw", megabytes, every)
     corpus, tokenizer, tokens = (folder / name for name in ("corpus", "tokenizer", "tokens"))
     stages = {
-        "corpus": run_stage("corpus", CorpusSettings(sources=sources, workers=workers), {}, corpus),
+        "corpus": run_stage("corpus", CorpusSettings(sources=sources, max_bad_lines=0.01, workers=workers), {}, corpus),
         "tokenizer": run_stage("tokenizer", TokenizerSettings(vocab_size=16_384), {"corpus": [corpus]}, tokenizer),
         "tokens": run_stage(
             "tokens", TokensSettings(workers=workers), {"corpus": [corpus], "tokenizer": [tokenizer]}, tokens
