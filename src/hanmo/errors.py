@@ -28,7 +28,7 @@ def describe_os_error(error: Exception) -> str | None:
 
     Libraries written in Rust (tokenizers, safetensors) raise other exceptions with the number in their text.
     """
-    number, name = (error.errno, error.filename) if isinstance(error, OSError) else (_rust_number(str(error)), None)
+    number, name = (error.errno, error.filename) if isinstance(error, OSError) else (rust_number(str(error)), None)
     where = f" at {name}" if name else ""
     if number == errno.ENOSPC:
         return f"the disk is full{where}: free some space, then run the same command again (it goes on where it was)"
@@ -39,7 +39,10 @@ def describe_os_error(error: Exception) -> str | None:
     return None
 
 
-def _rust_number(text: str) -> int | None:
-    """The errno in "No space left on device (os error 28)"."""
-    found = re.search(r"\(os error (\d+)\)", text)
-    return int(found[1]) if found else None
+def rust_number(text: str) -> int | None:
+    """The errno in "No space left on device (os error 28)", None where there is none."""
+    found = re.search(r"os error (\d+)", text)
+    if found is None:
+        return None
+    # 112 is what Windows calls a full disk.
+    return errno.ENOSPC if found[1] == "112" else int(found[1])

@@ -78,10 +78,8 @@ def _items(file: Path) -> Iterator[tuple[str, list[str]]]:
     if not file.is_file() or kind is None:
         raise HanmoError(f"{file}: no exam file (a folder with exam.jsonl, or one of {', '.join(_FORMATS)})")
     try:
-        opened = Opened(path=file, format=kind, encoding="auto", split="line", limit=16 << 20)
-        if kind == "json":
-            opened = Opened(path=file, format=sniff_json(file, "auto"), encoding="auto", split="line", limit=16 << 20)
-        for record in read(opened):
+        form = sniff_json(file, "auto") if kind == "json" else kind
+        for record in read(Opened(path=file, format=form, encoding="auto", split="line", limit=16 << 20)):
             if not isinstance(record, Record):
                 raise HanmoError(f"{file}:{record.line}: {record.detail}; mend the exam")
             yield f"{file.stem}:{record.line}", list(_texts(dict(record.fields)))

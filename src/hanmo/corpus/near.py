@@ -14,6 +14,7 @@ each.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from hanmo.corpus.sketch import SIZE, likeness, sketch
+from hanmo.corpus.spill import bucket_of
 from hanmo.files import atomic_write, write_json
 
 BANDS, ROWS = 21, 6
@@ -31,7 +33,7 @@ ENTRY = np.dtype([*ABOUT.descr, ("sketch", "<u4", SIZE)])
 #: A group that went: the hash of a document, the id of the one that stays instead, and how alike they are.
 GONE = np.dtype([("key", "V16"), ("kept", "S64"), ("alike", "<f4")])
 #: An edge between two documents by number.
-EDGE = np.dtype([("left", "<i8"), ("right", "<i8"), ("alike", "<f4")])
+EDGE = np.dtype([("left", "<i8"), ("right", "<i8")])
 #: Documents whose hashes a task of `search` holds at a time, about.
 HELD = 8_000_000
 _HELD_ENTRIES = 2048  # in memory while a task of the first pass writes
@@ -147,8 +149,7 @@ def search(task: SearchTask) -> dict[str, Any]:
     while len(numbers) > 1:
         # Every document is compared with the first of its hash; those that are not like it wait for the next turn,
         # in which one of them is the first.
-        head = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
-        leader = np.repeat(numbers[head], np.diff(np.append(head, len(numbers))))
+        leader = numbers[_heads(hashes)]
         others = np.flatnonzero(leader != numbers)
         if not len(others):
             break
@@ -160,7 +161,7 @@ def search(task: SearchTask) -> dict[str, Any]:
             left[start : start + len(part)] = alike < task.similarity
             found = (alike >= task.similarity) & (one["key"] != two["key"])
             edge = np.empty(int(found.sum()), EDGE)
-            edge["left"], edge["right"], edge["alike"] = leader[part][found], numbers[part][found], alike[found]
+            edge["left"], edge["right"] = leader[part][found], numbers[part][found]
             edges.append(edge)
         numbers, hashes = numbers[others[left]], hashes[others[left]]
     with atomic_write(task.stem.with_suffix(".npy"), "wb") as file:
@@ -213,9 +214,8 @@ def resolve(tasks: list[SearchTask], priorities: list[int], path: Path) -> int:
             group,
         )
     )
-    heads = np.flatnonzero(np.concatenate([[True], group[rank][1:] != group[rank][:-1]])[: len(rank)])
     keeper = np.empty(len(entries), np.int64)
-    keeper[rank] = np.repeat(rank[heads], np.diff(np.append(heads, len(rank))))
+    keeper[rank] = rank[_heads(group[rank])]
     goes = np.flatnonzero(keeper != np.arange(len(entries)))
     gone = np.empty(len(goes), GONE)
     gone["key"], gone["kept"] = entries["key"][goes], entries["id"][keeper[goes]]
@@ -226,6 +226,11 @@ def resolve(tasks: list[SearchTask], priorities: list[int], path: Path) -> int:
     with atomic_write(path, "wb") as file:
         np.save(file, gone)
     return len(gone)
+
+
+def _heads(values: np.ndarray) -> np.ndarray:
+    """For every place in sorted `values`, the first place that holds the same value."""
+    return np.searchsorted(values, values, side="left")
 
 
 def _groups(count: int, ends: np.ndarray) -> np.ndarray:
@@ -244,9 +249,13 @@ def _groups(count: int, ends: np.ndarray) -> np.ndarray:
 def gone_in(path: Path, bucket: int, buckets: int) -> dict[bytes, tuple[str, float]]:
     """Of one bucket: hash of a document that goes -> (id of the one that stays, how alike they are)."""
     gone = np.load(path, mmap_mode="r")
-    prefix = np.frombuffer(gone["key"].tobytes(), ">u4").reshape(-1, 4)[:, 0].astype(np.uint64)
-    mine = np.flatnonzero(prefix * np.uint64(buckets) >> np.uint64(32) == bucket)
+
+    def at(place: int) -> int:
+        return bucket_of(gone[place]["key"].tobytes(), buckets)
+
+    places = range(len(gone))  # they are sorted by key, and buckets in their order hold the keys in theirs
+    first, last = bisect_left(places, bucket, key=at), bisect_left(places, bucket + 1, key=at)
     return {
         row["key"].tobytes(): (row["kept"].decode("utf-8", "replace"), round(float(row["alike"]), 3))
-        for row in gone[mine]
+        for row in gone[first:last]
     }

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from hanmo.errors import rust_number
 from hanmo.tokenizer import save
 
 
@@ -25,11 +24,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
+        number = rust_number(str(error))
+        if number is None:
             raise
-        # 112 is what Windows calls a full disk.
-        number = errno.ENOSPC if code[1] == "112" else int(code[1])
         raise OSError(number, os.strerror(number), str(path)) from None
 
 
