@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hanmo.corpus.formats import read, sniff_json
+from hanmo.corpus.inputs import format_of
 from hanmo.corpus.records import Opened, Record
 from hanmo.corpus.sketch import hashes
 from hanmo.corpus.stream import FileFault
@@ -25,7 +26,6 @@ from hanmo.files import atomic_write
 GRAM = 13
 #: Fields of a record that say which item it is rather than what it asks.
 _NOT_TEXT = frozenset(("id", "idx", "category", "kind", "type", "subject", "split", "source", "label"))
-_FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "txt"}
 _FILTER_BITS = 20
 
 
@@ -74,9 +74,9 @@ def _items(file: Path) -> Iterator[tuple[str, list[str]]]:
         for item in load_items(file):
             yield f"{file.parent.name}:{item.id}", [item.question, *(item.choices or ())]
         return
-    kind = _FORMATS.get(file.suffix.lower())
+    kind, _ = format_of(file)
     if not file.is_file() or kind is None:
-        raise HanmoError(f"{file}: no exam file (a folder with exam.jsonl, or one of {', '.join(_FORMATS)})")
+        raise HanmoError(f"{file}: no exam file; give a folder with exam.jsonl, or jsonl, json, csv, parquet, txt")
     try:
         form = sniff_json(file, "auto") if kind == "json" else kind
         for record in read(Opened(path=file, format=form, encoding="auto", split="line", limit=16 << 20)):
