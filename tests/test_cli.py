@@ -31,6 +31,15 @@ def test_help_of_a_stage_shows_settings_with_defaults() -> None:
     assert "--tokens VALUE" in words and "[default: 0.02]" in words and "--data PATH" in words
 
 
+@pytest.mark.parametrize("words", [["corpus"], ["corpus", "make"]])
+def test_a_room_s_stage_goes_by_the_room_s_name_and_its_own(words: list[str], tmp_path: Path) -> None:
+    help_ = hanmo(*words, "--help").stdout
+    assert "--quality.min-han VALUE" in help_
+    slip = hanmo(*words, "--out", "x", "--quality.min-han", "much", cwd=tmp_path)
+    assert slip.returncode == 2 and "corpus: quality.min_han: Input should be a valid number" in slip.stderr
+    assert "Missing option '--out'" in hanmo(*words, cwd=tmp_path).stderr
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -20,7 +20,7 @@ from hanmo.run import run_recipe, status
 RECIPE = """
 name: small
 stages:
-  - {name: text, do: corpus, from: {documents: ./raw}, heldout_fraction: 0.2, min_chars: 5, workers: 1}
+  - {name: text, do: corpus, from: {documents: ./raw}, heldout_fraction: 0.2, quality: {min_chars: 5}, workers: 1}
   - {do: tokenizer, from: text, vocab_size: 300}
   - {name: tokens, do: tokens, from: {corpus: text, tokenizer: tokenizer}, workers: 1}
   - {name: base, do: pretrain, from: {data: tokens}, preset: hanmo-1m, tokens: 1280, context: 32, batch_tokens: 64,
@@ -107,7 +107,8 @@ def test_a_foreign_folder_is_not_touched(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_a_failed_stage_says_why_and_leaves_no_result(recipe: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hanmo", "run", str(recipe), "--out", str(tmp_path / "run"), "text.min_chars=5000"]
+    words = ["run", str(recipe), "--out", str(tmp_path / "run"), "text.quality.min_chars=5000"]
+    command = [sys.executable, "-m", "hanmo", *words]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 2 and done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -147,5 +148,5 @@ def test_api_runs_one_stage(tmp_path: Path) -> None:
     assert manifest["do"] == "corpus" and (tmp_path / "corpus" / "manifest.json").exists()
     again = api.corpus(out=tmp_path / "corpus", documents=raw, heldout_fraction=0.1, workers=1)
     assert again == manifest
-    with pytest.raises(HanmoError, match=r"corpus: unknown key .min_char.; did you mean .min_chars"):
+    with pytest.raises(HanmoError, match=r"corpus: unknown key .quality.min_char.; did you mean .min_chars"):
         api.corpus(out=tmp_path / "other", documents=raw, min_char=3)

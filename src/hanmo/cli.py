@@ -6,9 +6,11 @@ recipe can say, the command line can say by the same name.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import sys
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from hanmo.errors import HanmoError, describe_os_error, nearest
-from hanmo.stage import StageKind
+from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -88,8 +90,22 @@ def status(directory: Path, as_json: bool) -> None:
     Console().print(table)
 
 
-def _stage_command(what: StageKind) -> click.Command:
-    """The command of one kind of stage."""
+class _StageGroup(_Group):
+    """A stage's command that also holds commands of its room: `hanmo corpus --out …` and `hanmo corpus inspect …`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] in self.commands:  # what the stage must be given is not asked of the others
+            for option in self.params:
+                option.required = False
+        return super().parse_args(ctx, args)
+
+
+def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> click.Command:
+    """The command of one kind of stage.
+
+    Args:
+        room: the stage's own name among the room's commands, and "module:name" of a list of the others.
+    """
     options: list[click.Parameter] = []
     for item in what.inputs:
         options.append(
@@ -102,28 +118,58 @@ def _stage_command(what: StageKind) -> click.Command:
             )
         )
     options.append(click.Option(["--out"], type=click.Path(path_type=Path), required=True, help="the folder to make"))
-    for name, info in what.settings.model_fields.items():
-        default = info.get_default(call_default_factory=True) if not info.is_required() else PydanticUndefined
-        shown = "" if default is PydanticUndefined or default in (None, "") else f" [default: {_plain(default)}]"
-        options.append(
-            click.Option(
-                [f"--{name.replace('_', '-')}", f"set_{name}"],
-                metavar="VALUE",
-                help=(info.description or "") + shown,
-            )
-        )
+    options += _settings_options(what.settings)
 
     def call(out: Path, **given: Any) -> None:
         from hanmo.api import run_stage
 
         inputs = {key[6:]: value for key, value in given.items() if key.startswith("input_") and value}
-        settings = {
-            key[4:]: _value(text, key[4:]) for key, text in given.items() if key.startswith("set_") and text is not None
-        }
+        settings: dict[str, Any] = {}
+        for key, text in given.items():
+            if key.startswith("set_") and text is not None:
+                *groups, name = key[4:].split("__")
+                place = settings
+                for group in groups:
+                    place = place.setdefault(group, {})
+                place[name] = _value(text, key[4:].replace("__", "."))
         manifest = run_stage(what.do, out=out, inputs=inputs, **settings)
         click.echo(json.dumps({"out": str(out), **manifest["counts"]}, ensure_ascii=False))
 
-    return click.Command(what.do, callback=call, params=options, help=what.summary[0].upper() + what.summary[1:] + ".")
+    summary = what.summary[0].upper() + what.summary[1:] + "."
+    if room is None:
+        return click.Command(what.do, callback=call, params=options, help=summary)
+
+    @click.pass_context
+    def call_alone(ctx: click.Context, **given: Any) -> None:
+        if ctx.invoked_subcommand is None:
+            call(**given)
+
+    group = _StageGroup(what.do, callback=call_alone, params=options, help=summary, invoke_without_command=True)
+    own, place = room
+    group.add_command(click.Command(own, callback=call, params=[copy(option) for option in options], help=summary))
+    module, _, name = place.partition(":")
+    for command in getattr(importlib.import_module(module), name):
+        group.add_command(command)
+    return group
+
+
+def _settings_options(schema: type[Settings], group: str = "") -> list[click.Parameter]:
+    """One option per setting; those of a group of settings are called `--group.name`."""
+    options: list[click.Parameter] = []
+    for name, info in schema.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Settings):
+            options += _settings_options(info.annotation, f"{name}.")
+            continue
+        default = info.get_default(call_default_factory=True) if not info.is_required() else PydanticUndefined
+        shown = "" if default is PydanticUndefined or default in (None, "") else f" [default: {_plain(default)}]"
+        options.append(
+            click.Option(
+                [f"--{group}{name.replace('_', '-')}", f"set_{group.replace('.', '__')}{name}"],
+                metavar="VALUE",
+                help=(info.description or "") + shown,
+            )
+        )
+    return options
 
 
 def _plain(value: Any) -> str:
@@ -141,8 +187,14 @@ def _value(text: str, name: str) -> Any:
         raise HanmoError(f"--{name.replace('_', '-')}: '{text}' is no YAML value ({error})") from None
 
 
+#: Rooms that have further commands beside their stage: the stage's own name among them, and where they are.
+_ROOMS = {
+    "corpus": ("make", "hanmo.corpus.commands:COMMANDS"),
+    "tokenizer": ("train", "hanmo.tokenizer.commands:COMMANDS"),
+}
+
 for _kind in KINDS.values():
-    cli.add_command(_stage_command(_kind))
+    cli.add_command(_stage_command(_kind, _ROOMS.get(_kind.do)))
 
 
 def _talking(command: Any) -> Any:

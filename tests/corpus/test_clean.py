@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanmo.corpus.clean import Cleaner
+from hanmo.corpus.settings import CleanSettings
 
-CLEAN = Cleaner()
+CLEAN = Cleaner(CleanSettings())
 PUNCTUATION = "，。！？；：、“”‘’（）《》〈〉【】『』「」—…·～＋－＝％＃＠＆＊／＼｜＄￥［］｛｝＜＞．＿"
 
 
@@ -54,12 +55,12 @@ def test_rules(text: str, expected: str, changed: dict[str, int]) -> None:
 
 
 def test_rules_that_can_be_left_out() -> None:
-    assert clean("Ａ１e\u0301", Cleaner(nfc=False, half_width=False)) == ("Ａ１e\u0301", {})
+    assert clean("Ａ１e\u0301", Cleaner(CleanSettings(nfc=False, half_width=False))) == ("Ａ１e\u0301", {})
     assert clean("Ａ１") == ("A1", {"half_width": 2})
 
 
 def test_traditional_to_simplified_by_phrase() -> None:
-    simple = Cleaner(simplify=True)
+    simple = Cleaner(CleanSettings(simplify=True))
     assert clean("乾隆皇帝與乾淨的頭髮", simple) == ("乾隆皇帝与干净的头发", {"simplified": 5})
     assert clean("简体字不变", simple) == ("简体字不变", {})
 

@@ -12,7 +12,7 @@ import pytest
 
 from hanmo.corpus import deal, inputs, spill, stage, stream
 from hanmo.corpus.gather import choice_of, key_of
-from hanmo.corpus.settings import CorpusSettings, Source
+from hanmo.corpus.settings import CorpusSettings, QualitySettings, Source
 from hanmo.errors import HanmoError
 from hanmo.files import JsonlZstWriter, read_json, read_jsonl
 
@@ -192,8 +192,8 @@ def test_filters_and_their_override_by_source(tmp_path: Path) -> None:
     ]
     path = str(write(tmp_path / "a.jsonl", rows))
     settings = CorpusSettings(
-        sources=[Source(path=path), Source(path=path, name="loose", min_han=0, simplify=True)],
-        max_chars=500,
+        sources=[Source(path=path), Source(path=path, name="loose", quality={"min_han": 0}, clean={"simplify": True})],
+        quality=QualitySettings(max_chars=500),
         dedup=False,
         heldout_fraction=0,
     )
@@ -234,9 +234,9 @@ def test_a_finished_corpus_is_left_alone_and_another_plan_starts_anew(tmp_path: 
     make(CorpusSettings(sources=[source], workers=2), tmp_path / "out")
     assert next((tmp_path / "out" / "train").iterdir()).stat().st_mtime_ns == stamp
     (tmp_path / "out" / "train" / "00099.jsonl.zst").write_bytes(b"left from another plan")
-    stats = make(CorpusSettings(sources=[source], min_han=0.2), tmp_path / "out")
+    stats = make(CorpusSettings(sources=[source], quality=QualitySettings(min_han=0.2)), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out" / "train").iterdir()] == ["00000.jsonl.zst"]
-    assert stats["settings"]["min_han"] == 0.2
+    assert stats["settings"]["quality"]["min_han"] == 0.2
 
 
 def test_real_text_is_accounted_for(shared_data: Path, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hanmo.corpus.settings import CleanSettings
+
 _SIZE = 0x110000
 _GONE = 0xFFFFFFFF
 
@@ -143,19 +145,18 @@ class Cleaner:
     """Applies the rules above.
 
     Args:
-        nfc, half_width, simplify: whether these three rules apply; the others always do.
+        settings: which of the rules apply that can be turned off; the others always do.
     """
 
-    def __init__(self, *, nfc: bool = True, half_width: bool = True, simplify: bool = False) -> None:
-        self.nfc = nfc
-        self.simplify = simplify
+    def __init__(self, settings: CleanSettings) -> None:
+        self.nfc = settings.nfc
         self._kind, self._become = _tables()
-        if not half_width:
+        if not settings.half_width:
             self._kind, self._become = self._kind.copy(), self._become.copy()
             for first, last in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A)):
                 self._kind[first : last + 1] = _OTHER
                 self._become[first : last + 1] = np.arange(first, last + 1)
-        self._convert = _opencc() if simplify else None
+        self._convert = _opencc() if settings.simplify else None
 
     def __call__(self, text: str, changed: Counter[str]) -> tuple[str, Counts, Counts]:
         """Clean `text` (which holds no surrogates), adding to `changed` how many characters each rule changed.

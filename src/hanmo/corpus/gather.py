@@ -24,7 +24,7 @@ from hanmo.corpus.formats import read
 from hanmo.corpus.inputs import Piece, bad_file
 from hanmo.corpus.near import SketchWriter
 from hanmo.corpus.records import EXCERPT, Bad, Record
-from hanmo.corpus.settings import CorpusSettings, Source
+from hanmo.corpus.settings import CorpusSettings, QualitySettings, Source
 from hanmo.corpus.spill import Spilled, SpillWriter
 from hanmo.corpus.stream import FileFault
 from hanmo.corpus.tally import Tally
@@ -85,7 +85,8 @@ class _Gatherer:
         self.task = task
         self.settings = task.settings
         self.tallies = {index: Tally() for index in sorted({piece.file.source for piece in task.pieces})}
-        self.cleaners = {index: self._cleaner(task.sources[index]) for index in self.tallies}
+        self.cleaners = {index: Cleaner(self.settings.clean_of(task.sources[index])) for index in self.tallies}
+        self.quality = {index: self.settings.quality_of(task.sources[index]) for index in self.tallies}
         # Per file: lines seen, lines that could not be read, and the first of these.
         self.lines: dict[int, dict[str, Any]] = {}
         self.bound = int(self.settings.heldout_fraction * 2**64)
@@ -94,11 +95,6 @@ class _Gatherer:
         self.rejects: list[dict[str, Any]] = []
         self.sketches: SketchWriter | None = None
         self.exams = Exams(task.exams) if task.exams else None
-
-    def _cleaner(self, source: Source) -> Cleaner:
-        settings = self.settings
-        simplify = settings.simplify if source.simplify is None else source.simplify
-        return Cleaner(nfc=settings.nfc, half_width=settings.half_width, simplify=simplify)
 
     def run(self) -> dict[str, Any]:
         task = self.task
@@ -176,7 +172,7 @@ class _Gatherer:
         data = text.encode()
         size = len(data) if text is raw else len(raw.encode())
         tally.read.add(size, before.chars, before.han)
-        reason, detail = self._fault(file.source, before, after)
+        reason, detail = _fault(self.quality[file.source], before, after)
         if not reason and self.exams:
             item, share = self.exams.worst(text)
             if share >= self.settings.contamination:
@@ -210,24 +206,6 @@ class _Gatherer:
                 self.smallest = chosen
         return Spilled(key, file.source, len(data), after.chars, after.han, line)
 
-    def _fault(self, source: int, before: Counts, after: Counts) -> tuple[str, str]:
-        """(reason, detail) why a document is not kept, or empty."""
-        settings = self.settings
-        own = self.task.sources[source].min_han
-        min_han = settings.min_han if own is None else own
-        solid = after.chars - after.space
-        if solid == 0:
-            return "empty", "nothing but white space"
-        if after.chars < settings.min_chars:
-            return "too_short", f"{after.chars} characters, fewer than min_chars {settings.min_chars}"
-        if after.chars > settings.max_chars:
-            return "too_long", f"{after.chars} characters, more than max_chars {settings.max_chars}"
-        if before.damaged > settings.max_damage * before.chars:
-            return "damaged", f"{before.damaged} of {before.chars} characters are replacement marks or private"
-        if after.han < min_han * solid:
-            return "low_han", f"Han share {after.han / solid:.2f}, below min_han {min_han:g}"
-        return "", ""
-
     def _reject(self, tally: Tally, piece: Piece, line: int, reason: str, detail: str, text: str) -> None:
         where = f"{piece.file.name}:{line}"
         tally.reject(reason, where, detail, text)
@@ -241,6 +219,22 @@ class _Gatherer:
                 "reason": reason,
             }
         )
+
+
+def _fault(quality: QualitySettings, before: Counts, after: Counts) -> tuple[str, str]:
+    """(reason, detail) why a document is not kept, or empty."""
+    solid = after.chars - after.space
+    if solid == 0:
+        return "empty", "nothing but white space"
+    if after.chars < quality.min_chars:
+        return "too_short", f"{after.chars} characters, fewer than min_chars {quality.min_chars}"
+    if after.chars > quality.max_chars:
+        return "too_long", f"{after.chars} characters, more than max_chars {quality.max_chars}"
+    if before.damaged > quality.max_damage * before.chars:
+        return "damaged", f"{before.damaged} of {before.chars} characters are replacement marks or private"
+    if after.han < quality.min_han * solid:
+        return "low_han", f"Han share {after.han / solid:.2f}, below min_han {quality.min_han:g}"
+    return "", ""
 
 
 def result_of(task: GatherTask) -> dict[str, Any]:

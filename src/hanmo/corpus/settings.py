@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from hanmo.files import expand
 from hanmo.stage import Settings, factory, setting
@@ -28,8 +28,27 @@ class Source(Settings):
     )
     licence: str = setting("", "a note that is carried into the statistics")
     priority: int = setting(0, "of documents that repeat each other, one of the source with the highest priority stays")
-    min_han: float | None = setting(None, "overrides the corpus-wide min_han for this source", ge=0, le=1)
-    simplify: bool | None = setting(None, "overrides the corpus-wide simplify for this source")
+    clean: dict[str, Any] = factory(dict, "settings of `clean` that differ for this source, e.g. {simplify: true}")
+    quality: dict[str, Any] = factory(dict, "settings of `quality` that differ for this source, e.g. {min_han: 0}")
+
+
+class CleanSettings(Settings):
+    """What a document's characters and lines become; see `hanmo.corpus.clean`."""
+
+    nfc: bool = setting(True, "compose characters (Unicode NFC)")
+    half_width: bool = setting(True, "full-width letters and digits to half width (Ａ１ to A1); punctuation stays")
+    simplify: bool = setting(False, "traditional characters to simplified (OpenCC t2s)")
+
+
+class QualitySettings(Settings):
+    """Which documents are kept, by what they look like after cleaning."""
+
+    min_chars: int = setting(10, "shorter documents are rejected (characters)", ge=1)
+    max_chars: int = setting(2_000_000, "longer documents are rejected (characters)", ge=1)
+    min_han: float = setting(0.1, "least share of Han characters among those that are not white space", ge=0, le=1)
+    max_damage: float = setting(
+        0.02, "largest share of replacement marks (U+FFFD) and private-use characters, before cleaning", ge=0, le=1
+    )
 
 
 class CorpusSettings(Settings):
@@ -37,16 +56,9 @@ class CorpusSettings(Settings):
 
     sources: list[Source] = factory(list, "where text comes from, besides the stages named in `from`")
 
-    nfc: bool = setting(True, "compose characters (Unicode NFC)")
-    half_width: bool = setting(True, "full-width letters and digits to half width (Ａ１ to A1); punctuation stays")
-    simplify: bool = setting(False, "traditional characters to simplified (OpenCC t2s)")
+    clean: CleanSettings = factory(CleanSettings, "what characters and lines become")
+    quality: QualitySettings = factory(QualitySettings, "which documents are kept")
 
-    min_chars: int = setting(10, "shorter documents are rejected (characters, after cleaning)", ge=1)
-    max_chars: int = setting(2_000_000, "longer documents are rejected (characters, after cleaning)", ge=1)
-    min_han: float = setting(0.1, "least share of Han characters among those that are not white space", ge=0, le=1)
-    max_damage: float = setting(
-        0.02, "largest share of replacement marks (U+FFFD) and private-use characters", ge=0, le=1
-    )
     dedup: bool = setting(True, "reject documents whose text, white space aside, was seen before")
 
     near_similarity: float = setting(
@@ -79,6 +91,21 @@ class CorpusSettings(Settings):
         "fail", "a file that cannot be read to its end (torn archive, unknown encoding) stops the stage, or is counted"
     )
     workers: int = setting(0, "worker processes; 0: one per processor", ge=0, affects="speed")
+
+    @model_validator(mode="after")
+    def _overrides(self) -> CorpusSettings:
+        for source in self.sources:
+            self.clean_of(source)
+            self.quality_of(source)
+        return self
+
+    def clean_of(self, source: Source) -> CleanSettings:
+        """The cleaning of one source: the corpus's, with what the source says otherwise."""
+        return CleanSettings.model_validate({**self.clean.model_dump(), **source.clean})
+
+    def quality_of(self, source: Source) -> QualitySettings:
+        """The quality asked of one source: the corpus's, with what the source says otherwise."""
+        return QualitySettings.model_validate({**self.quality.model_dump(), **source.quality})
 
     @field_validator("near_similarity")
     @classmethod
