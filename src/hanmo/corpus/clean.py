@@ -214,6 +214,11 @@ _PLAIN = r"[\x00-\x7f\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]"
 _IDLE_JOINER = re.compile(rf"(?:(?<={_PLAIN})|\A)[\u200c\u200d]++|[\u200c\u200d]++(?={_PLAIN}|\Z)")
 
 
+def measure(text: str) -> Counts:
+    """The counts of a text as it is."""
+    return _counts(_tables()[0].take(_codes(text)))
+
+
 def _unindent(line: str) -> str:
     """The line without an indentation that holds an ideographic space."""
     begun = line.lstrip(" \t")

@@ -20,10 +20,9 @@ from hanmo.corpus.near import gone_in
 from hanmo.corpus.records import EXCERPT
 from hanmo.corpus.spill import Spilled, blocks_of, bucket_of, documents_of
 from hanmo.corpus.tally import Tally
-from hanmo.files import JsonlZstWriter, write_json
+from hanmo.corpus.writing import LazyWriter
+from hanmo.files import write_json
 
-#: Of zstd: half as fast again as level 3, for 7 % more bytes.
-LEVEL = 2
 #: A bucket is sorted in memory in parts of at most about this many bytes, however large it turned out.
 PART = 128 << 20
 
@@ -41,6 +40,7 @@ class DealTask:
     dedup: bool
     priorities: tuple[int, ...]  # by source: which of equal texts stays
     gone: Path | None  # near-duplicates (see `near`)
+    train: Path  # the folder of what is to be trained on
 
     @property
     def stem(self) -> Path:
@@ -54,7 +54,7 @@ class DealTask:
 def deal(task: DealTask) -> dict[str, Any]:
     """Do one bucket; returns what it also wrote to `task.done`."""
     tallies: dict[int, Tally] = {}
-    train = task.out / "train" / f"{task.bucket:05d}.jsonl.zst"
+    train = task.train / f"{task.bucket:05d}.jsonl.zst"
     heldout = task.stem.with_suffix(".heldout.jsonl.zst")
     rejects = task.out / "rejects" / f"duplicates-{task.bucket:05d}.jsonl.zst"
     gone = gone_in(task.gone, task.bucket, task.buckets) if task.gone else {}
@@ -105,18 +105,3 @@ def _sorted_once(task: DealTask) -> Iterator[tuple[Spilled, bytes | None]]:
             else:
                 first = document
                 yield document, None
-
-
-class LazyWriter:
-    """Lines for a .jsonl.zst that is made when the first one comes, and that appears whole when the block ends well."""
-
-    def __init__(self, stack: contextlib.ExitStack, path: Path) -> None:
-        self._stack = stack
-        self._path = path
-        self._file: JsonlZstWriter | None = None
-
-    def write(self, line: bytes) -> None:
-        """Append one finished line."""
-        if self._file is None:
-            self._file = self._stack.enter_context(JsonlZstWriter(self._path, level=LEVEL))
-        self._file.write_line(line)

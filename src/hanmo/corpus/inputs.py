@@ -231,7 +231,7 @@ def bad_file(path: Path, fault: FileFault) -> HanmoError:
     return HanmoError(f"{where}: {fault.detail}; mend or remove the file, or set on_bad_file: skip")
 
 
-def cut(files: list[SourceFile]) -> Iterator[list[Piece]]:
+def parts(files: list[SourceFile]) -> Iterator[list[Piece]]:
     """Tasks of about `TASK` bytes each: several small files, or a stripe of a large one."""
     held: list[Piece] = []
     size = 0

@@ -69,6 +69,19 @@ class CorpusSettings(Settings):
         le=1,
     )
 
+    repeated_lines: int = setting(
+        0,
+        "lines (of at least 10 letters that are no digits) that stand in more documents than this stay only in the "
+        "first so many; 0: any number. It takes boilerplate out, and set phrases too: look at `changed` in stats.json",
+        ge=0,
+    )
+    repeated_stretch: int = setting(
+        0,
+        "stretches of at least so many letters and Han characters that stand in an earlier document are cut out, by "
+        "whole sentences; 100 is usual. 0: off",
+        ge=0,
+    )
+
     contamination: float = setting(
         0.5, "reject documents that hold this share of an exam item (of its runs of 13 characters); 0: off", ge=0, le=1
     )
@@ -91,6 +104,13 @@ class CorpusSettings(Settings):
         "fail", "a file that cannot be read to its end (torn archive, unknown encoding) stops the stage, or is counted"
     )
     workers: int = setting(0, "worker processes; 0: one per processor", ge=0, affects="speed")
+
+    @field_validator("repeated_stretch")
+    @classmethod
+    def _long_enough(cls, value: int) -> int:
+        if 0 < value < 30:
+            raise ValueError("shorter stretches than 30 are often the same by chance; give 30 or more, or 0 for off")
+        return value
 
     @model_validator(mode="after")
     def _overrides(self) -> CorpusSettings:

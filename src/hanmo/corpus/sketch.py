@@ -39,7 +39,7 @@ def sketch(text: str) -> np.ndarray:
     first = 0
     while True:
         salts = (np.arange(first, first + rounds, dtype=np.uint64) + np.uint64(1)) * _ODD
-        thrown = _mix((base[None, :] + salts[:, None]).ravel() if rounds > 1 else base + salts[0])
+        thrown = mix((base[None, :] + salts[:, None]).ravel() if rounds > 1 else base + salts[0])
         bins = (thrown >> np.uint64(64 - _BITS)).astype(np.intp)
         values = thrown & np.uint64((1 << _RANDOM) - 1)
         if first or rounds > 1:
@@ -67,13 +67,13 @@ def _shingles(text: str) -> np.ndarray:
 def hashes(text: str, size: int) -> np.ndarray:
     """A 64-bit hash of every run of `size` letters, digits and Han characters, [n] uint64; none in a shorter text."""
     points = _points(text)
-    return _mix(_sums(points, size)) if len(points) >= size else np.empty(0, np.uint64)
+    return mix(_sums(points, size)) if len(points) >= size else np.empty(0, np.uint64)
 
 
 def _points(text: str) -> np.ndarray:
     """The code points that count, [n] uint64."""
     points = np.frombuffer(text.lower().encode("utf-32-le", "replace"), np.uint32)
-    return points[_letters()[np.minimum(points, 0x10000)]].astype(np.uint64)
+    return points[letters()[np.minimum(points, 0x10000)]].astype(np.uint64)
 
 
 def _sums(points: np.ndarray, size: int) -> np.ndarray:
@@ -85,8 +85,8 @@ def _sums(points: np.ndarray, size: int) -> np.ndarray:
     return total
 
 
-def _mix(value: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser, in place."""
+def mix(value: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser of [n] uint64, in place."""
     value ^= value >> np.uint64(30)
     value *= np.uint64(0xBF58476D1CE4E5B9)
     value ^= value >> np.uint64(27)
@@ -96,6 +96,6 @@ def _mix(value: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _letters() -> np.ndarray:
+def letters() -> np.ndarray:
     """Whether a code point counts, [0x10001] bool; the last entry stands for all beyond the basic plane, which do."""
     return np.array([chr(point).isalnum() for point in range(0x10000)] + [True])

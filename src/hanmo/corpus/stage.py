@@ -4,7 +4,8 @@ Two passes over worker processes, with the disk between them, so that memory doe
 
 1. `gather`: read files, clean, filter, hash, and deal documents into buckets by hash (`work/gather/`);
    between the passes, `near` finds documents that are nearly the same by their signatures (`work/near/`);
-2. `deal`: sort each bucket by hash, drop repeated texts, split off the held-out part, write `train/NNNNN.jsonl.zst`.
+2. `deal`: sort each bucket by hash, drop repeated texts, split off the held-out part, write `train/NNNNN.jsonl.zst`;
+   where lines or stretches are to be cut out, `repeats` goes over these once more.
 
 What comes out depends on the settings and the files alone: the order of documents is the order of their hashes, which
 is as good as a shuffle. A task's work is visible only when it is whole, so a killed stage goes on with the tasks that
@@ -28,13 +29,15 @@ import numpy as np
 
 from hanmo.console import console, human_bytes, human_count, progress
 from hanmo.corpus.contamination import collect
-from hanmo.corpus.deal import DealTask, LazyWriter, deal
+from hanmo.corpus.deal import DealTask, deal
 from hanmo.corpus.gather import GatherTask, gather, largest_heldout, merged, unreadable_lines
-from hanmo.corpus.inputs import Found, SourceFile, cut, look
+from hanmo.corpus.inputs import Found, SourceFile, look, parts
 from hanmo.corpus.near import resolve, search, searches
+from hanmo.corpus.repeats import Repeats, cut, meet, meet_tasks, scan, shard_tasks, widen
 from hanmo.corpus.settings import CorpusSettings
 from hanmo.corpus.stream import lines, pieces
 from hanmo.corpus.tally import Amount, Tally
+from hanmo.corpus.writing import LazyWriter
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.pool import cores, run_tasks
@@ -78,7 +81,7 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     exams = _exams(inputs, out) if settings.contamination and inputs.get("exams") else None
     tasks = [
         GatherTask(number, out, settings, tuple(found.sources), tuple(held), buckets, exams)
-        for number, held in enumerate(cut(found.files))
+        for number, held in enumerate(parts(found.files))
     ]
 
     def check(result: dict[str, Any]) -> None:
@@ -96,8 +99,10 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     largest = largest_heldout(settings)
     priorities = [source.priority for source in found.sources]
     gone = _near(settings, out, stems, priorities, workers) if settings.near_similarity else None
+    cutting = bool(settings.repeated_lines or settings.repeated_stretch)
+    shards = work / "dealt" if cutting else out / "train"
     deals = [
-        DealTask(bucket, buckets, out, stems, threshold, largest, settings.dedup, tuple(priorities), gone)
+        DealTask(bucket, buckets, out, stems, threshold, largest, settings.dedup, tuple(priorities), gone, shards)
         for bucket in range(buckets)
     ]
     for tally, dealt in zip(
@@ -105,6 +110,8 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     ):
         tally.merge(dealt)
     _join_heldout(out, [task.stem.with_suffix(".heldout.jsonl.zst") for task in deals])
+    if cutting:
+        _cut_repeats(settings, out, found, shards, tallies, workers)
 
     stats = _stats(settings, found, tallies, plan)
     if not stats["train"]["documents"]:
@@ -226,6 +233,35 @@ def _near(settings: CorpusSettings, out: Path, stems: tuple[Path, ...], prioriti
         _all("comparing", search, tasks, workers)
         resolve(tasks, priorities, path)
     return path
+
+
+def _cut_repeats(
+    settings: CorpusSettings, out: Path, found: Found, dealt: Path, tallies: list[Tally], workers: int
+) -> None:
+    """Write train/ from the shards in `dealt` without what is repeated; the tallies then say what is in it."""
+    heldout = sorted((out / "heldout").glob("*.jsonl.zst"))
+    plan = Repeats(
+        out,
+        (*heldout, *sorted(dealt.glob("*.jsonl.zst"))),
+        len(heldout),
+        {source.name: -source.priority for source in found.sources},
+        settings.repeated_lines,
+        settings.repeated_stretch,
+        {source.name: settings.quality_of(source).min_chars for source in found.sources},
+    )
+    _all("looking for repeated parts", scan, shard_tasks("scan", plan), workers)
+    if plan.lines:
+        _all("comparing lines", meet, meet_tasks("lines", plan), workers)
+    if plan.stretch:
+        _all("comparing stretches", meet, meet_tasks("prints", plan), workers)
+        _all("looking closer", widen, shard_tasks("widen", plan), workers)
+        _all("comparing closely", meet, meet_tasks("windows", plan), workers)
+    results = _all("cutting repeated parts", cut, shard_tasks("cut", plan), workers)
+    for index, source in enumerate(found.sources):
+        tallies[index].train = Amount()
+        for result in results:
+            if source.name in result["tallies"]:
+                tallies[index].merge(Tally.from_dict(result["tallies"][source.name]))
 
 
 def _threshold(settings: CorpusSettings, stems: list[Path], kept: int) -> int:
