@@ -18,7 +18,7 @@ import orjson
 from hanmo.corpus.gather import choice_of
 from hanmo.corpus.near import gone_in
 from hanmo.corpus.records import EXCERPT
-from hanmo.corpus.spill import Spilled, blocks_of, bucket_of, documents_of
+from hanmo.corpus.spill import Spilled, SpillWriter, blocks_of, documents_of
 from hanmo.corpus.tally import Tally
 from hanmo.corpus.writing import LazyWriter
 from hanmo.files import write_json
@@ -85,18 +85,7 @@ def deal(task: DealTask) -> dict[str, Any]:
 def _sorted_once(task: DealTask) -> Iterator[tuple[Spilled, bytes | None]]:
     """The documents of a bucket by hash and, where hashes are equal, by priority and in the order of the plan; with
     each duplicate the line of the document that it repeats."""
-    indexed = [(stem, blocks_of(stem, task.bucket)) for stem in task.stems]
-    parts = 1 + sum(int(rows[:, 3].sum()) for _, rows in indexed) // PART
-    for part in range(parts):
-        held: list[Spilled] = []
-        for stem, rows in indexed:
-            if len(rows):
-                documents = documents_of(stem, rows)
-                held += (
-                    item
-                    for item in documents
-                    if parts == 1 or bucket_of(item.key, task.buckets * parts) % parts == part
-                )
+    for held in _parts(task):
         held.sort(key=lambda document: (document.key, -task.priorities[document.source]))
         first: Spilled | None = None
         for document in held:
@@ -105,3 +94,23 @@ def _sorted_once(task: DealTask) -> Iterator[tuple[Spilled, bytes | None]]:
             else:
                 first = document
                 yield document, None
+
+
+def _parts(task: DealTask) -> Iterator[list[Spilled]]:
+    """The documents of a bucket in parts that fit in memory, each with all documents of a range of hashes.
+
+    A bucket that is too large (there are only so many) is dealt once more, on disk.
+    """
+    indexed = [(stem, blocks_of(stem, task.bucket)) for stem in task.stems]
+    documents = (document for stem, rows in indexed if len(rows) for document in documents_of(stem, rows))
+    parts = 1 + sum(int(rows[:, 3].sum()) for _, rows in indexed) // PART
+    if parts == 1:
+        yield list(documents)
+        return
+    with SpillWriter(task.stem, task.buckets * parts) as spill:
+        for document in documents:
+            spill.write(document)
+    for part in range(parts):
+        yield list(documents_of(task.stem, blocks_of(task.stem, task.bucket * parts + part)))
+    for suffix in (".bin", ".npy"):
+        task.stem.with_suffix(suffix).unlink()
