@@ -66,6 +66,33 @@ def run(
 
 
 @cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("settings", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
+@click.option(
+    "--text", multiple=True, metavar="SIZE", help="Size of the text, e.g. 200GB (several; default: the sources' own)."
+)
+@click.option("--cores", type=int, help="Processors of all machines together (default: this machine's).")
+@click.option("--sample", default=16.0, show_default=True, help="Megabytes of text to measure on.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(
+    recipe: Path, settings: tuple[str, ...], text: tuple[str, ...], cores: int | None, sample: float, as_json: bool
+) -> None:
+    """Say what a RECIPE's way from text to tokens will cost, measured on a sample of its sources."""
+    from hanmo.plan import describe, show, size_of
+    from hanmo.plan import plan as measure
+    from hanmo.pool import cores as here
+    from hanmo.recipe import load_recipe
+
+    sizes = [size_of(item) for item in text]
+    rates, own, sample_mb = measure(load_recipe(recipe, list(settings)), sample)
+    found = [describe(rates, size, cores or here(), sample_mb) for size in sizes or [own]]
+    if as_json:
+        click.echo(json.dumps({"rates": vars(rates), "plans": found}, ensure_ascii=False, indent=2))
+        return
+    show(rates, own, found)
+
+
+@cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(directory: Path, as_json: bool) -> None:

@@ -7,8 +7,9 @@
         from: {data: tokens}       # role: the name of a stage, or a path with a slash; several in a list
         preset: hanmo-4m           # the stage's own settings stand beside `do`
 
-`from: corpus` is short for the one role a kind requires. Settings are checked by the schema of the room that owns them;
-a misspelt key, stage or role is an error that names the nearest right one.
+`from: corpus` is short for the one role a kind requires (or, where none is required, for its first). Settings are
+checked by the schema of the room that owns them; a misspelt key, stage or role is an error that names the nearest right
+one.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def _sources(raw: Any, what: StageKind, names: list[str], path: Path, where: str
     if raw is None:
         raw = {}
     elif not isinstance(raw, dict):
-        needed = [item.role for item in what.inputs if item.required] or roles
+        needed = [item.role for item in what.inputs if item.required] or roles[:1]
         if len(needed) != 1:
             raise HanmoError(f"{where}: `from:` must say which is which: {', '.join(needed)}")
         raw = {needed[0]: raw}

@@ -191,8 +191,10 @@ def resolve(tasks: list[SearchTask], priorities: list[int], path: Path) -> int:
     Args:
         priorities: by source.
     """
-    edges = np.concatenate([np.load(task.stem.with_suffix(".npy")) for task in tasks])
-    members, ends = np.unique(np.stack([edges["left"], edges["right"]]), return_inverse=True)
+    forest = np.empty(0, EDGE)
+    for task in tasks:  # the same pair is found in many bands; of each group only a tree is kept
+        forest = _forest(np.concatenate([forest, np.load(task.stem.with_suffix(".npy"))]))
+    members, ends = np.unique(np.stack([forest["left"], forest["right"]]), return_inverse=True)
     sketches = Sketches(tasks[0].stems)
     entries = np.concatenate(
         [np.empty(0, ABOUT), *(sketches.take(members[i : i + _PAIRS], ABOUT) for i in range(0, len(members), _PAIRS))]
@@ -226,6 +228,16 @@ def resolve(tasks: list[SearchTask], priorities: list[int], path: Path) -> int:
     with atomic_write(path, "wb") as file:
         np.save(file, gone)
     return len(gone)
+
+
+def _forest(edges: np.ndarray) -> np.ndarray:
+    """Edges [n] `EDGE` that join the same groups, as few as there can be: from each document to its group's first."""
+    members, ends = np.unique(np.stack([edges["left"], edges["right"]]), return_inverse=True)
+    label = _groups(len(members), ends.reshape(2, -1))
+    rest = np.flatnonzero(label != np.arange(len(members)))
+    found = np.empty(len(rest), EDGE)
+    found["left"], found["right"] = members[label[rest]], members[rest]
+    return found
 
 
 def _heads(values: np.ndarray) -> np.ndarray:
