@@ -1,7 +1,7 @@
 """What a recipe's way from text to tokens will cost: hours, disk and memory, from a measured sample of its own sources.
 
-The stages `corpus`, `tokenizer` and `tokens` are run in one process, as the recipe sets them, on a sample of its text (a
-tenth of it first, so that loading libraries is not measured). The projection multiplies:
+The stages `corpus`, `tokenizer` and `tokens` are run in one process, as the recipe sets them, on a sample of its text
+(a tenth of it first, so that loading libraries is not measured). The projection multiplies:
 
 * seconds by text over processors, since tasks share nothing but the disk. Sorting costs a little more on more text; it
   is taken to grow with the logarithm of the number of documents;
