@@ -54,8 +54,11 @@ class Letters:
         span = length - length // 2 + 1  # neighbours of which the smallest is taken
         if len(hashes) < span:
             return np.empty(0, np.uint64), np.empty(0, np.int64)
-        chosen = np.unique(_smallest(hashes, span))
-        places = np.flatnonzero(np.isin(hashes, chosen))
+        # A window is chosen where it is the smallest of a run, that is, where the largest of the smallest values of the
+        # runs that it stands in is its own.
+        edge = np.zeros(span - 1, np.uint64)
+        smallest = np.concatenate([edge, _smallest(hashes, span), edge])
+        places = np.flatnonzero(~_smallest(~smallest, span) == hashes)
         return hashes[places], places
 
     def lines(self, least: int) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
