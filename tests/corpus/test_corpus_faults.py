@@ -119,7 +119,7 @@ def test_no_usable_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.pdf", b"%PDF", r"a\.pdf: no format is known by the ending '\.pdf'"),
+        ("a.docx", b"PK", r"a\.docx: no format is known by the ending '\.docx'"),
         ("a.jsonl", b'{"question": "q", "answer": "a"}\n', "no field is known to hold the text"),
         ("a.jsonl", b'{"text": "q", "content": "a"}\n', "'content' or 'text'"),
         ("a.json", b'{"data": [{"text": "a"}]}', "no field is known .*there is: data"),

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanmo.corpus import stream
-from hanmo.corpus.formats import read, sniff_json
+from hanmo.corpus.formats import read
+from hanmo.corpus.readers.jsons import sniff_json
 from hanmo.corpus.records import EXCERPT, Bad, Opened, Record
 from hanmo.corpus.stream import FileFault
 
@@ -53,7 +54,7 @@ def fields(items: list[Record | Bad]) -> list[Any]:
 def test_json_in_every_encoding_and_compression(tmp_path: Path, kind: str, encoding: str, compression: str) -> None:
     text = jsonl(ROWS).decode() if kind == "jsonl" else json.dumps(ROWS, ensure_ascii=False, indent=1)
     path = write(tmp_path / f"a.{kind}{compression}", text.encode(encoding))
-    assert sniff_json(path, "auto") == kind
+    assert sniff_json(Opened(path, kind)) == kind
     assert fields(list(read(Opened(path, kind)))) == ROWS
 
 
@@ -69,7 +70,7 @@ def test_separators_of_unicode_inside_a_string_end_no_line(tmp_path: Path) -> No
 def test_csv_with_quotes_and_line_breaks(tmp_path: Path, encoding: str) -> None:
     data = 'id,text\r\n1,"一，""引""，\n两行"\r\n\r\n2,二\r\n3\r\n4,四\r\n'
     path = write(tmp_path / "a.csv.gz", data.encode(encoding))
-    items = list(read(Opened(path, "csv", encoding)))
+    items = list(read(Opened(path, "csv", encoding=encoding)))
     assert fields(items) == [
         {"id": "1", "text": '一，"引"，\n两行'},
         {"id": "2", "text": "二"},
@@ -158,7 +159,7 @@ def test_gb18030_bytes_in_a_utf8_file_are_named(tmp_path: Path) -> None:
     assert "look like GB18030" in items[3].detail
     path = write(tmp_path / "a.txt", "好的\n好的\n".encode() + "今天".encode("gb18030"))
     with pytest.raises(FileFault) as caught:
-        list(read(Opened(path, "txt", "utf-8")))
+        list(read(Opened(path, "txt", encoding="utf-8")))
     assert caught.value.line == 3
 
 
@@ -228,7 +229,7 @@ def test_any_array_is_cut_into_its_elements_whatever_the_pieces(
     before = stream.PIECE
     stream.PIECE = piece
     try:
-        assert fields(list(read(Opened(path, "json", "utf-8")))) == rows
+        assert fields(list(read(Opened(path, "json", encoding="utf-8")))) == rows
     finally:
         stream.PIECE = before
 

@@ -8,13 +8,14 @@ single run is often a set phrase ("根据中华人民共和国民法典的规定
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hanmo.corpus.formats import read, sniff_json
-from hanmo.corpus.inputs import format_of
+from hanmo.corpus.formats import IDS, format_of, read
+from hanmo.corpus.readers.jsons import sniff_json
 from hanmo.corpus.records import Opened, Record
 from hanmo.corpus.sketch import hashes
 from hanmo.corpus.stream import FileFault
@@ -74,12 +75,12 @@ def _items(file: Path) -> Iterator[tuple[str, list[str]]]:
         for item in load_items(file):
             yield f"{file.parent.name}:{item.id}", [item.question, *(item.choices or ())]
         return
-    kind, _ = format_of(file)
-    if not file.is_file() or kind is None:
+    kind = format_of(file.name)
+    if not file.is_file() or kind is None or kind in IDS:
         raise HanmoError(f"{file}: no exam file; give a folder with exam.jsonl, or jsonl, json, csv, parquet, txt")
     try:
-        form = sniff_json(file, "auto") if kind == "json" else kind
-        for record in read(Opened(path=file, format=form, encoding="auto", split="line", limit=16 << 20)):
+        opened = Opened(path=file, format=kind, split="line")
+        for record in read(replace(opened, format=sniff_json(opened)) if kind == "json" else opened):
             if not isinstance(record, Record):
                 raise HanmoError(f"{file}:{record.line}: {record.detail}; mend the exam")
             yield f"{file.stem}:{record.line}", list(_texts(dict(record.fields)))

@@ -1,24 +1,82 @@
-"""From a file to its records: one reader per format, all streaming, all saying where a record stands and what is wrong.
+"""Formats: by which ending each is known, what kind of thing it is, and which reader reads it.
 
-A reader yields `Record`s, and `Bad` ones for what it can pass over (a torn JSON line); it raises `FileFault` where it
-can go no further. Lines are numbered from 1 as an editor does; a record of a JSON array has the line it begins in, a
-Parquet row its row number.
+A reader streams; it yields `Record`s with the place where each stands, and `Bad` ones for what it can pass over (a torn
+JSON line, an image in a web archive), and raises `FileFault` where it can go no further. Lines are numbered from 1 as
+an editor does; a record of a JSON array has the line it begins in; rows, web pages, chapters and windows of ids have
+their number.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
+from hanmo.corpus.records import Bad, Opened, Record
+from hanmo.corpus.stream import COMPRESSIONS
+from hanmo.extras import need
 
-from hanmo.corpus.records import EXCERPT, Bad, Opened, Record, excerpt, open_bytes, open_text, oversize
-from hanmo.corpus.stream import SAMPLE, FileFault, Oversize, describe_bytes, lines
-from hanmo.corpus.tables import read_csv, read_parquet
+
+@dataclass(frozen=True)
+class Format:
+    """What must be known of a format before a file of it is read."""
+
+    endings: tuple[str, ...]
+    #: Fields that its reader gives every record; empty: they are the file's own, to be looked at.
+    fields: tuple[str, ...] = ()
+    #: Whether tasks can share one file, each taking some of its records.
+    striped: bool = False
+    #: Bytes of work per byte of file, about.
+    expansion: float = 1.0
+    #: Packages of the optional part `corpus` that its reader needs.
+    needs: tuple[str, ...] = ()
+
+
+FORMATS: dict[str, Format] = {
+    "txt": Format((".txt", ".text"), ("text",)),
+    "md": Format((".md", ".markdown"), ("text",)),
+    "jsonl": Format((".jsonl", ".ndjson"), striped=True),
+    "json": Format((".json",), striped=True),
+    "csv": Format((".csv",)),
+    "tsv": Format((".tsv",)),
+    "parquet": Format((".parquet",), striped=True, expansion=3.0),
+    "arrow": Format((".arrow", ".feather"), striped=True),
+    "html": Format((".html", ".htm", ".xhtml", ".shtml"), ("text", "title"), needs=("trafilatura",)),
+    "warc": Format((".warc", ".wet"), ("text", "title"), striped=True, needs=("warcio", "trafilatura")),
+    "epub": Format((".epub",), ("text", "title"), expansion=2.0, needs=("lxml",)),
+    "pdf": Format((".pdf",), ("text", "title"), needs=("pypdfium2",)),
+    "tfrecord": Format((".tfrecord", ".tfrecords"), ("text",), striped=True, expansion=2.0),
+    "npz": Format((".npz",), ("text",), striped=True, expansion=3.0),
+    "bin": Format((".bin",), ("text",), striped=True, expansion=2.0),
+}
+#: Formats that hold token ids: a source that names a tokenizer can read them.
+IDS = ("tfrecord", "npz", "bin")
+
+_BY_ENDING = {ending: name for name, format in FORMATS.items() for ending in format.endings}
+
+
+def format_of(name: str) -> str | None:
+    """The format of a file by its name, compressed or not; None where its ending is of no known one."""
+    path = Path(name)
+    return _BY_ENDING.get((Path(path.stem) if path.suffix.lower() in COMPRESSIONS else path).suffix.lower())
+
+
+def bare_name(name: str) -> str:
+    """A file's name without the endings that say how to read it."""
+    path = Path(name)
+    while path.suffix.lower() in (*COMPRESSIONS, *_BY_ENDING):
+        path = path.with_suffix("")
+    return path.name
+
+
+def check(format: str) -> None:
+    """See that what a format's reader needs is installed.
+
+    Raises:
+        HanmoError: it is not.
+    """
+    for module in FORMATS[format].needs:
+        need(module, "corpus")
 
 
 def read(file: Opened) -> Iterator[Record | Bad]:
@@ -28,225 +86,32 @@ def read(file: Opened) -> Iterator[Record | Bad]:
         FileFault: the file cannot be read (further).
         OSError: it cannot be opened.
     """
+    # Imported where they are used: most corpora need one or two of them.
     match file.format:
-        case "parquet":
-            return read_parquet(file)
         case "jsonl":
-            return _jsonl(file)
+            from hanmo.corpus.readers.jsons import read_lines as reader
         case "json":
-            return _json_array(file)
+            from hanmo.corpus.readers.jsons import read_array as reader
         case "csv" | "tsv":
-            return read_csv(file)
-        case _ if file.split == "file":
-            return _whole(file)
+            from hanmo.corpus.readers.tables import read_csv as reader
+        case "parquet":
+            from hanmo.corpus.readers.tables import read_parquet as reader
+        case "arrow":
+            from hanmo.corpus.readers.tables import read_arrow as reader
+        case "html":
+            from hanmo.corpus.readers.web import read_html as reader
+        case "warc":
+            from hanmo.corpus.readers.web import read_warc as reader
+        case "epub":
+            from hanmo.corpus.readers.books import read_epub as reader
+        case "pdf":
+            from hanmo.corpus.readers.books import read_pdf as reader
+        case "tfrecord":
+            from hanmo.corpus.readers.ids import read_tfrecords as reader
+        case "npz":
+            from hanmo.corpus.readers.ids import read_npz as reader
+        case "bin":
+            from hanmo.corpus.readers.ids import read_bin as reader
         case _:
-            return _lines_of_text(file)
-
-
-def sniff_json(path: Path, encoding: str) -> str:
-    """Tell what a .json file is: "json" (an array) or "jsonl" (one object a line).
-
-    Raises:
-        FileFault: it is neither.
-    """
-    source, _ = open_text(path, encoding)
-    first = b""
-    for piece in source:
-        first += piece
-        if len(first) > SAMPLE or b"\n" in first.strip():
-            break
-    first = first.lstrip()
-    if not first or first.startswith(b"["):
-        return "json"
-    line = first.split(b"\n", 1)[0]
-    if isinstance(_loads(line), dict):
-        return "jsonl"
-    raise FileFault("unknown_format", "it is neither a JSON array of records nor one JSON record a line", 1)
-
-
-# Plain text ---------------------------------------------------------------------------------------------------------
-
-
-def _whole(file: Opened) -> Iterator[Record | Bad]:
-    source, encoding = open_bytes(file.path, file.encoding)
-    held, size = [], 0
-    for piece in source:
-        size += len(piece)
-        if size > file.limit:
-            yield oversize(1, None, (held[0] if held else piece)[:EXCERPT], file, encoding)
-            return
-        held.append(piece)
-    data = b"".join(held)
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise FileFault("bad_encoding", describe_bytes(data, error.start, encoding), line) from None
-    yield Record(1, {"text": text}, size)
-
-
-def _lines_of_text(file: Opened) -> Iterator[Record | Bad]:
-    source, encoding = open_bytes(file.path, file.encoding)
-    numbered = lines(source, file.limit, file.stripe, file.stripes)
-    if file.split == "line":
-        for number, line in numbered:
-            if isinstance(line, Oversize):
-                yield oversize(number, line.length, line.head, file, encoding)
-            elif line.strip():
-                yield _text_record(number, line, encoding)
-        return
-    held: list[bytes] = []
-    first = size = 0
-    too_long = False
-    for number, line in chain(numbered, [(0, b"")]):
-        blank = not isinstance(line, Oversize) and not line.strip()
-        if not blank:
-            if not held:
-                first = number
-            size += line.length if isinstance(line, Oversize) else len(line) + 1
-            too_long = too_long or size > file.limit
-            if not held or not too_long:
-                held.append(line.head if isinstance(line, Oversize) else line)
-        elif held:
-            if too_long:
-                yield oversize(first, size, held[0][:EXCERPT], file, encoding)
-            else:
-                yield _text_record(first, b"\n".join(held), encoding)
-            held, size, too_long = [], 0, False
-
-
-def _text_record(number: int, data: bytes, encoding: str) -> Record | Bad:
-    try:
-        return Record(number, {"text": data.decode(encoding)}, len(data))
-    except UnicodeDecodeError as error:
-        line = number + data.count(b"\n", 0, error.start)
-        return Bad(line, "bad_encoding", describe_bytes(data, error.start, encoding), excerpt(data, encoding))
-
-
-# JSON ---------------------------------------------------------------------------------------------------------------
-
-
-def _jsonl(file: Opened) -> Iterator[Record | Bad]:
-    source, encoding = open_bytes(file.path, file.encoding)
-    for number, line in lines(source, file.limit, file.stripe, file.stripes):
-        if isinstance(line, Oversize):
-            yield oversize(number, line.length, line.head, file, encoding)
-        elif line.strip():
-            yield _json_record(number, line, encoding)
-
-
-def _json_record(number: int, data: bytes, encoding: str) -> Record | Bad:
-    if encoding != "utf-8":
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError as error:
-            return Bad(number, "bad_encoding", describe_bytes(data, error.start, encoding), excerpt(data, encoding))
-        data = text.encode()
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        try:
-            data.decode()
-        except UnicodeDecodeError as wrong:
-            return Bad(number, "bad_encoding", describe_bytes(data, wrong.start, "utf-8"), excerpt(data, "utf-8"))
-        value = _loads(data)
-        if value is None:
-            # The message ends in a position ("line 1 column 7 (char 6)"); the line is ours to say.
-            cause = re.sub(r": line \d+ (column \d+) .*", r" at \1", str(error))
-            return Bad(number, "not_json", f"not JSON ({cause})", excerpt(data, "utf-8"))
-    if not isinstance(value, dict):
-        return Bad(number, "not_json", f"a JSON {type(value).__name__}, not a record of fields", excerpt(data, "utf-8"))
-    return Record(number, value, len(data))
-
-
-def _loads(data: bytes) -> Any:
-    """Parse JSON that orjson may refuse: Python writes NaN, and strings may hold half of a surrogate pair. None
-    if torn.
-    """
-    try:
-        value = json.loads(data)
-        orjson.dumps(value)  # refuses half pairs, which are not text
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return value
-
-
-_STRUCTURE = re.compile(rb'["{}\[\],]')
-_STRING_END = re.compile(rb'["\\]')
-
-
-def _json_array(file: Opened) -> Iterator[Record | Bad]:
-    """The elements of an array, cut out one by one and parsed alone, so that an array of any length is a stream."""
-    source, _ = open_text(file.path, file.encoding)
-    line = 1
-    first = 1  # line of the element's first byte
-    depth = 0
-    in_string = escaped = opened = ended = False
-    held: list[bytes] = []
-    size = 0
-
-    def element() -> Iterator[Record | Bad]:
-        data = b"".join(held).strip()
-        if size > file.limit:
-            yield oversize(first, size, data[:EXCERPT], file, "utf-8")
-        elif data:
-            yield _json_record(first, data, "utf-8")
-
-    def hold(data: bytes) -> None:
-        nonlocal size, first
-        if not size:
-            stripped = data.lstrip()
-            first = line + data.count(b"\n", 0, len(data) - len(stripped))
-            data = stripped
-        size += len(data)
-        if data and (size <= file.limit or not held):
-            held.append(data)
-
-    for piece in source:
-        position = start = 0
-        if not opened:
-            blank = len(piece) - len(piece.lstrip())
-            line += piece.count(b"\n", 0, blank)
-            if blank == len(piece):
-                continue
-            if piece[blank : blank + 1] != b"[":
-                raise FileFault("unknown_format", "the file's outermost value is not an array of records", line)
-            opened = True
-            position = start = blank + 1
-        while position < len(piece):
-            if escaped:
-                escaped = False
-                position += 1
-                continue
-            match = (_STRING_END if in_string else _STRUCTURE).search(piece, position)
-            if match is None:
-                break
-            position = match.end()
-            char = match.group()
-            if ended:
-                raise FileFault("not_json", "something stands behind the end of the array", line)
-            if in_string:
-                escaped = char == b"\\"
-                in_string = escaped
-            elif char == b'"':
-                in_string = True
-            elif char in b"{[":
-                depth += 1
-            elif depth == 0 and char in b",]":
-                hold(piece[start : position - 1])
-                yield from element()
-                line += piece.count(b"\n", start, position)
-                held, size = [], 0
-                start = position
-                ended = char == b"]"
-            elif char in b"}]":
-                depth -= 1
-                if depth < 0:
-                    raise FileFault("not_json", "a bracket closes what was never opened", line)
-        rest = piece[start:]
-        if ended and rest.strip():
-            raise FileFault("not_json", "something stands behind the end of the array", line)
-        hold(rest)
-        line += rest.count(b"\n")
-    if opened and not ended:
-        raise FileFault("torn_json", "the array never ends: the file is cut off, or a quote is missing", line)
+            from hanmo.corpus.readers.text import read_text as reader
+    return reader(file)

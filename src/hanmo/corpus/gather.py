@@ -30,9 +30,6 @@ from hanmo.corpus.stream import FileFault
 from hanmo.corpus.tally import Tally
 from hanmo.files import JsonlZstWriter, atomic_write, read_json, write_json
 
-#: Reasons that say a line could not be read, as against a document that was read and not wanted.
-UNREADABLE = frozenset(("not_json", "bad_encoding", "bad_row", "no_text", "too_big"))
-
 
 @dataclass(frozen=True)
 class GatherTask:
@@ -148,16 +145,19 @@ class _Gatherer:
                         continue
                     there = ", ".join(map(str, list(item.fields)[:8]))
                     named = " + ".join(file.text) or "?"
-                    item = Bad(item.line, "no_text", f"no text in field '{named}' (fields: {there})", "")
+                    detail = f"no text in field '{named}' (fields: {there})"
+                    item = Bad(item.line, "no_text", detail, "", nth=item.nth)
+                tally.read.documents += 1
+                self._reject(tally, piece, item.place, item.reason, item.detail, item.excerpt)
+                if item.unwanted:
+                    continue
                 lines["bad"] += 1
                 lines["first"] = lines["first"] or [item.line, item.detail]
-                tally.read.documents += 1
-                self._reject(tally, piece, item.line, item.reason, item.detail, item.excerpt)
                 if self.settings.max_bad_lines == 0:
                     break
         except FileFault as fault:
             if self.settings.on_bad_file == "fail":
-                raise bad_file(file.opened.path, fault) from None
+                raise bad_file(file.opened.where, fault) from None
             if file.opened.stripe == 0:
                 where = f"{file.name}:{fault.line}" if fault.line else file.name
                 tally.bad_file(f"{where}: {fault.detail}")
@@ -178,10 +178,10 @@ class _Gatherer:
             if share >= self.settings.contamination:
                 reason, detail = "contaminated", f"holds {share:.0%} of exam item {item}"
         if reason:
-            self._reject(tally, piece, record.line, reason, detail, raw[:EXCERPT])
+            self._reject(tally, piece, record.place, reason, detail, raw[:EXCERPT])
             return None
         source = self.task.sources[file.source].name
-        where = f"{file.name}:{record.line}"
+        where = f"{file.name}:{record.place}"
         own = record.fields.get("id")
         meta = record.fields.get("meta")
         identity = str(own)[:200] if isinstance(own, (str, int)) and own != "" else f"{source}:{where}"
@@ -206,8 +206,8 @@ class _Gatherer:
                 self.smallest = chosen
         return Spilled(key, file.source, len(data), after.chars, after.han, line)
 
-    def _reject(self, tally: Tally, piece: Piece, line: int, reason: str, detail: str, text: str) -> None:
-        where = f"{piece.file.name}:{line}"
+    def _reject(self, tally: Tally, piece: Piece, place: str, reason: str, detail: str, text: str) -> None:
+        where = f"{piece.file.name}:{place}"
         tally.reject(reason, where, detail, text)
         source = self.task.sources[piece.file.source].name
         self.rejects.append(

@@ -14,38 +14,31 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hanmo.corpus import fields
-from hanmo.corpus.formats import read, sniff_json
+from hanmo.corpus import archives, fields
+from hanmo.corpus.archives import Member
+from hanmo.corpus.formats import FORMATS, IDS, bare_name, check, format_of, read
+from hanmo.corpus.readers.jsons import sniff_json
 from hanmo.corpus.records import Opened, Record
 from hanmo.corpus.settings import CorpusSettings, Source
-from hanmo.corpus.stream import COMPRESSIONS, FileFault
+from hanmo.corpus.stream import FileFault
 from hanmo.errors import HanmoError
+from hanmo.files import read_json
 
-_SUFFIXES = {
-    ".txt": "txt",
-    ".text": "txt",
-    ".md": "md",
-    ".markdown": "md",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
 #: Bytes of content per byte of file, about: only for cutting the work into even parts.
-_EXPANSION = {".gz": 3.0, ".zst": 4.5, ".xz": 6.0}
-#: How often at most one file is read, each task parsing its share of the lines.
-_STRIPES = {"": 32, ".zst": 8, ".gz": 4, ".xz": 3}
+_EXPANSION = {"": 1.0, ".gz": 3.0, ".zst": 4.5, ".xz": 6.0, ".bz2": 5.0}
+#: How often at most one file is read, each task parsing its share of the records.
+_STRIPES = {"": 32, ".zst": 8, ".gz": 4, ".xz": 3, ".bz2": 2}
 #: Content of one task, about (bytes).
 TASK = 32 << 20
 #: Records (and bytes of them) looked at to find the text field, and how many torn ones may stand before them.
 _SNIFFED = 50
 _SNIFFED_BYTES = 4 << 20
 _LOOKED = 1000
+#: Of an archive that is read in order, so many members of a format are looked into; the others are read like the last.
+_MEMBERS = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file of a source. `name` is its path below what the source names: the same on every machine."""
 
@@ -57,7 +50,7 @@ class SourceFile:
     content: int  # decompressed size, estimated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """What one task reads of one file: a whole one, or a stripe of its lines."""
 
@@ -72,10 +65,9 @@ def all_sources(settings: CorpusSettings, inputs: list[Path]) -> list[Source]:
         raise HanmoError("the corpus stage has nothing to read: give it `sources` or a stage in `from`")
     named = []
     for source in sources:
-        path = Path(source.path)
-        while path.suffix.lower() in (*COMPRESSIONS, *_SUFFIXES):
-            path = path.with_suffix("")
-        named.append(source.model_copy(update={"name": source.name or path.name.strip("*") or "source"}))
+        name = Path(source.path).name.strip("*")
+        name = bare_name(name.removesuffix(name[len(name) - len(archives.ending_of(name)) :]))
+        named.append(source.model_copy(update={"name": source.name or name or "source"}))
     for name, times in Counter(source.name for source in named).items():
         if times > 1:
             raise HanmoError(f"{times} sources are named '{name}': give each a `name` of its own")
@@ -85,7 +77,8 @@ def all_sources(settings: CorpusSettings, inputs: list[Path]) -> list[Source]:
 def source_files(source: Source) -> list[tuple[Path, str]]:
     """(path, name below the source) of a source's files, in the order of their names; hidden ones are left out.
 
-    Folders that another stage made give what is text in them: a world's documents, a corpus's training part.
+    Folders that another stage made give what is text in them: a world's documents, a corpus's training part. Of data
+    sets that `datasets` saved, the Arrow files that belong to them.
     """
     root = Path(source.path).expanduser()
     if root.is_file():
@@ -104,27 +97,42 @@ def source_files(source: Source) -> list[tuple[Path, str]]:
         paths = [path for path in root.glob(pattern) if path.is_file()]
     else:
         raise HanmoError(f"source '{source.name}': {source.path}: no such file or folder")
-    named = [(path, path.relative_to(root).as_posix()) for path in paths]
+    named = [(path, path.relative_to(root).as_posix()) for path in _without_states(paths)]
     return sorted(
         (item for item in named if not any(part.startswith(".") for part in item[1].split("/"))),
         key=lambda item: item[1],
     )
 
 
-def format_of(path: Path) -> tuple[str | None, str]:
-    """(format by the file's name or None, its compression's suffix or "")."""
-    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
-    inner = Path(path.stem) if compression else path
-    return _SUFFIXES.get(inner.suffix.lower()), compression
+def _without_states(paths: list[Path]) -> list[Path]:
+    """Leave out what `datasets.save_to_disk` writes beside its Arrow files, and see that these are all there.
+
+    Raises:
+        HanmoError: an Arrow file that a data set names is missing.
+    """
+    there = set(paths)
+    gone: set[Path] = set()
+    for state in [path for path in paths if path.name == "state.json"]:
+        listed = read_json(state)
+        files = listed.get("_data_files") if isinstance(listed, dict) else None
+        if isinstance(files, list):
+            parts = [state.with_name(file["filename"]) for file in files]
+            if missing := [part for part in parts if part not in there]:
+                raise HanmoError(f"{missing[0]}: no such file, though {state.name} beside it names it: copy it again")
+            gone |= {state, state.with_name("dataset_info.json"), state.parent.with_name("dataset_dict.json")}
+            gone |= {path for path in paths if path.parent == state.parent and path.suffix == ".arrow"} - set(parts)
+            gone.add(state.parent.parent / "dataset_dict.json")
+    return [path for path in paths if path not in gone]
 
 
 @dataclass
 class Found:
-    """What `look` saw: the files, and sentences about how they are read and what was left out, for the user."""
+    """What `look` saw: the files, sentences about how they are read for the user, and by source what was left out."""
 
     sources: list[Source]
     files: list[SourceFile]
     notes: list[str]
+    left_out: list[dict[str, int]]
 
 
 def look(settings: CorpusSettings, inputs: list[Path]) -> Found:
@@ -133,65 +141,133 @@ def look(settings: CorpusSettings, inputs: list[Path]) -> Found:
     Raises:
         HanmoError: a source is missing or has no readable file, or its text field is not clear.
     """
-    found = Found(all_sources(settings, inputs), [], [])
+    found = Found(all_sources(settings, inputs), [], [], [])
     for index, source in enumerate(found.sources):
         ignored: Counter[str] = Counter()
         seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
-        fields_there: set[str] = set()
+        looker = _Looker(settings, source, index)
         paths = source_files(source)
-        for path, name in paths:
-            kind, compression = format_of(path)
-            if source.format != "auto":
-                kind = source.format
+        for path, name, member in _members(paths):
+            kind = _format(source, member.name if member else name)
+            if member and member.fault and (kind or not member.name or member.fault[0] == "nested_archive"):
+                kind = kind or "txt"  # it will not be read, but counted
+                if settings.on_bad_file == "fail":
+                    raise bad_file(Opened(path, kind, member).where, FileFault(*member.fault))
             if kind is None:
-                if len(paths) == 1:
-                    raise HanmoError(
-                        f"{path}: no format is known by the ending '{path.suffix}'; name one with `format:` "
-                        "(txt, md, jsonl, json, csv, tsv, parquet), or unpack the file"
-                    )
-                ignored[path.suffix or path.name] += 1
+                if len(paths) == 1 and member is None:
+                    raise HanmoError(_unknown(path))
+                ignored[Path(name).suffix or Path(name).name] += 1
                 continue
-            file, there = _sniff(settings, source, index, path, name, kind, compression)
+            file = looker.look(path, name, kind, member)
             seen[file.opened.format, file.text] += 1
-            fields_there.update(there)
             found.files.append(file)
         if not seen:
             more = f" (there are {_listed(ignored)})" if ignored else ""
             raise HanmoError(f"source '{source.name}': no file that can be read in {source.path}{more}")
         for (kind, text), count in seen.items():
-            note = f"{source.name}: {count} {kind} file{'s' if count > 1 else ''}"
-            if kind not in ("txt", "md") and text:
-                others = sorted(fields_there - set(text))
-                note += f", text from '{' + '.join(text)}'" + (f" (not from: {', '.join(others)})" if others else "")
-            found.notes.append(note)
+            found.notes.append(_note(source, kind, text, count, looker.there))
         if ignored:
             found.notes.append(f"{source.name}: left out by their ending: {_listed(ignored)}")
+        found.left_out.append(dict(ignored.most_common()))
     return found
+
+
+def _members(paths: list[tuple[Path, str]]) -> Iterator[tuple[Path, str, Member | None]]:
+    """The files, and in the place of an archive its members, named `archive.zip!/inner/a.txt`."""
+    for path, name in paths:
+        if archives.ending_of(name):
+            for member in archives.members(path):
+                yield path, f"{name}!/{member.name}" if member.name else name, member
+        else:
+            yield path, name, None
+
+
+def _format(source: Source, name: str) -> str | None:
+    """The format of a file; a .bin is one of token ids only where the source names their tokenizer."""
+    if source.format != "auto":
+        return source.format
+    kind = format_of(name)
+    return None if kind == "bin" and not source.tokenizer else kind
+
+
+def _unknown(path: Path) -> str:
+    if format_of(path.name) == "bin":
+        return f"{path}: if these are token ids, name the `tokenizer:` that made them; else name a `format:`"
+    names = ", ".join(FORMATS)
+    return f"{path}: no format is known by the ending '{path.suffix}'; name one with `format:` ({names})"
 
 
 def _listed(counter: Counter[str]) -> str:
     return ", ".join(f"{count} {ending}" for ending, count in counter.most_common(5))
 
 
-def _sniff(
-    settings: CorpusSettings, source: Source, index: int, path: Path, name: str, kind: str, compression: str
-) -> tuple[SourceFile, set[str]]:
-    opened = Opened(
-        path=path,
-        format=kind,
-        encoding=_codec(source),
-        split=source.split,
-        limit=int(settings.max_document_mb * 1e6),
-    )
-    text: tuple[str, ...] = ("text",)
-    there: set[str] = set()
-    if kind not in ("txt", "md"):
-        text = tuple(source.text)
+#: What a title is called where the text is in another field.
+_TITLES = ("title", "标题", "题目", "headline")
+
+
+def _note(source: Source, kind: str, text: tuple[str, ...], count: int, there: set[str]) -> str:
+    note = f"{source.name}: {count} {kind} file{'s' if count > 1 else ''}"
+    if FORMATS[kind].fields or not text:
+        return note
+    others = sorted(there - set(text))
+    note += f", text from '{' + '.join(text)}'" + (f" (not from: {', '.join(others)})" if others else "")
+    title = next((name for name in _TITLES if name in others), None)
+    return note + (f"; `text: [{title}, {text[0]}]` would take the title, too" if title and not source.text else "")
+
+
+class _Looker:
+    """Looks into the files of one source; `there` are the names of all fields it saw."""
+
+    def __init__(self, settings: CorpusSettings, source: Source, index: int) -> None:
+        self.settings = settings
+        self.source = source
+        self.index = index
+        self.there: set[str] = set()
+        self._encoding = _codec(source)
+        #: Of archives that are read in order: how many of a format were looked into, and what the last one was.
+        self._looked: Counter[tuple[Path, str]] = Counter()
+        self._last: dict[tuple[Path, str], tuple[str, tuple[str, ...], tuple[str, ...]]] = {}
+
+    def look(self, path: Path, name: str, kind: str, member: Member | None) -> SourceFile:
+        """How a file is to be read."""
+        source, form = self.source, FORMATS[kind]
+        check(kind)
+        if kind in IDS and not source.tokenizer:
+            raise HanmoError(f"{path}: it holds token ids; name the `tokenizer:` that made them")
+        opened = Opened(
+            path,
+            kind,
+            member,
+            encoding=self._encoding,
+            split=source.split,
+            limit=int(self.settings.max_document_mb * 1e6),
+            tokenizer=source.tokenizer,
+            end_id=source.end_id,
+        )
+        text = tuple(name for name in source.text if name in form.fields) or form.fields[:1]
+        if not form.fields:
+            opened, text = self._sniffed(opened, kind)
+        size = member.size if member else path.stat().st_size
+        packing = opened.compression or (archives.packing_of(path.name, member) if member else "")
+        content = int(size * form.expansion * _EXPANSION[opened.compression])
+        if form.striped or (kind in ("txt", "md") and source.split == "line"):
+            most = 1 if member and kind in ("parquet", "arrow", "npz") else _STRIPES[packing]
+            if member and member.offset < 0:
+                most = 1  # each task would unpack all that stands before it
+            opened = replace(opened, stripes=max(1, min(round(content / TASK), most)))
+        return SourceFile(self.index, name, opened, text, size, content)
+
+    def _sniffed(self, opened: Opened, kind: str) -> tuple[Opened, tuple[str, ...]]:
+        key = (opened.path, kind)
+        if self._looked[key] >= _MEMBERS:
+            form, text, columns = self._last[key]
+            return replace(opened, format=form, columns=columns), text
+        text = tuple(self.source.text)
         records: list[Mapping[str, Any]] = []
         seen = 0
         try:
             if kind == "json":
-                opened = replace(opened, format=sniff_json(path, opened.encoding))
+                opened = replace(opened, format=sniff_json(opened))
             for item in islice(read(opened), _LOOKED):
                 if isinstance(item, Record):
                     records.append(item.fields)
@@ -199,19 +275,19 @@ def _sniff(
                 if len(records) == _SNIFFED or seen > _SNIFFED_BYTES:
                     break
         except FileFault as fault:
-            if settings.on_bad_file == "fail":
-                raise bad_file(path, fault) from None
+            if self.settings.on_bad_file == "fail":
+                raise bad_file(opened.where, fault) from None
             # The task that reads the file will count it.
         if records:
             there = {field for record in records for field in record}
-            text = fields.choose(records, source.text, f"{path} (source '{source.name}')")
-        if kind == "parquet":
-            opened = replace(opened, columns=tuple(field for field in (*text, "id") if field in there))
-    size = path.stat().st_size
-    content = int(size * _EXPANSION.get(compression, 3.0 if kind == "parquet" else 1.0))
-    if opened.format in ("jsonl", "parquet") or (kind in ("txt", "md") and source.split == "line"):
-        opened = replace(opened, stripes=max(1, min(round(content / TASK), _STRIPES[compression])))
-    return SourceFile(index, name, opened, text, size, content), there
+            self.there |= there
+            text = fields.choose(records, self.source.text, f"{opened.where} (source '{self.source.name}')")
+            if kind in ("parquet", "arrow"):
+                opened = replace(opened, columns=tuple(field for field in (*text, "id", "meta") if field in there))
+            if opened.member and opened.member.offset < 0:
+                self._looked[key] += 1
+                self._last[key] = (opened.format, text, opened.columns)
+        return opened, text
 
 
 def _codec(source: Source) -> str:
@@ -225,9 +301,9 @@ def _codec(source: Source) -> str:
         raise HanmoError(f"source '{source.name}': no encoding is called '{source.encoding}'") from None
 
 
-def bad_file(path: Path, fault: FileFault) -> HanmoError:
+def bad_file(where: str, fault: FileFault) -> HanmoError:
     """The one line for a file that cannot be read."""
-    where = f"{path}:{fault.line}" if fault.line else str(path)
+    where = f"{where}:{fault.line}" if fault.line else where
     return HanmoError(f"{where}: {fault.detail}; mend or remove the file, or set on_bad_file: skip")
 
 
@@ -238,7 +314,8 @@ def parts(files: list[SourceFile]) -> Iterator[list[Piece]]:
     for index, file in enumerate(files):
         stripes = file.opened.stripes
         for stripe in range(stripes):
-            held.append(Piece(replace(file, opened=replace(file.opened, stripe=stripe)), index))
+            part = replace(file, opened=replace(file.opened, stripe=stripe)) if stripe else file
+            held.append(Piece(part, index))
             size += file.content // stripes
             if size >= TASK:
                 yield held

@@ -10,13 +10,18 @@ from pydantic import field_validator, model_validator
 from hanmo.files import expand
 from hanmo.stage import Settings, factory, setting
 
-Format = Literal["auto", "txt", "md", "jsonl", "json", "csv", "tsv", "parquet"]
+Format = Literal[
+    "auto", "txt", "md", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "html", "warc", "epub", "pdf",
+    "tfrecord", "npz", "bin",
+]  # fmt: skip
 
 
 class Source(Settings):
     """One origin of text: a file, a folder (with all below it) or a glob."""
 
-    path: str = setting(..., "file, folder or glob; plain or .gz, .zst, .xz")
+    path: str = setting(
+        ..., "file, folder or glob; plain or .gz, .zst, .xz, .bz2, or in an archive (.zip, .tar, .rar, .7z)"
+    )
     name: str = setting("", "how it is called in statistics; the file's or folder's name when empty")
     format: Format = setting("auto", "auto goes by the file name; name it where names do not tell")
     encoding: str = setting("auto", "auto tells UTF-8, UTF-16 with a mark and GB18030 apart; or any codec (big5, ...)")
@@ -25,6 +30,14 @@ class Source(Settings):
     )
     split: Literal["file", "line", "blank_line"] = setting(
         "file", "what is one document in txt and md: the whole file, each line, or what stands between blank lines"
+    )
+    tokenizer: str = setting(
+        "", "for token ids (tfrecord, npz, bin): the folder or file of the tokenizer that made them"
+    )
+    end_id: int | None = setting(
+        None,
+        "the id after each document in npz and bin; when empty, the tokenizer's own (bin) or windows (npz)",
+        ge=0,
     )
     licence: str = setting("", "a note that is carried into the statistics")
     priority: int = setting(0, "of documents that repeat each other, one of the source with the highest priority stays")
@@ -143,9 +156,19 @@ class CorpusSettings(Settings):
                 found += sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
             else:
                 found.append(path)
+            if source.tokenizer:
+                found.append(Path(source.tokenizer))
         return found
 
     def anchored(self, folder: Path) -> CorpusSettings:
         """A copy whose sources' relative paths are taken from `folder`."""
-        sources = [s.model_copy(update={"path": str(expand(s.path, folder))}) for s in self.sources]
+        sources = [
+            s.model_copy(
+                update={
+                    "path": str(expand(s.path, folder)),
+                    "tokenizer": str(expand(s.tokenizer, folder)) if s.tokenizer else "",
+                }
+            )
+            for s in self.sources
+        ]
         return self.model_copy(update={"sources": sources})

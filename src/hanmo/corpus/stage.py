@@ -49,7 +49,7 @@ MOST_BUCKETS = 1024
 #: Raw size of one held-out file.
 HELDOUT_FILE = 64 << 20
 #: Changes when the same settings and files give another result.
-_VERSION = 2
+_VERSION = 3
 
 
 def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
@@ -139,11 +139,13 @@ def _fingerprint(settings: CorpusSettings, found: Found, exams: list[Path]) -> s
         for name, value in settings.model_dump(mode="json").items()
         if affects_of(CorpusSettings, name) == "result"
     }
+    changed = {path: path.stat().st_mtime_ns for path in {file.opened.path for file in found.files}}
     files = [
-        [file.source, file.name, file.size, file.opened.path.stat().st_mtime_ns, file.opened.format, list(file.text)]
+        [file.source, file.name, file.size, changed[file.opened.path], file.opened.format, list(file.text)]
         for file in found.files
     ]
-    held = [fingerprint_path(path) for path in exams]
+    tokenizers = [Path(source.tokenizer) for source in found.sources if source.tokenizer]
+    held = [fingerprint_path(path) for path in (*exams, *tokenizers)]
     return fingerprint_json([_VERSION, chosen, [source.name for source in found.sources], files, held])
 
 
@@ -196,12 +198,12 @@ def _check_lines(
         if (whole or file.opened.stripes == 1) and bad > settings.max_bad_lines * seen:
             share = f"{bad} of {seen} records" if seen > 1 else "the only record"
             raise HanmoError(
-                f"{file.opened.path}:{line}: {detail} ({share} of this file cannot be read, more than "
+                f"{file.opened.where}:{line}: {detail} ({share} of this file cannot be read, more than "
                 f"max_bad_lines {settings.max_bad_lines:g} allows): mend the file, or raise it to count and go on"
             )
         if whole:
             console.print(
-                f"{file.opened.path}: passed over {bad} of {seen} records, first :{line}: {detail}",
+                f"{file.opened.where}: passed over {bad} of {seen} records, first :{line}: {detail}",
                 markup=False,
                 soft_wrap=True,
             )
@@ -310,7 +312,12 @@ def _stats(settings: CorpusSettings, found: Found, tallies: list[Tally], plan: s
         total.merge(tally)
         shown = tally.as_dict()
         del shown["kept"]
-        sources[source.name] = {"licence": source.licence, "files": files[index], **shown}
+        sources[source.name] = {
+            "licence": source.licence,
+            "files": files[index],
+            "left_out": found.left_out[index],
+            **shown,
+        }
     summary = total.as_dict()
     return {
         "plan": plan,

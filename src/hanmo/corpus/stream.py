@@ -6,18 +6,20 @@ by piece, and an archive that would unpack to terabytes is unpacked in pieces to
 
 from __future__ import annotations
 
+import bz2
 import codecs
+import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import zstandard
 
-COMPRESSIONS = (".gz", ".zst", ".xz")
+COMPRESSIONS = (".gz", ".zst", ".xz", ".bz2")
 #: Pieces handed on are about this long (bytes).
 PIECE = 512 << 10
 #: Lines of one file are shared out among tasks by the span of this many bytes that they begin in.
@@ -42,12 +44,24 @@ def pieces(path: Path) -> Iterator[bytes]:
     """The decompressed content of a file in pieces of about `PIECE` bytes.
 
     Raises:
-        FileFault: the archive is torn or is not one (after the pieces before the tear were given).
+        FileFault: the file's compression is torn or is none (after the pieces before the tear were given).
     """
+    return unpack(blocks_of(path), path.suffix.lower())
+
+
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """The bytes of a file as they lie on the disk."""
+    with path.open("rb") as file:
+        while block := file.read(PIECE):
+            yield block
+
+
+def unpack(blocks: Iterator[bytes], suffix: str) -> Iterator[bytes]:
+    """Decompress blocks as `suffix` (one of `COMPRESSIONS`, or any other for none) says; see `pieces`."""
     held: list[bytes] = []
     size = 0
     try:
-        for block in _blocks(path):
+        for block in _unpacked(blocks, suffix):
             held.append(block)
             size += len(block)
             if size >= PIECE:
@@ -58,32 +72,35 @@ def pieces(path: Path) -> Iterator[bytes]:
         if held:
             yield b"".join(held)
         cause = " ".join(str(error).split())
-        raise FileFault(
-            "torn_archive", f"the {path.suffix} file is torn or is none ({cause}): fetch it again"
-        ) from None
+        raise FileFault("torn_archive", f"the {suffix} file is torn or is none ({cause}): fetch it again") from None
+    except FileFault:
+        if held:
+            yield b"".join(held)
+        raise
     if held:
         yield b"".join(held)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    suffix = path.suffix.lower()
-    with path.open("rb") as file:
-        if suffix == ".zst":
-            yield from _unpack_zstd(file)
-        elif suffix in (".gz", ".xz"):
-            make = (lambda: zlib.decompressobj(31)) if suffix == ".gz" else lzma.LZMADecompressor
-            yield from _unpack(file, make)
-        else:
-            while block := file.read(PIECE):
-                yield block
+def _unpacked(blocks: Iterator[bytes], suffix: str) -> Iterator[bytes]:
+    match suffix:
+        case ".zst":
+            return _unpack_zstd(blocks)
+        case ".gz":
+            return decompress(blocks, lambda: zlib.decompressobj(31))
+        case ".xz":
+            return decompress(blocks, lzma.LZMADecompressor)
+        case ".bz2":
+            return decompress(blocks, bz2.BZ2Decompressor)
+        case _:
+            return blocks
 
 
-def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
+def _unpack_zstd(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Frame after frame, fed in slices so small that what they unpack to stays small (a stream_reader would bound that
     better, but it takes a torn frame for the end of the file)."""
     context = zstandard.ZstdDecompressor()
     frame = None
-    while block := file.read(PIECE):
+    for block in blocks:
         view = memoryview(block)
         while view:
             data: bytes | memoryview = view[:_SLICE]
@@ -99,35 +116,78 @@ def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
         raise EOFError("it ends in the middle")
 
 
-def _unpack(file: IO[bytes], make: Callable[[], Any]) -> Iterator[bytes]:
-    """gzip members or xz streams, one after the other; padding of zeros between and behind them is allowed."""
+def decompress(blocks: Iterator[bytes], make: Callable[[], Any], padded: bool = True) -> Iterator[bytes]:
+    """Blocks of gzip members, xz or bzip2 streams, one after the other.
+
+    Args:
+        make: a new decompressor, as the standard library has them.
+        padded: zeros before, between and behind the streams mean nothing (a raw deflate stream may begin with one).
+
+    Raises:
+        EOFError: the last member is not whole.
+        zlib.error, lzma.LZMAError: damaged (what bzip2 says of itself comes as an `EOFError`, too).
+    """
     member = None
     data = b""
     while True:
         if not data:
-            data = file.read(PIECE)
+            data = next(blocks, b"")
             if not data:
                 break
         if member is None:
-            data = data.lstrip(b"\0")
+            data = data.lstrip(b"\0") if padded else data
             if not data:
                 continue
             member = make()
-        yield member.decompress(data, PIECE)
+        yield _step(member, data)
         if member.eof:
             data, member = member.unused_data, None
             continue
-        # What an output limit held back waits inside (xz) or in unconsumed_tail (gzip).
+        # What an output limit held back waits inside (xz, bzip2) or in unconsumed_tail (gzip).
         while not member.eof and (data := getattr(member, "unconsumed_tail", b"")):
-            yield member.decompress(data, PIECE)
+            yield _step(member, data)
         while not member.eof and getattr(member, "needs_input", True) is False:
-            yield member.decompress(b"", PIECE)
+            yield _step(member, b"")
         data, member = (member.unused_data, None) if member.eof else (b"", member)
     if member is not None and hasattr(member, "flush"):
         yield member.flush()  # zlib may hold back output although it has taken all input
         member = None if member.eof else member
     if member is not None:
         raise EOFError("it ends in the middle")
+
+
+def _step(member: Any, data: bytes) -> bytes:
+    try:
+        return member.decompress(data, PIECE)
+    except OSError as error:  # bzip2's word for damage; no file is touched here
+        raise EOFError(str(error)) from None
+
+
+class Stream(io.RawIOBase):
+    """Blocks as a file that is read from its beginning to its end; wrap it in a `BufferedReader`."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._ready = memoryview(block)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+
+def as_file(blocks: Iterator[bytes]) -> io.BufferedReader:
+    """Blocks as a buffered file that is read from its beginning to its end."""
+    return io.BufferedReader(Stream(blocks), PIECE)
 
 
 def detect_encoding(sample: bytes) -> str:
@@ -157,7 +217,7 @@ def detect_encoding(sample: bytes) -> str:
             continue
         if _decodes(line, "utf-8") or (number == len(lines) - 1 and _decodes_but_for_its_end(line)):
             utf8 += len(line)
-        elif _looks_like_gb(line):
+        elif looks_like_gb(line):
             gb += len(line)
         else:
             neither += len(line)
@@ -184,7 +244,8 @@ def _decodes_but_for_its_end(line: bytes) -> bool:
     return True
 
 
-def _looks_like_gb(line: bytes) -> bool:
+def looks_like_gb(line: bytes) -> bool:
+    """Whether bytes decode as GB18030 to text most of whose characters are in common use."""
     try:
         text = codecs.getincrementaldecoder("gb18030")().decode(line)
     except UnicodeDecodeError:
@@ -228,7 +289,7 @@ def describe_bytes(data: bytes, start: int, encoding: str) -> str:
     guess = ""
     if encoding == "utf-8":
         end = data.find(b"\n", start)
-        if _looks_like_gb(data[data.rfind(b"\n", 0, start) + 1 : end if end >= 0 else len(data)]):
+        if looks_like_gb(data[data.rfind(b"\n", 0, start) + 1 : end if end >= 0 else len(data)]):
             guess = " (they look like GB18030)"
     return f"bytes {shown} are not {encoding.upper()}{guess}"
 

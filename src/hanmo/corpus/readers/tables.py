@@ -1,11 +1,12 @@
-"""Readers of tables: CSV, TSV and Parquet. See `formats`."""
+"""Tables: CSV, TSV, Parquet, and the Arrow files in which Hugging Face `datasets` keeps a data set."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from hanmo.corpus.records import EXCERPT, Bad, Opened, Record, open_bytes, oversize
+from hanmo.corpus.records import EXCERPT, Bad, Opened, Record, on_disk, open_bytes, oversize
 from hanmo.corpus.stream import FileFault, Oversize, describe_bytes, lines
 
 #: Bytes of Parquet rows that are unpacked at once, about.
@@ -13,7 +14,7 @@ _BATCH = 4 << 20
 
 
 def read_csv(file: Opened) -> Iterator[Record | Bad]:
-    source, encoding = open_bytes(file.path, file.encoding)
+    source, encoding = open_bytes(file)
     csv.field_size_limit(file.limit)
     rows = csv.reader(_text_lines(source, encoding, file.limit), delimiter="\t" if file.format == "tsv" else ",")
     header: list[str] = []
@@ -51,26 +52,60 @@ def read_parquet(file: Opened) -> Iterator[Record | Bad]:
 
     try:
         # Reading through a buffer, not ahead: a row group may be larger than the memory of a worker.
-        with pq.ParquetFile(file.path, buffer_size=1 << 20, pre_buffer=False) as table:
+        with on_disk(file) as path, pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
             columns = list(file.columns) or None
             row = 0
             for index in range(table.num_row_groups):
                 group = table.metadata.row_group(index)
-                if index % file.stripes != file.stripe:
+                if not file.mine(index):
                     row += group.num_rows
                     continue
                 rows = max(1, min(1024, _BATCH * group.num_rows // max(1, group.total_byte_size)))
                 for batch in table.iter_batches(
                     batch_size=rows, row_groups=[index], columns=columns, use_threads=False
                 ):
-                    for fields in batch.to_pylist():
-                        row += 1
-                        size = sum(len(value) for value in fields.values() if isinstance(value, str))
-                        yield Record(row, fields, size) if size <= file.limit else _too_big(row, size, fields, file)
+                    yield from _rows(batch, row, file)
+                    row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise FileFault("not_parquet", f"not a whole Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def read_arrow(file: Opened) -> Iterator[Record | Bad]:
+    """Rows of an Arrow file (the stream form that `datasets` writes, or the file form), as `read_parquet` gives them.
+
+    Stripes are shares of the record batches; the file is mapped, so that those of others are not read.
+    """
+    import pyarrow as pa
+
+    try:
+        with on_disk(file) as path, pa.memory_map(str(path)) as source:
+            whole = source.read(6) == b"ARROW1"
+            source.seek(0)
+            reader = pa.ipc.open_file(source) if whole else pa.ipc.open_stream(source)
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if whole else reader
+            row = 0
+            for index, batch in enumerate(batches):
+                if file.mine(index):
+                    yield from _sliced(batch.select(list(file.columns)) if file.columns else batch, row, file)
+                row += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise FileFault("not_arrow", f"not a whole Arrow file ({str(error).splitlines()[0]})") from None
+
+
+def _sliced(batch: Any, row: int, file: Opened) -> Iterator[Record | Bad]:
+    step = max(1, min(1024, _BATCH * batch.num_rows // max(1, batch.nbytes)))
+    for start in range(0, batch.num_rows, step):
+        yield from _rows(batch.slice(start, step), row + start, file)
+
+
+def _rows(batch: Any, before: int, file: Opened) -> Iterator[Record | Bad]:
+    for row, fields in enumerate(batch.to_pylist(), before + 1):
+        size = sum(len(value) for value in fields.values() if isinstance(value, str))
+        yield Record(row, fields, size) if size <= file.limit else _too_big(row, size, fields, file)
 
 
 def _too_big(row: int, size: int, fields: dict[str, object], file: Opened) -> Bad:

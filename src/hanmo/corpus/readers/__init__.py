@@ -1,0 +1,1 @@
+"""Readers, a module for each family of formats; `hanmo.corpus.formats` says which is which."""
