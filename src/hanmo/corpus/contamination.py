@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hanmo.corpus.formats import IDS, format_of, read
+from hanmo.corpus.formats import FORMATS, format_of, read
 from hanmo.corpus.readers.jsons import sniff_json
 from hanmo.corpus.records import Opened, Record
 from hanmo.corpus.sketch import hashes
@@ -76,7 +76,7 @@ def _items(file: Path) -> Iterator[tuple[str, list[str]]]:
             yield f"{file.parent.name}:{item.id}", [item.question, *(item.choices or ())]
         return
     kind = format_of(file.name)
-    if not file.is_file() or kind is None or kind in IDS:
+    if not file.is_file() or kind is None or (FORMATS[kind].fields and kind not in ("txt", "md")):
         raise HanmoError(f"{file}: no exam file; give a folder with exam.jsonl, or jsonl, json, csv, parquet, txt")
     try:
         opened = Opened(path=file, format=kind, split="line")

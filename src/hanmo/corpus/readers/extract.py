@@ -38,22 +38,6 @@ _NO_TEXT = (
     "script", "style", "noscript", "template", "head", "nav", "header", "footer", "aside", "form", "button", "select",
     "textarea", "svg", "iframe",
 )  # fmt: skip
-    "script",
-    "style",
-    "noscript",
-    "template",
-    "head",
-    "nav",
-    "header",
-    "footer",
-    "aside",
-    "form",
-    "button",
-    "select",
-    "textarea",
-    "svg",
-    "iframe",
-]
 _BLOCKS = frozenset((
     "p", "div", "section", "article", "main", "h1", "h2", "h3", "h4", "h5", "h6", "li", "ul", "ol", "dl", "dt", "dd",
     "table", "tr", "blockquote", "pre", "figure", "figcaption", "hr", "body", "center", "address", "details", "summary",

@@ -56,8 +56,7 @@ def guarded(function: str, *arguments: Any, seconds: float) -> Any:
         _send(child.stdin, (function, arguments, seconds))
         done, value = _receive(child.stdout)
     except (EOFError, OSError):
-        child.kill()
-        child.wait()
+        _end(child)
         _child = None
         if late.is_set():
             raise GuardFault("timeout", f"taking its text out took longer than {seconds:g} s") from None
@@ -68,6 +67,14 @@ def guarded(function: str, *arguments: Any, seconds: float) -> Any:
     if not done:
         raise GuardFault("unparsable", value)
     return value
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    try:
+        child.wait(1)  # it is dying already, nearly always, and its own exit status tells why
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _send(pipe: IO[bytes] | None, value: Any) -> None:
