@@ -13,6 +13,7 @@ archive, and what would unpack to far more than text can.
 from __future__ import annotations
 
 import bz2
+import ctypes
 import struct
 import tarfile
 import zipfile
@@ -338,7 +339,7 @@ def _walk_other(path: Path) -> _Walk:
                 if total > most:
                     raise FileFault("bomb", _bomb(total, path.stat().st_size))
                 fault = None
-                if is_encrypted(entry._entry_p):
+                if is_encrypted(ctypes.c_void_p(entry._entry_p)):
                     fault = ("encrypted", "it is encrypted: unpack the archive with its password")
                 name = name if isinstance(name, str) else _decoded(name or b"")
                 yield Member(name, index, size, fault=fault), _entry_blocks(entry, path)

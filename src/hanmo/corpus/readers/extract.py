@@ -20,7 +20,8 @@ def page(html: str, url: str | None) -> dict[str, str]:
     """Main text, title and date of a web page; the text is empty where there is none.
 
     trafilatura (Apache 2.0; Barbaresi, ACL 2021) leaves navigation, advertisements and footers out. Where it finds
-    nothing, as on pages that are little more than a list of lines, all that a reader of the page would see is taken.
+    nothing, all that a reader of the page would see is taken; and where it finds little, and the page holds little more
+    (a poem, a list of lines), too: of such a page it breaks every inline element into a line.
     """
     import trafilatura
     from trafilatura.metadata import extract_metadata
@@ -29,10 +30,15 @@ def page(html: str, url: str | None) -> dict[str, str]:
     if tree is None:
         return {"text": "", "title": "", "date": ""}
     about = extract_metadata(tree, default_url=url, extensive=False)
-    text = trafilatura.extract(html, url=url, include_comments=False, include_tables=True) or _visible(tree)
+    text = trafilatura.extract(html, url=url, include_comments=False, include_tables=True) or ""
+    if len(text) < _LITTLE:
+        visible = _visible(tree)
+        text = visible if len(visible) < 2 * len(text) + _LITTLE / 5 or not text else text
     return {"text": text, "title": (about.title if about else "") or "", "date": (about.date if about else "") or ""}
 
 
+#: Characters below which trafilatura takes any text there is.
+_LITTLE = 250
 #: What a reader of a page does not read as its text.
 _NO_TEXT = (
     "script", "style", "noscript", "template", "head", "nav", "header", "footer", "aside", "form", "button", "select",
@@ -111,7 +117,7 @@ def chapter(data: bytes) -> dict[str, str]:
     tree = html.document_fromstring(data, parser=parser) if data.strip() else None
     if tree is None:
         return {"text": "", "title": ""}
-    heading = next(iter(tree.xpath("//h1|//h2|//h3|//head/title")), None)
+    heading = next((node for tag in ("h1", "h2", "h3", "title") for node in tree.iter(tag)), None)
     title = blocks_of_text(heading).replace("\n", " ") if heading is not None else ""
     for node in list(tree.iter("head")):
         _remove(node)
