@@ -234,6 +234,18 @@ def test_any_array_is_cut_into_its_elements_whatever_the_pieces(
         stream.PIECE = before
 
 
+@given(st.lists(st.text('\\"[]{},a', max_size=12).map(lambda text: {"t": text}), max_size=4), st.integers(1, 5))
+@settings(max_examples=200, deadline=None)
+def test_quotes_and_backslashes_of_an_array_whatever_the_pieces(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], piece: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "quotes.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "PIECE", piece)
+        assert fields(list(read(Opened(path, "json", encoding="utf-8")))) == rows
+
+
 @given(st.lists(st.dictionaries(st.text(max_size=4), values, min_size=1, max_size=4), max_size=8))
 @settings(max_examples=100, deadline=None)
 def test_any_json_lines_come_back(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:

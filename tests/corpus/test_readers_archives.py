@@ -312,6 +312,17 @@ def test_many_members_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(started) == 2  # once to list them, once to read
 
 
+def test_a_large_member_is_shared_among_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "TASK", 2000)
+    rows = b"".join(json.dumps({"text": article(number)}).encode() + b"\n" for number in range(100))
+    for name, most in (("a.zip", 4), ("a.tar", 32), ("a.tar.gz", 4), ("a.7z", 3)):
+        path = MAKERS[name](tmp_path / name, {"a.txt": article(1).encode(), "rows.jsonl": rows})
+        files = inputs.look(settings(path), []).files
+        assert [file.opened.stripes for file in files] == [1, min(most, round(len(rows) / 2000))], name
+    path = make_tar(tmp_path / "b.tar.gz", {f"{number}.jsonl": rows for number in range(3)})
+    assert {file.opened.stripes for file in inputs.look(settings(path), []).files} == {1}
+
+
 def test_no_library_for_rar_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_rar(tmp_path / "a.rar", {"a.txt": b"x"})
 

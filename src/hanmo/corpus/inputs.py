@@ -36,6 +36,8 @@ _SNIFFED_BYTES = 4 << 20
 _LOOKED = 1000
 #: Of an archive that is read in order, so many members of a format are looked into; the others are read like the last.
 _MEMBERS = 3
+#: Formats whose index stands at their end: as members of an archive they are read from a copy on the disk.
+_COPIED = ("parquet", "arrow", "npz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ def look(settings: CorpusSettings, inputs: list[Path]) -> Found:
         ignored: Counter[str] = Counter()
         seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
         looker = _Looker(settings, source, index)
+        files: list[SourceFile] = []
         paths = source_files(source)
         for path, name, member in _members(paths):
             kind = _format(source, member.name if member else name)
@@ -160,7 +163,7 @@ def look(settings: CorpusSettings, inputs: list[Path]) -> Found:
                 continue
             file = looker.look(path, name, kind, member)
             seen[file.opened.format, file.text] += 1
-            found.files.append(file)
+            files.append(file)
         if not seen:
             more = f" (there are {_listed(ignored)})" if ignored else ""
             raise HanmoError(f"source '{source.name}': no file that can be read in {source.path}{more}")
@@ -169,6 +172,7 @@ def look(settings: CorpusSettings, inputs: list[Path]) -> Found:
         if ignored:
             found.notes.append(f"{source.name}: left out by their ending: {_listed(ignored)}")
         found.left_out.append(dict(ignored.most_common()))
+        found.files += _striped(files)
     return found
 
 
@@ -248,13 +252,7 @@ class _Looker:
         if not form.fields:
             opened, text = self._sniffed(opened, kind)
         size = member.size if member else path.stat().st_size
-        packing = opened.compression or (archives.packing_of(path.name, member) if member else "")
         content = int(size * form.expansion * _EXPANSION[opened.compression])
-        if form.striped or (kind in ("txt", "md") and source.split == "line"):
-            most = 1 if member and kind in ("parquet", "arrow", "npz") else _STRIPES[packing]
-            if member and member.offset < 0:
-                most = 1  # each task would unpack all that stands before it
-            opened = replace(opened, stripes=max(1, min(round(content / TASK), most)))
         return SourceFile(self.index, name, opened, text, size, content)
 
     def _sniffed(self, opened: Opened, kind: str) -> tuple[Opened, tuple[str, ...]]:
@@ -288,6 +286,27 @@ class _Looker:
                 self._looked[key] += 1
                 self._last[key] = (opened.format, text, opened.columns)
         return opened, text
+
+
+def _striped(files: list[SourceFile]) -> Iterator[SourceFile]:
+    """The files of a source, each with the number of tasks that share it."""
+    whole: Counter[Path] = Counter()  # of archives that are read in order: bytes of all members
+    for file in files:
+        if file.opened.member and file.opened.member.offset < 0:
+            whole[file.opened.path] += file.size
+    for file in files:
+        opened, member = file.opened, file.opened.member
+        lines = opened.format in ("txt", "md") and opened.split == "line"
+        if not lines and not FORMATS[opened.format].striped:
+            yield file
+            continue
+        packing = opened.compression or (archives.packing_of(opened.path.name, member) if member else "")
+        most = _STRIPES[packing]
+        # A member that is copied to the disk, or before which half of an archive stands, would be unpacked too often.
+        if member and (opened.format in _COPIED or 2 * file.size < whole[opened.path]):
+            most = 1
+        stripes = max(1, min(round(file.content / TASK), most))
+        yield file if stripes == 1 else replace(file, opened=replace(opened, stripes=stripes))
 
 
 def _codec(source: Source) -> str:

@@ -82,7 +82,7 @@ def _loads(data: bytes) -> Any:
 
 
 _STRUCTURE = re.compile(rb'["{}\[\],]')
-_STRING_END = re.compile(rb'["\\]')
+_BACKSLASH = 0x5C
 
 
 def read_array(file: Opened) -> Iterator[Record | Bad]:
@@ -94,7 +94,8 @@ def read_array(file: Opened) -> Iterator[Record | Bad]:
     line = 1
     first = 1  # line of the element's first byte
     depth = 0
-    in_string = escaped = opened = ended = False
+    in_string = opened = ended = False
+    odd = False  # whether an odd number of backslashes stands directly before the piece, inside a string
     held: list[bytes] = []
     size = 0
     elements = 0
@@ -134,21 +135,29 @@ def read_array(file: Opened) -> Iterator[Record | Bad]:
             opened = True
             position = start = blank + 1
         while position < len(piece):
-            if escaped:
-                escaped = False
-                position += 1
+            if in_string:
+                # To the next quote and back over its backslashes: much faster than stopping at each of these.
+                quote = piece.find(b'"', position)
+                stop = quote if quote >= 0 else len(piece)
+                run = 0
+                while stop - run > position and piece[stop - run - 1] == _BACKSLASH:
+                    run += 1
+                escaped = (run + (odd and run == stop - position)) % 2 == 1
+                if quote < 0:
+                    odd = escaped
+                    break
+                odd = False
+                in_string = escaped
+                position = quote + 1
                 continue
-            match = (_STRING_END if in_string else _STRUCTURE).search(piece, position)
+            match = _STRUCTURE.search(piece, position)
             if match is None:
                 break
             position = match.end()
             char = match.group()
             if ended:
                 raise FileFault("not_json", "something stands behind the end of the array", line)
-            if in_string:
-                escaped = char == b"\\"
-                in_string = escaped
-            elif char == b'"':
+            if char == b'"':
                 in_string = True
             elif char in b"{[":
                 depth += 1
