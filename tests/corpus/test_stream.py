@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import tracemalloc
@@ -16,7 +17,13 @@ from hypothesis import strategies as st
 from hanmo.corpus import stream
 from hanmo.corpus.stream import FileFault, Oversize, detect_encoding, lines, pieces, transcode
 
-PACKERS = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress, ".txt": bytes}
+PACKERS = {
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".bz2": bz2.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+    ".txt": bytes,
+}
 TEXT = ("天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。" * 3000).encode()
 
 
@@ -27,14 +34,14 @@ def test_every_compression_is_read_whole(tmp_path: Path, suffix: str) -> None:
     assert b"".join(pieces(path)) == TEXT
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst", ".bz2"])
 def test_several_members_are_read_as_one(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(PACKERS[suffix](b"one\n") + PACKERS[suffix](b"") + PACKERS[suffix](TEXT))
     assert b"".join(pieces(path)) == b"one\n" + TEXT
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst", ".bz2"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_a_torn_archive_gives_what_stood_before_the_tear_and_then_says_so(
     tmp_path: Path, suffix: str, share: float
@@ -49,7 +56,7 @@ def test_a_torn_archive_gives_what_stood_before_the_tear_and_then_says_so(
     assert TEXT.startswith(b"".join(found))
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst", ".bz2"])
 def test_what_is_no_archive_is_a_fault(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"plain text under a wrong name")
@@ -57,7 +64,7 @@ def test_what_is_no_archive_is_a_fault(tmp_path: Path, suffix: str) -> None:
         list(pieces(path))
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst", ".bz2"])
 def test_an_archive_of_100_mb_of_the_same_byte_is_unpacked_in_small_pieces(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     pack = {".gz": gzip.compress, ".xz": lambda data: lzma.compress(data, preset=0)}.get(suffix, PACKERS[suffix])

@@ -24,17 +24,24 @@ def page(html: str, url: str | None) -> dict[str, str]:
     (a poem, a list of lines), too: of such a page it breaks every inline element into a line.
     """
     import trafilatura
-    from trafilatura.metadata import extract_metadata
 
     tree = trafilatura.load_html(html)
     if tree is None:
         return {"text": "", "title": "", "date": ""}
-    about = extract_metadata(tree, default_url=url, extensive=False)
-    text = trafilatura.extract(html, url=url, include_comments=False, include_tables=True) or ""
+    found = trafilatura.bare_extraction(
+        tree,
+        url=url,
+        with_metadata=True,
+        include_comments=False,
+        date_extraction_params={"original_date": True, "extensive_search": False},
+    )
+    about = found.as_dict() if isinstance(found, trafilatura.settings.Document) else found or {}
+    text = about.get("text") or ""
+    title = about.get("title") or "".join(tree.xpath("//title/text()")[:1]).strip()
     if len(text) < _LITTLE:
         visible = _visible(tree)
         text = visible if len(visible) < 2 * len(text) + _LITTLE / 5 or not text else text
-    return {"text": text, "title": (about.title if about else "") or "", "date": (about.date if about else "") or ""}
+    return {"text": text, "title": title, "date": about.get("date") or ""}
 
 
 #: Characters below which trafilatura takes any text there is.
