@@ -27,7 +27,11 @@ State = Literal["ok", "missing", "optional"]
 MARKS: dict[State, str] = {"ok": "✓", "missing": "✗", "optional": "–"}
 PLAIN_MARKS: dict[State, str] = {"ok": "+", "missing": "x", "optional": "-"}
 #: What each extra of pyproject.toml is for.
-EXTRAS = {"gguf": "running .gguf files in llama.cpp", "dev": "the project's own tests and checks"}
+EXTRAS = {
+    "corpus": "reading web archives, pages, books, rar and 7z, and other projects' token ids",
+    "gguf": "running .gguf files in llama.cpp",
+    "dev": "the project's own tests and checks",
+}
 #: Runs in a process of its own: a compiler that crashes must not take the report with it.
 COMPILE_TRIAL = """
 import torch

@@ -35,13 +35,13 @@ def page(html: str, url: str | None) -> dict[str, str]:
         include_comments=False,
         date_extraction_params={"original_date": True, "extensive_search": False},
     )
-    about = found.as_dict() if isinstance(found, trafilatura.settings.Document) else found or {}
-    text = about.get("text") or ""
-    title = about.get("title") or "".join(tree.xpath("//title/text()")[:1]).strip()
+    # A Document, or None where there is nothing.
+    text, title, date = (getattr(found, name, None) or "" for name in ("text", "title", "date"))
+    title = title or "".join(tree.xpath("//title/text()")[:1]).strip()
     if len(text) < _LITTLE:
         visible = _visible(tree)
         text = visible if len(visible) < 2 * len(text) + _LITTLE / 5 or not text else text
-    return {"text": text, "title": title, "date": about.get("date") or ""}
+    return {"text": text, "title": title, "date": date}
 
 
 #: Characters below which trafilatura takes any text there is.
