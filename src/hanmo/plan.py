@@ -199,7 +199,7 @@ def _records(file: SourceFile, limit: float) -> Iterator[tuple[str, int]]:
             if left <= 0:
                 return
     except FileFault as fault:
-        console.print(f"{file.opened.path}: {fault.detail}", markup=False)
+        console.print(f"{file.opened.where}: {fault.detail}", markup=False)
 
 
 def _measure(
