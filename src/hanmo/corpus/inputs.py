@@ -12,10 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hanmo.corpus import fields
 from hanmo.corpus.formats import read, sniff_json
+from hanmo.corpus.hubapi import is_hub, parse
+from hanmo.corpus.hubfile import HubFile
+from hanmo.corpus.hubs import files as hub_files
 from hanmo.corpus.records import Opened, Record
 from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.corpus.stream import COMPRESSIONS, FileFault
@@ -72,6 +75,9 @@ def all_sources(settings: CorpusSettings, inputs: list[Path]) -> list[Source]:
         raise HanmoError("the corpus stage has nothing to read: give it `sources` or a stage in `from`")
     named = []
     for source in sources:
+        if is_hub(source.path):
+            named.append(source.model_copy(update={"name": source.name or parse(source.path).short}))
+            continue
         path = Path(source.path)
         while path.suffix.lower() in (*COMPRESSIONS, *_SUFFIXES):
             path = path.with_suffix("")
@@ -87,6 +93,9 @@ def source_files(source: Source) -> list[tuple[Path, str]]:
 
     Folders that another stage made give what is text in them: a world's documents, a corpus's training part.
     """
+    if is_hub(source.path):
+        found = hub_files(source.path, source.hub, source.cache, known_format)
+        return [(cast(Path, file), name) for file, name in found]  # what readers ask of a path, a HubFile answers
     root = Path(source.path).expanduser()
     if root.is_file():
         return [(root, root.name)]
@@ -118,6 +127,11 @@ def format_of(path: Path) -> tuple[str | None, str]:
     return _SUFFIXES.get(inner.suffix.lower()), compression
 
 
+def known_format(name: str) -> bool:
+    """Whether a reader is known for files of such a name."""
+    return format_of(Path(name))[0] is not None
+
+
 @dataclass
 class Found:
     """What `look` saw: the files, and sentences about how they are read and what was left out, for the user."""
@@ -138,6 +152,8 @@ def look(settings: CorpusSettings, inputs: list[Path]) -> Found:
         ignored: Counter[str] = Counter()
         seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
         fields_there: set[str] = set()
+        # Of a hub's files that lie together one is looked into: each look is a question over the network.
+        alike: dict[tuple[str, str, str], tuple[SourceFile, set[str]]] = {}
         paths = source_files(source)
         for path, name in paths:
             kind, compression = format_of(path)
@@ -151,7 +167,13 @@ def look(settings: CorpusSettings, inputs: list[Path]) -> Found:
                     )
                 ignored[path.suffix or path.name] += 1
                 continue
-            file, there = _sniff(settings, source, index, path, name, kind, compression)
+            like = alike.get((kind, compression, name.rpartition("/")[0])) if isinstance(path, HubFile) else None
+            if like:
+                file, there = _like(*like, path, name)
+            else:
+                file, there = _sniff(settings, source, index, path, name, kind, compression)
+                if file.text:
+                    alike[kind, compression, name.rpartition("/")[0]] = file, there
             seen[file.opened.format, file.text] += 1
             fields_there.update(there)
             found.files.append(file)
@@ -207,11 +229,26 @@ def _sniff(
             text = fields.choose(records, source.text, f"{path} (source '{source.name}')")
         if kind == "parquet":
             opened = replace(opened, columns=tuple(field for field in (*text, "id") if field in there))
-    size = path.stat().st_size
-    content = int(size * _EXPANSION.get(compression, 3.0 if kind == "parquet" else 1.0))
-    if opened.format in ("jsonl", "parquet") or (kind in ("txt", "md") and source.split == "line"):
+    return _sized(SourceFile(index, name, opened, text, 0, 0), compression), there
+
+
+def _like(model: SourceFile, there: set[str], path: Path, name: str) -> tuple[SourceFile, set[str]]:
+    """A file that is read like another one beside it."""
+    file = replace(model, name=name, opened=replace(model.opened, path=path, stripes=1))
+    return _sized(file, format_of(path)[1]), there
+
+
+def _sized(file: SourceFile, compression: str) -> SourceFile:
+    """The file with its size, and cut into stripes where its format and size allow."""
+    opened = file.opened
+    size = opened.path.stat().st_size
+    content = int(size * _EXPANSION.get(compression, 3.0 if opened.format == "parquet" else 1.0))
+    lined = opened.format == "jsonl" or (opened.format in ("txt", "md") and opened.split == "line")
+    # Each stripe of lines reads the whole file, which is too much to fetch several times.
+    fetched = isinstance(opened.path, HubFile) and opened.path.cache is None
+    if opened.format == "parquet" or (lined and not fetched):
         opened = replace(opened, stripes=max(1, min(round(content / TASK), _STRIPES[compression])))
-    return SourceFile(index, name, opened, text, size, content), there
+    return replace(file, opened=opened, size=size, content=content)
 
 
 def _codec(source: Source) -> str:

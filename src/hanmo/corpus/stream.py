@@ -61,6 +61,10 @@ def pieces(path: Path) -> Iterator[bytes]:
         raise FileFault(
             "torn_archive", f"the {path.suffix} file is torn or is none ({cause}): fetch it again"
         ) from None
+    except FileFault:  # of a file that comes over a network
+        if held:
+            yield b"".join(held)
+        raise
     if held:
         yield b"".join(held)
 

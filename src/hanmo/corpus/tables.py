@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from hanmo.corpus.records import EXCERPT, Bad, Opened, Record, open_bytes, oversize
 from hanmo.corpus.stream import FileFault, Oversize, describe_bytes, lines
@@ -51,7 +52,8 @@ def read_parquet(file: Opened) -> Iterator[Record | Bad]:
 
     try:
         # Reading through a buffer, not ahead: a row group may be larger than the memory of a worker.
-        with pq.ParquetFile(file.path, buffer_size=1 << 20, pre_buffer=False) as table:
+        source = file.path if isinstance(file.path, Path) else file.path.open("rb")  # one on a hub
+        with pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False) as table:
             columns = list(file.columns) or None
             row = 0
             for index in range(table.num_row_groups):
