@@ -120,7 +120,7 @@ def test_a_large_file_is_estimated_from_its_beginning(tmp_path: Path, monkeypatc
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(rows(0, 5000)))
     group = only(path)
-    assert not group["exact"] and group["records"] == peek._RECORDS
+    assert not group["exact"] and group["records"] < 300
     assert 4500 < group["documents"] < 5500
     monkeypatch.setattr(peek, "_THROUGH", 1 << 30)
     counted = only(path)
