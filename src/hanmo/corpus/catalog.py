@@ -5,6 +5,7 @@ The facts stand in `catalog.yaml` beside this file. `hanmo corpus catalog` shows
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from hanmo.corpus.settings import Source
 from hanmo.errors import HanmoError, nearest
 
-Allowed = Literal["yes", "no", "conditions", "unknown"]
+Allowed = Literal["yes", "no", "terms", "unknown"]
 
 
 class Entry(BaseModel):
@@ -88,6 +89,11 @@ def entry(name: str) -> Entry:
     return known[name]
 
 
+def _short(said: str) -> str:
+    """The first part of what was said, up to a bracket, a semicolon or a comma between words."""
+    return re.split(r" \(|;|, (?=\D)", said)[0]
+
+
 def show(name: str | None) -> None:
     """Print the catalogue, or one corpus with its recipe lines, on the terminal."""
     from rich.console import Console
@@ -96,21 +102,22 @@ def show(name: str | None) -> None:
 
     out = Console(highlight=False)
     if name is None:
-        table = Table("name", "text", "size", "documents", "licence", "train", "publish", "from")
+        wide = out.width >= 140
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        columns = ["name", *(["what"] if wide else []), "size", *(["documents", "from"] if wide else [])]
+        for label in (*columns, "licence", "train", "publish"):
+            table.add_column(label, no_wrap=True, max_width=28 if label in ("what", "licence") else None)
         for item in entries().values():
-            cells = (
-                item.name,
-                item.title,
-                item.size.split(" (")[0],
-                item.documents.split(" (")[0],
-                item.licence,
-                item.training,
-                item.publishing,
-                item.where(),
-            )
+            what, more = ([_short(item.kind)], [_short(item.documents), item.where()]) if wide else ([], [])
+            allowed = (item.training, item.publishing)
+            cells = (item.name, *what, _short(item.size), *more, _short(item.licence), *allowed)
             table.add_row(*(Text(cell) for cell in cells))
         out.print(table)
-        out.print("`hanmo corpus catalog NAME` shows one of them with the recipe lines that fetch it.", markup=False)
+        out.print(
+            "`hanmo corpus catalog NAME` shows one of them with the recipe lines that fetch it.",
+            markup=False,
+            soft_wrap=True,
+        )
         return
     found = entry(name)
     table = Table(show_header=False, box=None, title=Text(found.title), title_justify="left")

@@ -20,8 +20,8 @@ from hanmo.corpus.catalog import recipe_lines
 from hanmo.corpus.fields import choose, text_of
 from hanmo.corpus.hubapi import is_hub, parse
 from hanmo.corpus.hubfile import HubFile
-from hanmo.corpus.inputs import format_of, source_files
-from hanmo.corpus.peek import ALL, PLAIN, Look, look_at
+from hanmo.corpus.inputs import source_files
+from hanmo.corpus.peek import ALL, PLAIN, Look, kind_of, look_at
 from hanmo.corpus.settings import QualitySettings, Source
 from hanmo.errors import HanmoError
 
@@ -113,7 +113,7 @@ def _group(given: str, found: list[tuple[Path, str]], looks: list[Look], samples
     beside = [
         path.stat().st_size
         for path, name in found
-        if name.rpartition("/")[0] in places and format_of(path) == format_of(first.path)
+        if name.rpartition("/")[0] in places and kind_of(path) == kind_of(first.path)
     ]
     many = len(beside) > ALL or isinstance(first.path, HubFile)
     size = sum(beside) if many else sum(look.size for look in looks)
@@ -304,7 +304,7 @@ def _belongs(look: Look, group: dict[str, Any]) -> bool:
 def _wants(group: dict[str, Any]) -> dict[str, Any]:
     """The settings a source needs beside its path."""
     want: dict[str, Any] = {}
-    if format_of(Path(group["names"][0]))[0] is None:
+    if kind_of(Path(group["names"][0]))[0] is None:
         want["format"] = group["format"]
     if group["why"] not in ("known by its name", "plain text"):
         want["text"] = group["text"]

@@ -97,7 +97,7 @@ def look_at(found: list[tuple[Path, str]]) -> tuple[list[Look], Counter[str]]:
     left_out: Counter[str] = Counter()
     kinds: dict[tuple[str, str, str], list[tuple[Path, str]]] = {}
     for path, name in found:
-        kind, compression = format_of(path)
+        kind, compression = kind_of(path)
         if kind is None and len(found) == 1:
             kind = _guess(path)
         if kind is None:
@@ -117,6 +117,11 @@ def look_at(found: list[tuple[Path, str]]) -> tuple[list[Look], Counter[str]]:
             if look.exact and not look.whole:
                 through -= look.size
     return looks, left_out
+
+
+def kind_of(path: Path) -> tuple[str | None, str]:
+    """(format by the file's name or None, its compression's suffix or "")."""
+    return format_of(path)
 
 
 def _guess(path: Path) -> str | None:
@@ -160,7 +165,7 @@ def _read(look: Look, room: int) -> None:
         look.kind = sniff_json(look.path, look.encoding)
     if look.kind in PLAIN:
         look.split = _split(look)
-    opened = Opened(look.path, look.kind, look.encoding or "auto", look.split)
+    opened = Opened(path=look.path, format=look.kind, encoding=look.encoding or "auto", split=look.split)
     size = 0
     items = read(opened)
     look.whole = True
