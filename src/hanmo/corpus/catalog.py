@@ -113,11 +113,9 @@ def show(name: str | None) -> None:
             cells = (item.name, *what, _short(item.size), *more, _short(item.licence), *allowed)
             table.add_row(*(Text(cell) for cell in cells))
         out.print(table)
-        out.print(
-            "`hanmo corpus catalog NAME` shows one of them with the recipe lines that fetch it.",
-            markup=False,
-            soft_wrap=True,
-        )
+        said = "train, publish: whether the licence lets a model be trained on it, and that model be published"
+        out.print(f"\n{said}", markup=False, soft_wrap=True)
+        out.print("`hanmo corpus catalog NAME` shows one of them with the recipe lines that fetch it", markup=False)
         return
     found = entry(name)
     table = Table(show_header=False, box=None, title=Text(found.title), title_justify="left")
