@@ -84,7 +84,6 @@ class Look:
     documents: float = 0.0  # in the whole file
     exact: bool = False  # counted, not estimated
     split: str = "file"
-    given: str = ""  # an encoding that had to be named
     fault: str = ""
 
     @property
@@ -149,9 +148,8 @@ def _look(path: Path, name: str, kind: str, compression: str, room: int) -> Look
 
 
 def _encoding(look: Look) -> str:
-    """The file's encoding by its first bytes; where it is none that is told by itself, the likeliest one."""
-    _, encoding = open_bytes(cast(Path, _Counted(look.path)), "auto") if not look.given else (None, look.given)
-    return encoding
+    """The file's encoding by its first bytes."""
+    return open_bytes(look.path, "auto")[1]
 
 
 def _read(look: Look, room: int) -> None:
