@@ -27,7 +27,7 @@ from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.recipe import Recipe, Stage
-from hanmo.stage import Settings, StageKind, affects_of
+from hanmo.stage import Affects, Settings, StageKind, affects_of, by_effect
 
 #: Seconds that a stage gets to write its checkpoint after a stop was asked for.
 GRACE = 60
@@ -66,10 +66,8 @@ class Job:
         """What a stage that reads this one depends on."""
         return fingerprint_json([self.key(), self.budget()])
 
-    def _by_effect(self, effect: str) -> dict[str, Any]:
-        values = self.settings.model_dump(mode="json")
-        schema = type(self.settings)
-        return {name: value for name, value in values.items() if affects_of(schema, name) == effect}
+    def _by_effect(self, effect: Affects) -> dict[str, Any]:
+        return by_effect(self.settings, effect)
 
 
 @dataclass(frozen=True)

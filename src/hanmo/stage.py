@@ -55,6 +55,26 @@ def affects_of(schema: type[BaseModel], name: str) -> Affects:
     return extra["affects"] if isinstance(extra, dict) and "affects" in extra else "result"  # type: ignore[return-value]
 
 
+def by_effect(settings: Settings, effect: Affects) -> dict[str, Any]:
+    """The settings, as JSON values, whose change means `effect`; without what says otherwise inside groups and lists of
+    settings.
+    """
+    schema = type(settings)
+    return {
+        name: _only(getattr(settings, name), value, effect)
+        for name, value in settings.model_dump(mode="json").items()
+        if affects_of(schema, name) == effect
+    }
+
+
+def _only(value: Any, dumped: Any, effect: Affects) -> Any:
+    if isinstance(value, Settings):
+        return by_effect(value, effect)
+    if isinstance(value, list):
+        return [_only(item, shown, effect) for item, shown in zip(value, dumped, strict=True)]
+    return dumped
+
+
 @dataclass(frozen=True)
 class Input:
     """A role that a stage reads: a stage's name in a recipe, a path on the command line."""

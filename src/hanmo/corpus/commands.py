@@ -4,4 +4,45 @@ from __future__ import annotations
 
 import click
 
-COMMANDS: list[click.Command] = []
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def catalog(name: str | None, as_json: bool) -> None:
+    """List well-known corpora, or show one (NAME) with its licence and the recipe lines that fetch it."""
+    import json
+
+    from hanmo.corpus.catalog import entries, entry, show
+
+    if not as_json:
+        show(name)
+        return
+    chosen = [entry(name)] if name else list(entries().values())
+    values = [{**item.model_dump(), "recipe": item.recipe()} for item in chosen]
+    click.echo(json.dumps(values[0] if name else values, ensure_ascii=False, indent=2))
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--sample", default=3, show_default=True, type=click.IntRange(0), help="Documents to show of each kind.")
+@click.option("--hub", default="", help="A mirror, for names on a hub, e.g. https://hf-mirror.com.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(paths: tuple[str, ...], sample: int, hub: str, as_json: bool) -> None:
+    """Say what files, folders, globs or names on a hub (hf:OWNER/NAME) hold, and how a recipe reads them.
+
+    Reads a bounded part only, so it takes seconds whatever the size.
+    """
+    import json
+
+    from hanmo.corpus.inspection import inspect as look
+
+    found = look(paths, sample, hub)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    from hanmo.corpus.inspection_view import show
+
+    show(found)
+
+
+COMMANDS: list[click.Command] = [catalog, inspect]

@@ -21,6 +21,7 @@ from hanmo.corpus.clean import Cleaner, Counts
 from hanmo.corpus.contamination import Exams
 from hanmo.corpus.fields import text_of
 from hanmo.corpus.formats import read
+from hanmo.corpus.hubfile import TORN
 from hanmo.corpus.inputs import Piece, bad_file
 from hanmo.corpus.near import SketchWriter
 from hanmo.corpus.records import EXCERPT, Bad, Record
@@ -158,7 +159,8 @@ class _Gatherer:
         except FileFault as fault:
             if self.settings.on_bad_file == "fail":
                 raise bad_file(file.opened.where, fault) from None
-            if file.opened.stripe == 0:
+            # Most faults show in every stripe of a file, and count once; a connection breaks in one of them.
+            if file.opened.stripe == 0 or fault.reason == TORN:
                 where = f"{file.name}:{fault.line}" if fault.line else file.name
                 tally.bad_file(f"{where}: {fault.detail}")
                 source = self.task.sources[file.source].name

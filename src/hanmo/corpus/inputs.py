@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hanmo.corpus import archives, fields
 from hanmo.corpus.archives import Member
 from hanmo.corpus.formats import FORMATS, IDS, bare_name, check, format_of, read
+from hanmo.corpus.hubapi import is_hub, parse
+from hanmo.corpus.hubfile import HubFile
+from hanmo.corpus.hubs import files as hub_files
 from hanmo.corpus.readers.jsons import sniff_json
 from hanmo.corpus.records import Opened, Record
 from hanmo.corpus.settings import CorpusSettings, Source
@@ -67,6 +70,9 @@ def all_sources(settings: CorpusSettings, inputs: list[Path]) -> list[Source]:
         raise HanmoError("the corpus stage has nothing to read: give it `sources` or a stage in `from`")
     named = []
     for source in sources:
+        if is_hub(source.path):
+            named.append(source.model_copy(update={"name": source.name or parse(source.path).short}))
+            continue
         name = Path(source.path).name.strip("*")
         name = bare_name(name.removesuffix(name[len(name) - len(archives.ending_of(name)) :]))
         named.append(source.model_copy(update={"name": source.name or name or "source"}))
@@ -82,6 +88,10 @@ def source_files(source: Source) -> list[tuple[Path, str]]:
     Folders that another stage made give what is text in them: a world's documents, a corpus's training part. Of data
     sets that `datasets` saved, the Arrow files that belong to them.
     """
+    if is_hub(source.path):
+        found = hub_files(source.path, source.hub, source.cache, known_format)
+        # What readers ask of a path, a HubFile answers; an archive is opened as a file of this machine.
+        return [(file.kept() if archives.ending_of(name) else cast(Path, file), name) for file, name in found]
     root = Path(source.path).expanduser()
     if root.is_file():
         return [(root, root.name)]
@@ -125,6 +135,11 @@ def _without_states(paths: list[Path]) -> list[Path]:
             gone |= {path for path in paths if path.parent == state.parent and path.suffix == ".arrow"} - set(parts)
             gone.add(state.parent.parent / "dataset_dict.json")
     return [path for path in paths if path not in gone]
+
+
+def known_format(name: str) -> bool:
+    """Whether a reader is known for files of such a name."""
+    return format_of(name) not in (None, "bin")
 
 
 @dataclass
@@ -256,7 +271,8 @@ class _Looker:
         return SourceFile(self.index, name, opened, text, size, content)
 
     def _sniffed(self, opened: Opened, kind: str) -> tuple[Opened, tuple[str, ...]]:
-        key = (opened.path, kind)
+        # Files that lie together on a hub are alike, and each look is a question over the network.
+        key = (opened.path.folder if isinstance(opened.path, HubFile) else opened.path, kind)
         if self._looked[key] >= _MEMBERS:
             form, text, columns = self._last[key]
             return replace(opened, format=form, columns=columns), text
@@ -282,7 +298,7 @@ class _Looker:
             text = fields.choose(records, self.source.text, f"{opened.where} (source '{self.source.name}')")
             if kind in ("parquet", "arrow"):
                 opened = replace(opened, columns=tuple(field for field in (*text, "id", "meta") if field in there))
-            if opened.member and opened.member.offset < 0:
+            if isinstance(opened.path, HubFile) or (opened.member and opened.member.offset < 0):
                 self._looked[key] += 1
                 self._last[key] = (opened.format, text, opened.columns)
         return opened, text
@@ -305,6 +321,8 @@ def _striped(files: list[SourceFile]) -> Iterator[SourceFile]:
         # A member that is copied to the disk, or before which half of an archive stands, would be unpacked too often.
         if member and (opened.format in _COPIED or 2 * file.size < whole[opened.path]):
             most = 1
+        if isinstance(opened.path, HubFile) and opened.path.cache is None and opened.format != "parquet":
+            most = 1  # each task would fetch all of it
         stripes = max(1, min(round(file.content / TASK), most))
         yield file if stripes == 1 else replace(file, opened=replace(opened, stripes=stripes))
 

@@ -99,9 +99,9 @@ def pieces_of(file: Opened) -> Iterator[bytes]:
 @contextmanager
 def on_disk(file: Opened) -> Iterator[Path]:
     """A path at which a file can be read at any place: its own, or a temporary one with what a compression or an
-    archive holds (one file at a time, for formats whose index stands at their end).
+    archive holds, or a hub has (one file at a time, for formats whose index stands at their end).
     """
-    if not file.member and not file.compression:
+    if not file.member and not file.compression and isinstance(file.path, Path):
         yield file.path
         return
     with tempfile.TemporaryDirectory(prefix="hanmo-") as folder:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from hanmo.corpus.hubapi import is_hub, parse
 from hanmo.files import expand
 from hanmo.stage import Settings, factory, setting
 
@@ -20,7 +21,10 @@ class Source(Settings):
     """One origin of text: a file, a folder (with all below it) or a glob."""
 
     path: str = setting(
-        ..., "file, folder or glob; plain or .gz, .zst, .xz, .bz2, or in an archive (.zip, .tar, .rar, .7z)"
+        ...,
+        "file, folder or glob; plain or .gz, .zst, .xz, .bz2, or in an archive (.zip, .tar, .rar, .7z); or a name on a "
+        "hub: hf:OWNER/NAME[@REVISION][:CONFIG[:SPLIT]], hf://datasets/OWNER/NAME[@REVISION]/FILES, and with ms: the "
+        "same on ModelScope",
     )
     name: str = setting("", "how it is called in statistics; the file's or folder's name when empty")
     format: Format = setting("auto", "auto goes by the file name; name it where names do not tell")
@@ -41,8 +45,18 @@ class Source(Settings):
     )
     licence: str = setting("", "a note that is carried into the statistics")
     priority: int = setting(0, "of documents that repeat each other, one of the source with the highest priority stays")
+    hub: str = setting("", "a mirror of the hub, e.g. https://hf-mirror.com; HANMO_HUB when empty", affects="speed")
+    cache: bool = setting(False, "keep the bytes of a hub's files on disk (in HANMO_CACHE)", affects="speed")
     clean: dict[str, Any] = factory(dict, "settings of `clean` that differ for this source, e.g. {simplify: true}")
     quality: dict[str, Any] = factory(dict, "settings of `quality` that differ for this source, e.g. {min_han: 0}")
+
+    @model_validator(mode="after")
+    def _on_a_hub(self) -> Source:
+        if is_hub(self.path):
+            parse(self.path)
+        elif self.hub or self.cache:
+            raise ValueError(f"`hub` and `cache` are for names on a hub (hf:OWNER/NAME), not for {self.path}")
+        return self
 
 
 class CleanSettings(Settings):
@@ -151,6 +165,8 @@ class CorpusSettings(Settings):
         """The sources' files and folders; for a glob, what it finds."""
         found: list[Path] = []
         for source in self.sources:
+            if is_hub(source.path):
+                continue  # the revision in the stage's folder keeps it the same
             path = Path(source.path)
             if any(mark in source.path for mark in "*?["):
                 found += sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
@@ -165,7 +181,7 @@ class CorpusSettings(Settings):
         sources = [
             s.model_copy(
                 update={
-                    "path": str(expand(s.path, folder)),
+                    "path": s.path if is_hub(s.path) else str(expand(s.path, folder)),
                     "tokenizer": str(expand(s.tokenizer, folder)) if s.tokenizer else "",
                 }
             )

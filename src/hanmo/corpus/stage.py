@@ -31,7 +31,9 @@ from hanmo.console import console, human_bytes, human_count, progress
 from hanmo.corpus.contamination import collect
 from hanmo.corpus.deal import DealTask, deal
 from hanmo.corpus.gather import GatherTask, gather, largest_heldout, merged, unreadable_lines
-from hanmo.corpus.inputs import Found, SourceFile, look, parts
+from hanmo.corpus.hubapi import is_hub
+from hanmo.corpus.hubs import pin
+from hanmo.corpus.inputs import Found, SourceFile, known_format, look, parts
 from hanmo.corpus.near import resolve, search, searches
 from hanmo.corpus.repeats import Repeats, cut, meet, meet_tasks, scan, shard_tasks, widen
 from hanmo.corpus.settings import CorpusSettings
@@ -41,7 +43,7 @@ from hanmo.corpus.writing import LazyWriter
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.pool import cores, run_tasks
-from hanmo.stage import affects_of
+from hanmo.stage import by_effect
 
 #: Text of one bucket, which becomes one training shard, about (bytes); and the most buckets there are.
 BUCKET = 16 << 20
@@ -65,6 +67,7 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     Raises:
         HanmoError: nothing to read, a file that cannot be read, or no usable document.
     """
+    settings = settings.model_copy(update={"sources": pin(settings.sources, out, known_format)})
     found = look(settings, inputs.get("documents", []))
     for note in found.notes:
         console.print(note, markup=False, soft_wrap=True)
@@ -134,11 +137,7 @@ def _exams(inputs: dict[str, list[Path]], out: Path) -> Path:
 
 
 def _fingerprint(settings: CorpusSettings, found: Found, exams: list[Path]) -> str:
-    chosen = {
-        name: value
-        for name, value in settings.model_dump(mode="json").items()
-        if affects_of(CorpusSettings, name) == "result"
-    }
+    chosen = by_effect(settings, "result")
     changed = {path: path.stat().st_mtime_ns for path in {file.opened.path for file in found.files}}
     files = [
         [file.source, file.name, file.size, changed[file.opened.path], file.opened.format, list(file.text)]
@@ -318,6 +317,8 @@ def _stats(settings: CorpusSettings, found: Found, tallies: list[Tally], plan: s
             "left_out": found.left_out[index],
             **shown,
         }
+        if is_hub(source.path):
+            sources[source.name]["hub"] = source.path  # with the revision that was read
     summary = total.as_dict()
     return {
         "plan": plan,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from hanmo.corpus.records import EXCERPT, Bad, Opened, Record, on_disk, open_bytes, oversize
@@ -52,7 +54,10 @@ def read_parquet(file: Opened) -> Iterator[Record | Bad]:
 
     try:
         # Reading through a buffer, not ahead: a row group may be larger than the memory of a worker.
-        with on_disk(file) as path, pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
+        with ExitStack() as stack:
+            there = not isinstance(file.path, Path)  # on a hub, where parts of a file can be asked for
+            source = file.path.open("rb") if there else stack.enter_context(on_disk(file))
+            table = stack.enter_context(pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False))
             columns = list(file.columns) or None
             row = 0
             for index in range(table.num_row_groups):
