@@ -149,4 +149,4 @@ def test_api_runs_one_stage(tmp_path: Path) -> None:
     again = api.corpus(out=tmp_path / "corpus", documents=raw, heldout_fraction=0.1, workers=1)
     assert again == manifest
     with pytest.raises(HanmoError, match=r"corpus: unknown key .quality.min_char.; did you mean .min_chars"):
-        api.corpus(out=tmp_path / "other", documents=raw, min_char=3)
+        api.corpus(out=tmp_path / "other", documents=raw, quality={"min_char": 3})

@@ -26,12 +26,11 @@ TEXT_FIELDS = (
 )
 
 
-def choose(records: Sequence[Mapping[str, Any]], named: Sequence[str], where: str) -> tuple[str, ...]:
+def choose(records: Sequence[Mapping[str, Any]], named: Sequence[str]) -> tuple[str, ...]:
     """The fields that hold the text of records like these (the first of a file).
 
     Args:
         named: the user's choice; checked against what is there.
-        where: file and source, for the error.
 
     Raises:
         HanmoError: a named field is in none of the records; or none or several fields could be the text.
@@ -41,7 +40,7 @@ def choose(records: Sequence[Mapping[str, Any]], named: Sequence[str], where: st
     if named:
         for name in named:
             if name not in there:
-                raise HanmoError(f"{where}: no field '{name}'{nearest(name, there)}; there is: {listed}")
+                raise HanmoError(f"no field '{name}'{nearest(name, there)}; there is: {listed}")
         return tuple(named)
     candidates = [name for name in there if any(_is_text(record.get(name)) for record in records)]
     known = [name for name in candidates if name.lower() in TEXT_FIELDS]
@@ -51,10 +50,8 @@ def choose(records: Sequence[Mapping[str, Any]], named: Sequence[str], where: st
         return (candidates[0],)
     if known:
         could = " or ".join(f"'{name}'" for name in known)
-        raise HanmoError(
-            f"{where}: the text could be in {could}; say which with `text: [{known[0]}]` (there is: {listed})"
-        )
-    raise HanmoError(f"{where}: no field is known to hold the text; name it with `text: [...]` (there is: {listed})")
+        raise HanmoError(f"the text could be in {could}; say which with `text: [{known[0]}]` (there is: {listed})")
+    raise HanmoError(f"no field is known to hold the text; name it with `text: [...]` (there is: {listed})")
 
 
 def _is_text(value: Any) -> bool:

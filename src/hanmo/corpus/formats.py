@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hanmo.corpus.records import Bad, Opened, Record
-from hanmo.corpus.stream import COMPRESSIONS
+from hanmo.corpus.stream import COMPRESSIONS, FileFault
 from hanmo.extras import need
 
 
@@ -86,6 +86,8 @@ def read(file: Opened) -> Iterator[Record | Bad]:
         FileFault: the file cannot be read (further).
         OSError: it cannot be opened.
     """
+    if file.fault:
+        raise FileFault(*file.fault)
     # Imported where they are used: most corpora need one or two of them.
     match file.format:
         case "jsonl":

@@ -134,6 +134,7 @@ class _Gatherer:
         file = piece.file
         tally = self.tallies[file.source]
         lines = self.lines.setdefault(piece.index, {"seen": 0, "bad": 0, "first": None})
+        fault: FileFault | None = None
         try:
             for item in read(file.opened):
                 lines["seen"] += 1
@@ -156,17 +157,21 @@ class _Gatherer:
                 lines["first"] = lines["first"] or [item.line, item.detail]
                 if self.settings.max_bad_lines == 0:
                     break
-        except FileFault as fault:
+        except FileFault as found:
             if self.settings.on_bad_file == "fail":
-                raise bad_file(file.opened.where, fault) from None
-            # Most faults show in every stripe of a file, and count once; a connection breaks in one of them.
-            if file.opened.stripe == 0 or fault.reason == TORN:
-                where = f"{file.name}:{fault.line}" if fault.line else file.name
-                tally.bad_file(f"{where}: {fault.detail}")
-                source = self.task.sources[file.source].name
-                self.rejects.append(
-                    {"id": f"{source}:{where}", "text": "", "source": source, "meta": {}, "reason": fault.reason}
-                )
+                raise bad_file(file.opened.where, found) from None
+            fault = found
+        else:
+            if not lines["seen"] and file.opened.stripes == 1:  # nothing is wrong with it, but it shall not go unheard
+                fault = FileFault("empty_file", "no record in it")
+        # Most faults show in every stripe of a file, and count once; a connection breaks in one of them.
+        if fault and (file.opened.stripe == 0 or fault.reason == TORN):
+            where = f"{file.name}:{fault.line}" if fault.line else file.name
+            tally.bad_file(f"{where}: {fault.detail}")
+            source = self.task.sources[file.source].name
+            self.rejects.append(
+                {"id": f"{source}:{where}", "text": "", "source": source, "meta": {}, "reason": fault.reason}
+            )
 
     def _document(self, piece: Piece, record: Record, raw: str, tally: Tally) -> Spilled | None:
         file = piece.file

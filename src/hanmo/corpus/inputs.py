@@ -251,8 +251,6 @@ class _Looker:
         """How a file is to be read."""
         source, form = self.source, FORMATS[kind]
         check(kind)
-        if kind in IDS and not source.tokenizer:
-            raise HanmoError(f"{path}: it holds token ids; name the `tokenizer:` that made them")
         opened = Opened(
             path,
             kind,
@@ -264,11 +262,25 @@ class _Looker:
             end_id=source.end_id,
         )
         text = tuple(name for name in source.text if name in form.fields) or form.fields[:1]
-        if not form.fields:
-            opened, text = self._sniffed(opened, kind)
+        try:
+            if kind in IDS and not source.tokenizer:
+                raise self._unclear(opened, "no_tokenizer", "it holds token ids; name the `tokenizer:` that made them")
+            if not form.fields:
+                opened, text = self._sniffed(opened, kind)
+        except FileFault as fault:
+            if self.settings.on_bad_file == "fail":
+                raise bad_file(opened.where, fault) from None
+            # It is read no further, and counted by the task whose turn it is.
+            opened = replace(opened, fault=(fault.reason, fault.detail))
         size = member.size if member else path.stat().st_size
         content = int(size * form.expansion * _EXPANSION[opened.compression])
         return SourceFile(self.index, name, opened, text, size, content)
+
+    def _unclear(self, opened: Opened, reason: str, detail: str) -> Exception:
+        """The error for a file that the settings do not tell how to read."""
+        if self.settings.on_bad_file == "fail":
+            return HanmoError(f"{opened.where} (source '{self.source.name}'): {detail}")
+        return FileFault(reason, detail)
 
     def _sniffed(self, opened: Opened, kind: str) -> tuple[Opened, tuple[str, ...]]:
         # Files that lie together on a hub are alike, and each look is a question over the network.
@@ -288,14 +300,17 @@ class _Looker:
                     seen += item.size
                 if len(records) == _SNIFFED or seen > _SNIFFED_BYTES:
                     break
-        except FileFault as fault:
+        except FileFault:
             if self.settings.on_bad_file == "fail":
-                raise bad_file(opened.where, fault) from None
-            # The task that reads the file will count it.
+                raise
+            # What stands before the fault can be read; the task that reads it will come upon the fault and count it.
         if records:
             there = {field for record in records for field in record}
             self.there |= there
-            text = fields.choose(records, self.source.text, f"{opened.where} (source '{self.source.name}')")
+            try:
+                text = fields.choose(records, self.source.text)
+            except HanmoError as error:
+                raise self._unclear(opened, "no_text_field", str(error)) from None
             if kind in ("parquet", "arrow"):
                 opened = replace(opened, columns=tuple(field for field in (*text, "id", "meta") if field in there))
             if isinstance(opened.path, HubFile) or (opened.member and opened.member.offset < 0):

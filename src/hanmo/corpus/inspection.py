@@ -173,7 +173,7 @@ def _text(records: Sequence[Mapping[str, Any]], kind: str) -> tuple[tuple[str, .
     if there >= {"chosen", "rejected"}:
         return (), "they are preferences, for `hanmo dpo`"
     try:
-        return choose(records, [], "x"), "known by its name"
+        return choose(records, []), "known by its name"
     except HanmoError as error:
         refused = str(error).split(": ", 1)[1].partition(";")[0].partition(" (there is")[0]
     weight = _weights(records)

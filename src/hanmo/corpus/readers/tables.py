@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,24 @@ from hanmo.corpus.stream import FileFault, Oversize, describe_bytes, lines
 _BATCH = 4 << 20
 
 
+#: Stands behind the last line, so that it is seen whether that line was within a quoted cell.
+_END = "\0end of the file\0"
+
+
 def read_csv(file: Opened) -> Iterator[Record | Bad]:
     source, encoding = open_bytes(file)
     csv.field_size_limit(file.limit)
-    rows = csv.reader(_text_lines(source, encoding, file.limit), delimiter="\t" if file.format == "tsv" else ",")
+    text = chain(_text_lines(source, encoding, file.limit), [_END])
+    rows = csv.reader(text, delimiter="\t" if file.format == "tsv" else ",")
     header: list[str] = []
     before = 0
     try:
         for row in rows:
             number, before = before + 1, rows.line_num
+            if row == [_END]:
+                break
+            if row and row[-1].endswith(_END):  # the parser would take all that is left for one cell
+                raise FileFault("not_csv", "a quote is opened here and never closed", number)
             if not any(row):
                 continue
             if not header:

@@ -120,10 +120,13 @@ def read_warc(file: Opened) -> Iterator[Record | Bad]:
     iterator = need("warcio.archiveiterator", "corpus").ArchiveIterator
     failed = need("warcio.exceptions", "corpus").ArchiveLoadFailed
     number = 0
-    with as_file(pieces_of(file)) as source:
+    end = [b""]
+    with as_file(_remembered(pieces_of(file), end)) as source:
         try:
             for record in iterator(source):
                 number += 1
+                if record.rec_headers.get_header("Content-Length") is None:
+                    raise FileFault("torn_warc", "it ends in the head of a record: fetch it again", number)
                 if file.mine(number) and record.rec_type not in _BOOKKEEPING:
                     yield _archived(number, record, file)
                 while record.raw_stream.read(SAMPLE):
@@ -133,6 +136,16 @@ def read_warc(file: Opened) -> Iterator[Record | Bad]:
         except failed as error:
             cause = " ".join(str(error).split())[:200]
             raise FileFault("torn_warc", f"torn, or no web archive ({cause})", number + 1) from None
+    # warcio takes a head that is cut off between two of its lines for the end of the file.
+    if b"\n\r\n" not in (head := end[0][end[0].rfind(b"WARC/1.") :]) and b"\n\n" not in head:
+        raise FileFault("torn_warc", "it ends in the head of a record: fetch it again", number + 1)
+
+
+def _remembered(pieces: Iterator[bytes], end: list[bytes]) -> Iterator[bytes]:
+    """The pieces; `end[0]` is the last 64 KiB that were given."""
+    for piece in pieces:
+        end[0] = (end[0] + piece)[-65536:]
+        yield piece
 
 
 def _archived(number: int, record: Any, file: Opened) -> Record | Bad:
