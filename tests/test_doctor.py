@@ -59,7 +59,8 @@ def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> 
         return "0.1" if name == "zstandard" else version(name)
 
     monkeypatch.setattr(importlib.metadata, "version", other)
-    base, gguf, dev = list(doctor._packages())
+    base, *extras = doctor._packages()
+    gguf, dev = (next(item for item in extras if item.name == name) for name in ("gguf", "dev"))
     assert base.state == "missing" and base.mend.startswith("pip install")
     assert "orjson is missing" in base.detail and "zstandard is 0.1, has to be >=" in base.detail
     assert gguf.state == "optional" and "llama-cpp-python is missing" in gguf.detail and "[gguf]" in gguf.mend
