@@ -112,7 +112,8 @@ class Cleaner:
             if turn == 0 and self.settings.rejoin and "\n" in text:
                 # Before the indentation goes, which tells where paragraphs begin.
                 text = self._note("rejoined", text, layout.rejoin(text), changed, changes)
-            scan = self._scan(self._characters(self._scan(text, scan), changed, changes), scan)
+            text = self._characters(self._scan(text, scan), changed, changes)
+            scan = self._scan(_unpad(text, changed, changes), scan)
             if scan is known:
                 break
         text = scan.text
@@ -121,7 +122,9 @@ class Cleaner:
             text = self._note("converted", text, converted, changed, changes, ch.difference)
         if self.settings.mask:
             text = self._masked(text, changed, changes)
-        scan, lost = self._rounds(self._scan(_unpad(text, changed, changes), scan), changed, changes)
+        if text is not scan.text:
+            text = _unpad(text, changed, changes)
+        scan, lost = self._rounds(self._scan(text, scan), changed, changes)
         if lost:
             before = before._replace(damaged=before.damaged + lost)
         after = before if scan is first else scan.counts()

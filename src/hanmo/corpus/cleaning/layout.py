@@ -93,8 +93,10 @@ def repeated(scan: Scan) -> bool:
     """Whether there may be such runs."""
     if _DASHES in scan.classes:
         return True
+    if _DIVIDERS not in scan.classes:
+        return False
     if len(scan.text) < _SHORT:
-        return _DIVIDERS in scan.classes and _REPEATED.search(scan.text) is not None
+        return _REPEATED.search(scan.text) is not None
     return bool(((scan.codes[1:] == scan.codes[:-1]) & (scan.kinds[1:] == DIVIDER)).any())
 
 
@@ -173,7 +175,7 @@ _BETWEEN = re.compile(rf" (?<={_HAN} )(?={_HAN})")
 _HAN_KINDS = bytes((HAN, HAN_PIVOT, GARBLED))
 _ONE_HAN = bytes.maketrans(_HAN_KINDS, bytes((HAN,)) * 3)
 _BESIDE = tuple(bytes(pair) for pair in ((DIVIDER, SPACE), (OPENER, SPACE), (SPACE, DIVIDER), (SPACE, CLOSER)))
-_LONELY = bytes((SPACE, HAN, SPACE))
+_LONELY = bytes((HAN, SPACE, HAN, SPACE, HAN))
 #: By class, what may stand before and behind a space that goes: 1 Han or a mark, 3 a mark that divides them already.
 _BEFORE, _BEHIND = np.zeros(CLASSES, np.uint8), np.zeros(CLASSES, np.uint8)
 for _kind in (*_HAN_KINDS, DIVIDER, OPENER, CLOSER):
@@ -221,9 +223,11 @@ def _beside_marks(scan: Scan) -> list[tuple[int, int]]:
     first = np.flatnonzero(begins)  # of each run, among the spaces
     starts = spaces[first]
     sizes = np.append(first[1:], len(spaces)) - first
-    before = _BEFORE.take(scan.kinds.take(starts - 1, mode="wrap"))
-    behind = _BEHIND.take(scan.kinds.take(starts + sizes, mode="wrap"))
-    goes = (before > 0) & (behind > 0) & (before + behind > 2) & (starts > 0)
+    left = scan.kinds.take(starts - 1, mode="wrap")
+    right = scan.kinds.take(starts + sizes, mode="wrap")
+    before, behind = _BEFORE.take(left), _BEHIND.take(right)
+    blank = (left == OPENER) & (right == CLOSER)  # （  ）, to be filled in
+    goes = (before > 0) & (behind > 0) & (before + behind > 2) & (starts > 0) & ~blank
     return list(zip(starts[goes].tolist(), (starts + sizes)[goes].tolist(), strict=True))
 
 
