@@ -192,7 +192,7 @@ def test_filters_and_their_override_by_source(tmp_path: Path) -> None:
     ]
     path = str(write(tmp_path / "a.jsonl", rows))
     settings = CorpusSettings(
-        sources=[Source(path=path), Source(path=path, name="loose", quality={"min_han": 0}, clean={"simplify": True})],
+        sources=[Source(path=path), Source(path=path, name="loose", quality={"min_han": 0}, clean={"convert": "t2s"})],
         quality=QualitySettings(max_chars=500),
         dedup=False,
         heldout_fraction=0,
@@ -200,8 +200,8 @@ def test_filters_and_their_override_by_source(tmp_path: Path) -> None:
     stats = make(settings, tmp_path / "out")["sources"]
     assert stats["a"]["rejected"] == {"damaged": 1, "empty": 1, "low_han": 2, "too_long": 1}
     assert stats["loose"]["rejected"] == {"damaged": 1, "empty": 1, "too_long": 1}
-    assert stats["a"]["changed"].get("simplified") is None
-    assert stats["loose"]["changed"]["simplified"] > 0
+    assert stats["a"]["changed"].get("converted") is None
+    assert stats["loose"]["changed"]["converted"] > 0
 
 
 def test_own_ids_and_meta_are_kept(tmp_path: Path) -> None:

@@ -175,7 +175,11 @@ class _Gatherer:
 
     def _document(self, piece: Piece, record: Record, raw: str, tally: Tally) -> Spilled | None:
         file = piece.file
-        text, before, after = self.cleaners[file.source](raw, tally.changed)
+        where = f"{file.name}:{record.place}"
+        found: Counter[str] = Counter()
+        tally.changes.begin(where)
+        text, before, after = self.cleaners[file.source](raw, found, tally.changes)
+        tally.change(found)
         data = text.encode()
         size = len(data) if text is raw else len(raw.encode())
         tally.read.add(size, before.chars, before.han)
@@ -188,7 +192,6 @@ class _Gatherer:
             self._reject(tally, piece, record.place, reason, detail, raw[:EXCERPT])
             return None
         source = self.task.sources[file.source].name
-        where = f"{file.name}:{record.place}"
         own = record.fields.get("id")
         meta = record.fields.get("meta")
         identity = str(own)[:200] if isinstance(own, (str, int)) and own != "" else f"{source}:{where}"

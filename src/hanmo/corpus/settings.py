@@ -47,7 +47,7 @@ class Source(Settings):
     priority: int = setting(0, "of documents that repeat each other, one of the source with the highest priority stays")
     hub: str = setting("", "a mirror of the hub, e.g. https://hf-mirror.com; HANMO_HUB when empty", affects="speed")
     cache: bool = setting(False, "keep the bytes of a hub's files on disk (in HANMO_CACHE)", affects="speed")
-    clean: dict[str, Any] = factory(dict, "settings of `clean` that differ for this source, e.g. {simplify: true}")
+    clean: dict[str, Any] = factory(dict, "settings of `clean` that differ for this source, e.g. {convert: t2s}")
     quality: dict[str, Any] = factory(dict, "settings of `quality` that differ for this source, e.g. {min_han: 0}")
 
     @model_validator(mode="after")
@@ -59,12 +59,59 @@ class Source(Settings):
         return self
 
 
+Conversion = Literal[
+    "none", "auto", "t2s", "tw2s", "tw2sp", "hk2s", "hk2sp", "s2t", "s2tw", "s2twp", "s2hk", "s2hkp",
+    "t2tw", "t2hk", "tw2t", "hk2t", "t2jp", "jp2t",
+]  # fmt: skip
+MaskKind = Literal["phone", "id_card", "bank_card", "email", "ip", "address"]
+
+
+class LineSettings(Settings):
+    """Which lines go; see `hanmo.corpus.cleaning.lines`."""
+
+    navigation: bool = setting(True, "首页 > 新闻 > 正文, 上一篇：…, 返回顶部")
+    menus: bool = setting(True, "runs of short lines, or lines in parts, that name what a site has")
+    credits: bool = setting(True, "责任编辑：…, 文章来源：…, 本文由…编译")
+    copyright: bool = setting(True, "版权所有, 转载请注明, 免责声明：…")
+    sharing: bool = setting(True, "分享到：微信 微博")
+    more: bool = setting(True, "点击阅读全文, 查看更多>>")
+    follow: bool = setting(True, "扫码关注公众号")
+    counters: bool = setting(True, "阅读(123) 评论(0)")
+    icp: bool = setting(True, "京ICP备…号")
+    cookies: bool = setting(True, "我们使用 cookie …")
+    captions: bool = setting(True, "图片来源：…")
+    contacts: bool = setting(True, "加微信…, 客服电话：…")
+    spam: bool = setting(True, "lines of gambling, pornography, forged papers with an address or several such words")
+
+
 class CleanSettings(Settings):
     """What a document's characters and lines become; see `hanmo.corpus.clean`."""
 
     nfc: bool = setting(True, "compose characters (Unicode NFC)")
     half_width: bool = setting(True, "full-width letters and digits to half width (Ａ１ to A1); punctuation stays")
-    simplify: bool = setting(False, "traditional characters to simplified (OpenCC t2s)")
+    radicals: bool = setting(True, "radicals that stand for a character to it (PDFs: ⼀ ⻓ to 一 长)")
+    forms: bool = setting(True, "vertical, small and half-width forms of Chinese punctuation to the ordinary ones")
+    ligatures: bool = setting(True, "ligatures of PDFs to letters (ﬁ to fi)")
+    kana: bool = setting(True, "half-width katakana to katakana")
+    selectors: bool = setting(True, "remove variation selectors behind Han characters")
+    mojibake: bool = setting(True, "repair text read in a wrong encoding (浣犲ソ, ÄãºÃ, ä½ å¥½), where that is proved")
+    entities: bool = setting(True, "character entities (&nbsp; &#x4f60;) to characters, outside of code")
+    repeats: bool = setting(True, "repeated punctuation to one (！！！！ to ！), outside of code")
+    han_spaces: bool = setting(True, "remove spaces that divide nothing: beside Chinese punctuation, in 你 好 世 界")
+    punctuation: bool = setting(False, "half-width , ; : ? ! between Han characters to full width")
+    rejoin: bool = setting(False, "join lines that were wrapped to a fixed width")
+    convert: Conversion = setting(
+        "none",
+        "a conversion of OpenCC (t2s, tw2sp, s2twp, …); auto: documents in traditional characters to simplified ones, "
+        "by the words of Taiwan or Hong Kong where they are found",
+    )
+    lines: LineSettings = factory(LineSettings, "which lines go that are not text of the document")
+    mask: list[MaskKind] = factory(
+        list, "personal data to replace by marks: phone, id_card, bank_card, email, ip, address"
+    )
+    mask_style: Literal["mark", "tag", "stars"] = setting(
+        "mark", "<电话>, [PHONE], or a star for each letter and digit"
+    )
 
 
 class QualitySettings(Settings):
@@ -148,7 +195,11 @@ class CorpusSettings(Settings):
 
     def clean_of(self, source: Source) -> CleanSettings:
         """The cleaning of one source: the corpus's, with what the source says otherwise."""
-        return CleanSettings.model_validate({**self.clean.model_dump(), **source.clean})
+        held = self.clean.model_dump()
+        lines = source.clean.get("lines", {})
+        if isinstance(lines, dict):  # switches that the source does not name are the corpus's
+            lines = {**held["lines"], **lines}
+        return CleanSettings.model_validate({**held, **source.clean, "lines": lines})
 
     def quality_of(self, source: Source) -> QualitySettings:
         """The quality asked of one source: the corpus's, with what the source says otherwise."""

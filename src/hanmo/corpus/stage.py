@@ -51,7 +51,7 @@ MOST_BUCKETS = 1024
 #: Raw size of one held-out file.
 HELDOUT_FILE = 64 << 20
 #: Changes when the same settings and files give another result.
-_VERSION = 3
+_VERSION = 4
 
 
 def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
@@ -322,7 +322,7 @@ def _stats(settings: CorpusSettings, found: Found, tallies: list[Tally], plan: s
     summary = total.as_dict()
     return {
         "plan": plan,
-        **{name: summary[name] for name in ("read", "train", "heldout", "rejected", "changed")},
+        **{name: summary[name] for name in ("read", "train", "heldout", "rejected", "changed", "changed_documents")},
         "bad_files": total.bad_files_count,
         "sources": sources,
         "settings": settings.model_dump(mode="json", exclude={"sources", "workers"}),

@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from hanmo.corpus.cleaning.changes import Changes
+
 #: Rejected documents of one reason and source that are shown in the statistics.
 EXAMPLES = 2
 #: Faulty files that are named in the statistics.
@@ -44,6 +46,8 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     changed: Counter[str] = field(default_factory=Counter)
+    changed_documents: Counter[str] = field(default_factory=Counter)
+    changes: Changes = field(default_factory=Changes)  # before and after, by rule: a sample
     bad_files: list[str] = field(default_factory=list)
     bad_files_count: int = 0
 
@@ -53,6 +57,12 @@ class Tally:
         shown = self.examples.setdefault(reason, [])
         if len(shown) < EXAMPLES:
             shown.append({"where": where, "detail": detail, "text": text[:80]})
+
+    def change(self, found: Counter[str]) -> None:
+        """Count what cleaning changed in one document, by rule."""
+        if found:
+            self.changed.update(found)
+            self.changed_documents.update(found.keys())
 
     def bad_file(self, line: str) -> None:
         """Count one file that could not be read to its end."""
@@ -67,6 +77,8 @@ class Tally:
             getattr(self, name).add(amount.bytes, amount.chars, amount.han, amount.documents)
         self.rejected.update(other.rejected)
         self.changed.update(other.changed)
+        self.changed_documents.update(other.changed_documents)
+        self.changes.merge(other.changes.as_list())
         for reason, shown in other.examples.items():
             mine = self.examples.setdefault(reason, [])
             mine.extend(shown[: EXAMPLES - len(mine)])
@@ -83,6 +95,8 @@ class Tally:
             "rejected": dict(sorted(self.rejected.items())),
             "examples": dict(sorted(self.examples.items())),
             "changed": dict(sorted(self.changed.items())),
+            "changed_documents": dict(sorted(self.changed_documents.items())),
+            "changes": self.changes.as_list(),
             "bad_files": self.bad_files,
             "bad_files_count": self.bad_files_count,
         }
@@ -91,11 +105,15 @@ class Tally:
     def from_dict(cls, value: dict[str, Any]) -> Tally:
         """The inverse of `as_dict`."""
         amounts = {name: Amount(**value[name]) for name in ("read", "kept", "train", "heldout")}
+        changes = Changes()
+        changes.merge(value["changes"])
         return cls(
             **amounts,
             rejected=Counter(value["rejected"]),
             examples=value["examples"],
             changed=Counter(value["changed"]),
+            changed_documents=Counter(value["changed_documents"]),
+            changes=changes,
             bad_files=value["bad_files"],
             bad_files_count=value["bad_files_count"],
         )

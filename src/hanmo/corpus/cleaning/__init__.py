@@ -1,0 +1,1 @@
+"""The rules that clean a document, by what they work on; `hanmo.corpus.clean` puts them together."""
