@@ -57,6 +57,7 @@ def run_hanmo(options: argparse.Namespace) -> list[float]:
     from hanmo.pretrain.settings import PretrainSettings
     from hanmo.pretrain.trainer import Trainer
     from hanmo.tokens.order import Order
+    from hanmo.tokens.shards import split_of
 
     keep_freed_memory()
     batch = options.rows * options.context
@@ -71,7 +72,7 @@ def run_hanmo(options: argparse.Namespace) -> list[float]:
     )
     model = build(options)
     dtype = choose(pick_device("cpu"), "auto")
-    order = Order(*documents(options.vocab, 4 * batch), options.context, seed=1)
+    order = Order(split_of(*documents(options.vocab, 4 * batch)), options.context, seed=1)
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(model, settings, order, Path(folder), dtype)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hanmo.errors import HanmoError
+from hanmo.files import url_of
 from hanmo.recipe import check_settings, load_recipe
 from hanmo.run import Job, Plan, execute, plan, run_recipe, source_result
 from hanmo.stages import KINDS
@@ -61,7 +62,7 @@ def run(
 
 def _paths(value: PathLike | Iterable[PathLike]) -> list[Path]:
     items = [value] if isinstance(value, str | Path) else list(value)
-    return [Path(item).expanduser().resolve() for item in items]
+    return [Path(item) if url_of(item) else Path(item).expanduser().resolve() for item in items]
 
 
 def microworld(out: PathLike, **settings: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from hanmo.errors import HanmoError, describe_os_error, nearest
+from hanmo.files import url_of
 from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS
 
@@ -127,6 +128,13 @@ class _StageGroup(_Group):
         return super().parse_args(ctx, args)
 
 
+class _InputPath(click.Path):
+    """A file or folder that exists, or a URL (whoever reads it says when there is nothing)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return Path(value) if url_of(value) else super().convert(value, param, ctx)
+
+
 def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> click.Command:
     """The command of one kind of stage.
 
@@ -138,7 +146,7 @@ def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> clic
         options.append(
             click.Option(
                 [f"--{item.role}", f"input_{item.role}"],
-                type=click.Path(exists=True, path_type=Path),
+                type=_InputPath(exists=True, path_type=Path),
                 required=item.required,
                 multiple=item.many,
                 help=item.doc + (" (may be given several times)" if item.many else ""),

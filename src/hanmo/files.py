@@ -202,6 +202,12 @@ def expand(path: str, folder: Path) -> Path:
     return filled.absolute() if path.startswith("$") else (folder / filled).absolute()
 
 
+def url_of(path: Path | str) -> str | None:
+    """The URL that a path stands for ("s3://bucket/folder", of which a `Path` keeps one slash), None for local ones."""
+    found = re.match(r"([a-z][a-z0-9+.-]+):/{1,3}(.*)", path.as_posix() if isinstance(path, Path) else path)
+    return f"{found[1]}://{'/' if found[1] == 'file' else ''}{found[2]}" if found else None
+
+
 def fingerprint_json(value: Any) -> str:
     """A short stable hash of a JSON-able value (key order does not matter)."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

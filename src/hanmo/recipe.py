@@ -23,7 +23,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hanmo.errors import HanmoError, nearest
-from hanmo.files import expand
+from hanmo.files import expand, url_of
 from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS, kind
 
@@ -198,6 +198,8 @@ def _sources(raw: Any, what: StageKind, names: list[str], path: Path, where: str
 def _source(value: str, names: list[str], path: Path, where: str) -> str | Path:
     if value in names:
         return value
+    if url_of(value):
+        return Path(value)
     if "/" in value or "\\" in value:
         return expand(value, path.parent)
     raise HanmoError(f"{where}: no stage '{value}'{nearest(value, names)} (a path needs a slash: ./{value})")

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
-from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
+from hanmo.files import fingerprint_json, fingerprint_path, read_json, url_of, write_json
 from hanmo.recipe import Recipe, Stage
 from hanmo.stage import Affects, Settings, StageKind, affects_of, by_effect
 
@@ -205,6 +205,10 @@ def jobs_of(recipe: Recipe, out: Path) -> list[Job]:
 
 def source_result(path: Path) -> str:
     """The fingerprint of an input from outside a recipe: its manifest's where a stage made it, else its content's."""
+    if url := url_of(path):
+        from hanmo.tokens.remote import remote_result
+
+        return remote_result(url)
     manifest = _maybe(path / "manifest.json") if path.is_dir() else None
     return manifest["result"] if manifest else fingerprint_path(path)
 

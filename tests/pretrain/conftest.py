@@ -10,6 +10,7 @@ import torch
 
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.tokens.order import Order
+from hanmo.tokens.shards import split_of
 
 torch.set_num_threads(1)
 
@@ -25,7 +26,7 @@ def tiny_order() -> Order:
         pieces.append(np.concatenate([np.arange(start, start + length) % 300 + 3, [0]]))
         total += length + 1
         ends.append(total)
-    return Order(np.concatenate(pieces).astype(np.uint16), np.array(ends), 32, seed=1)
+    return Order(split_of(np.concatenate(pieces).astype(np.uint16), np.array(ends)), 32, seed=1)
 
 
 @pytest.fixture

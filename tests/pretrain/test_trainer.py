@@ -79,6 +79,13 @@ def test_torn_checkpoint_is_passed_over(tiny_model, tiny_settings, tiny_order, o
     assert "is torn" in capfd.readouterr().err
 
 
+def test_another_order_of_documents_is_refused(tiny_model, tiny_settings, tiny_order, out: Path, monkeypatch) -> None:
+    trained(tiny_model(), tiny_settings, tiny_order, out, stop_at=3)
+    monkeypatch.setattr(tiny_order, "form", 2)
+    with pytest.raises(HanmoError, match="an earlier version began this run"):
+        Trainer(tiny_model(), tiny_settings, tiny_order, out, torch.float32).resume()
+
+
 def test_micro_batches_change_only_rounding(tiny_model, tiny_settings, tiny_order, tmp_path: Path) -> None:
     whole, cut = tiny_model(), tiny_model()
     few = tiny_settings.model_copy(update={"tokens": 3 * 128, "warmup_tokens": 0})

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanmo.tokens.order import Order
+from hanmo.tokens.shards import split_of
 
 
 def make(lengths: list[int], context: int, seed: int = 3) -> tuple[np.ndarray, Order]:
@@ -14,7 +15,7 @@ def make(lengths: list[int], context: int, seed: int = 3) -> tuple[np.ndarray, O
     ends = np.cumsum(lengths)
     tokens = np.arange(1, ends[-1] + 1)
     tokens[ends - 1] = 0
-    return tokens, Order(tokens, ends, context, seed)
+    return tokens, Order(split_of(tokens, ends), context, seed)
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from hanmo.errors import HanmoError
-from hanmo.files import JsonlZstWriter, read_json, write_json
+from hanmo.files import JsonlZstWriter, write_json
 from hanmo.tokens import stage
 from hanmo.tokens.settings import TokensSettings
-from hanmo.tokens.shards import open_split, read_info
+from hanmo.tokens.shards import ShardWriter, open_split, read_info
 
 TEXTS = [
     "春天到了，花园里的花都开了。",
@@ -178,11 +179,23 @@ def test_a_tokenizer_made_elsewhere_that_also_ends_documents_with_id_0(shared_da
         assert split.document(index).tolist() == [*reference.encode(text).ids, 0]
 
 
-def test_sums_of_large_counts_do_not_overflow(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+def test_sums_of_large_counts_do_not_overflow(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, 0, 400, "abc") as shard:
+        shard.write(np.zeros(6, np.uint16), np.arange(1, 7), [2**32 - 1] * 6, [1] * 6)
+    found = stage._amount(tmp_path, 2)
+    assert found["bytes"] == found["by_source"][1]["bytes"] == 6 * (2**32 - 1)
+
+
+def test_what_is_known_of_shards_is_in_tokens_json(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     corpus(tmp_path / "corpus")
     run(tmp_path / "corpus", tiny_tokenizer_dir, tmp_path / "out")
-    path = tmp_path / "out" / "train" / "00000.bytes.npy"
-    np.save(path, np.full_like(np.load(path), 2**32 - 1))
-    total = stage._amount(tmp_path / "out" / "train", 2)["bytes"]
-    assert total > 5 * (2**32 - 1)
-    assert isinstance(read_json(tmp_path / "out" / "tokens.json")["train"]["bytes"], int)
+    split = open_split(tmp_path / "out", "train")
+    known = read_info(tmp_path / "out")["shards"]["train"]
+    assert [facts["name"] for facts in known] == [shard.path.stem for shard in split.shards]
+    for facts, shard in zip(known, split.shards, strict=True):
+        assert (facts["tokens"], facts["documents"]) == (len(shard), shard.documents)
+        told = {int(index): tuple(value[:2]) for index, value in facts["by_source"].items()}
+        assert told == shard.amounts
+        for suffix, (size, digest) in facts["files"].items():
+            data = (tmp_path / "out" / "train" / f"{facts['name']}{suffix}").read_bytes()
+            assert (len(data), xxhash.xxh3_128_hexdigest(data)) == (size, digest)

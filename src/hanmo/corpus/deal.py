@@ -35,7 +35,7 @@ class DealTask:
     buckets: int
     out: Path
     stems: tuple[Path, ...]  # the spills of the first pass, in the order of the plan
-    threshold: int  # documents whose `choice_of` is below are held out ...
+    bounds: tuple[int, ...]  # by source: documents whose `choice_of` is below are held out ...
     largest: int  # ... unless they have more bytes than this
     dedup: bool
     priorities: tuple[int, ...]  # by source: which of equal texts stays
@@ -60,6 +60,7 @@ def deal(task: DealTask) -> dict[str, Any]:
     gone = gone_in(task.gone, task.bucket, task.buckets) if task.gone else {}
     with contextlib.ExitStack() as stack:
         files = {path: LazyWriter(stack, path) for path in (train, heldout, rejects)}
+        key, held = b"", False
         for document, original in _sorted_once(task):
             tally = tallies.setdefault(document.source, Tally())
             if original is not None or document.key in gone:
@@ -73,7 +74,10 @@ def deal(task: DealTask) -> dict[str, Any]:
                 record |= {"text": record["text"][:EXCERPT], "meta": {"detail": detail}, "reason": reason}
                 files[rejects].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                 continue
-            held = choice_of(document.key) < task.threshold and document.bytes <= task.largest
+            if document.key != key:
+                # Equal texts, where they are kept, go the way of the first: none is trained on that is held out.
+                bound = task.bounds[document.source]
+                key, held = document.key, choice_of(document.key) < bound and document.bytes <= task.largest
             amount = tally.heldout if held else tally.train
             amount.add(document.bytes, document.chars, document.han)
             files[heldout if held else train].write(document.line)

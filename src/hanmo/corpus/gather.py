@@ -88,8 +88,8 @@ class _Gatherer:
         # Per file: lines seen, lines that could not be read, and the first of these.
         self.lines: dict[int, dict[str, Any]] = {}
         self.bound = int(self.settings.heldout_fraction * 2**64)
-        self.candidates: list[tuple[int, int]] = []
-        self.smallest: tuple[int, int] | None = None
+        self.candidates: list[tuple[int, int, int]] = []
+        self.smallest: dict[int, tuple[int, int, int]] = {}  # by source
         self.rejects: list[dict[str, Any]] = []
         self.sketches: SketchWriter | None = None
         self.exams = Exams(task.exams) if task.exams else None
@@ -124,10 +124,11 @@ class _Gatherer:
         self.rejects.clear()
 
     def _write_candidates(self) -> None:
-        if not self.candidates and self.smallest:
-            self.candidates.append(self.smallest)
+        """(choice, bytes, source) of the documents of this task that may be held out; of each source one at least."""
+        some = {source for _, _, source in self.candidates}
+        self.candidates += (smallest for source, smallest in self.smallest.items() if source not in some)
         with atomic_write(self.task.stem.with_suffix(".chosen.npy"), "wb") as file:
-            np.save(file, np.array(self.candidates, np.uint64).reshape(-1, 2))
+            np.save(file, np.array(self.candidates, np.uint64).reshape(-1, 3))
 
     def _piece(self, piece: Piece) -> Iterator[Spilled]:
         """The documents of a piece that are to be kept."""
@@ -209,11 +210,11 @@ class _Gatherer:
         if self.sketches:
             self.sketches.add(key, file.source, len(data), identity, text)
         if self.bound and len(data) <= largest_heldout(self.settings):
-            chosen = (choice_of(key), len(data))
+            chosen = (choice_of(key), len(data), file.source)
             if chosen[0] < self.bound:
                 self.candidates.append(chosen)
-            elif self.smallest is None or chosen < self.smallest:
-                self.smallest = chosen
+            else:
+                self.smallest[file.source] = min(chosen, self.smallest.get(file.source, chosen))
         return Spilled(key, file.source, len(data), after.chars, after.han, line)
 
     def _reject(self, tally: Tally, piece: Piece, place: str, reason: str, detail: str, text: str) -> None:

@@ -63,7 +63,7 @@ class SketchWriter:
         if self._held:
             entries = np.array(self._held, ENTRY)
             self._file.write(entries.tobytes())
-            self._bands.append(_bands(entries["sketch"]))
+            self._bands.append(band_hashes(entries["sketch"]))
             self._held.clear()
 
     def __exit__(self, *error: Any) -> None:
@@ -74,11 +74,12 @@ class SketchWriter:
         self._stack.__exit__(*error)
 
 
-def _bands(sketches: np.ndarray) -> np.ndarray:
-    """[BANDS, n] uint64 hashes of the bands of [n, SIZE] signatures."""
-    rows = sketches[:, : BANDS * ROWS].reshape(-1, BANDS, ROWS).astype(np.uint64)
+def band_hashes(sketches: np.ndarray, per_band: int = ROWS) -> np.ndarray:
+    """[bands, n] uint64 hashes of the bands of [n, SIZE] signatures, so many of their values in each."""
+    bands = SIZE // per_band
+    rows = sketches[:, : bands * per_band].reshape(-1, bands, per_band).astype(np.uint64)
     total = np.zeros(rows.shape[:2], np.uint64)
-    for row in range(ROWS):
+    for row in range(per_band):
         total = (total ^ rows[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
         total ^= total >> np.uint64(29)
     return np.ascontiguousarray(total.T)
@@ -88,7 +89,7 @@ class Sketches:
     """All documents of a first pass, numbered through in the order of the plan."""
 
     def __init__(self, stems: tuple[Path, ...]) -> None:
-        self._parts = [_entries(stem) for stem in stems]
+        self._parts = [entries_of(stem) for stem in stems]
         self.starts = np.cumsum([0] + [len(part) for part in self._parts])
 
     def __len__(self) -> int:
@@ -106,7 +107,13 @@ class Sketches:
         return found
 
 
-def _entries(stem: Path) -> np.ndarray:
+def key_words(keys: np.ndarray) -> np.ndarray:
+    """The two halves of hashes, [n, 2] uint64 in the order of the hashes; the second is what `choice_of` gives."""
+    return np.ascontiguousarray(keys).view(">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def entries_of(stem: Path) -> np.ndarray:
+    """The `ENTRY`s of one task of the first pass, mapped."""
     path = stem.with_suffix(".sketches")
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, ENTRY)
@@ -200,7 +207,7 @@ def resolve(tasks: list[SearchTask], priorities: list[int], path: Path) -> int:
         [np.empty(0, ABOUT), *(sketches.take(members[i : i + _PAIRS], ABOUT) for i in range(0, len(members), _PAIRS))]
     )
     # Equal texts are one node, with the source that the second pass will keep them from.
-    keys = np.ascontiguousarray(entries["key"]).view(">u8").reshape(-1, 2)
+    keys = key_words(entries["key"])
     order = np.lexsort((-np.array(priorities)[entries["source"]], keys[:, 1], keys[:, 0]))
     opens = np.concatenate([[True], (keys[order][1:] != keys[order][:-1]).any(1)])[: len(order)]
     node = np.empty(len(order), np.int64)

@@ -161,7 +161,7 @@ class CorpusSettings(Settings):
     )
 
     heldout_fraction: float = setting(
-        0.01, "share of the documents that is held out, chosen by their hash", ge=0, le=0.5
+        0.01, "share of each source's documents that is held out, chosen by their hash", ge=0, le=0.5
     )
     heldout_documents: int = setting(20_000, "hold out at most so many documents", ge=0)
     heldout_mb: float = setting(10.0, "hold out at most so many megabytes of text", ge=0)

@@ -25,12 +25,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hanmo.console import console, human_bytes, human_count, progress
 from hanmo.corpus.contamination import collect
 from hanmo.corpus.deal import DealTask, deal
 from hanmo.corpus.gather import GatherTask, gather, largest_heldout, merged, unreadable_lines
+from hanmo.corpus.heldout import guard, guards, join_gone, thresholds
 from hanmo.corpus.hubapi import is_hub
 from hanmo.corpus.hubs import pin
 from hanmo.corpus.inputs import Found, SourceFile, known_format, look, parts
@@ -97,15 +96,15 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     if not kept:
         raise HanmoError(_nothing_usable(tallies, found))
 
-    threshold = _threshold(settings, [task.stem for task in tasks], kept)
     stems = tuple(task.stem for task in tasks)
     largest = largest_heldout(settings)
     priorities = [source.priority for source in found.sources]
-    gone = _near(settings, out, stems, priorities, workers) if settings.near_similarity else None
+    bounds = thresholds(settings, stems, [tally.kept.documents for tally in tallies], priorities)
+    gone = _near(settings, out, stems, bounds, priorities, workers) if settings.near_similarity else None
     cutting = bool(settings.repeated_lines or settings.repeated_stretch)
     shards = work / "dealt" if cutting else out / "train"
     deals = [
-        DealTask(bucket, buckets, out, stems, threshold, largest, settings.dedup, tuple(priorities), gone, shards)
+        DealTask(bucket, buckets, out, stems, bounds, largest, settings.dedup, tuple(priorities), gone, shards)
         for bucket in range(buckets)
     ]
     for tally, dealt in zip(
@@ -226,14 +225,27 @@ def _nothing_usable(tallies: list[Tally], found: Found) -> str:
     return f"no usable document in {files}: {listed}{f' (first: {first})' if first else ''}; see rejects/"
 
 
-def _near(settings: CorpusSettings, out: Path, stems: tuple[Path, ...], priorities: list[int], workers: int) -> Path:
-    """The file of near-duplicates that go."""
-    path = out / "work" / "near" / "gone.npy"
-    if not path.exists():
+def _near(
+    settings: CorpusSettings,
+    out: Path,
+    stems: tuple[Path, ...],
+    bounds: Sequence[int],
+    priorities: list[int],
+    workers: int,
+) -> Path:
+    """The file of near-duplicates that go: all but one of a group, and what is like a held-out document."""
+    folder = out / "work" / "near"
+    alike, gone = folder / "alike.npy", folder / "gone.npy"
+    if not alike.exists():
         tasks = searches(out, stems, settings.near_similarity)
         _all("comparing", search, tasks, workers)
-        resolve(tasks, priorities, path)
-    return path
+        resolve(tasks, priorities, alike)
+    if not gone.exists():
+        watched = guards(settings, out, stems, bounds, priorities, alike)
+        if watched:
+            _all("comparing with the held-out part", guard, watched, workers)
+        join_gone(alike, watched, gone)
+    return gone
 
 
 def _cut_repeats(
@@ -263,25 +275,6 @@ def _cut_repeats(
         for result in results:
             if source.name in result["tallies"]:
                 tallies[index].merge(Tally.from_dict(result["tallies"][source.name]))
-
-
-def _threshold(settings: CorpusSettings, stems: list[Path], kept: int) -> int:
-    """The bound below which `choice_of` means held out: the smallest choices, up to the share and the two caps.
-
-    The share is met in expectation, the caps exactly (candidates of equal choice are the same text, counted once). At
-    least one document is held out where there are several and the settings allow any.
-    """
-    chosen = np.concatenate([np.load(stem.with_suffix(".chosen.npy")) for stem in stems])
-    bound = int(settings.heldout_fraction * 2**64)
-    if not bound or not len(chosen) or kept < 2:
-        return 0
-    _, first = np.unique(chosen[:, 0], return_index=True)
-    chosen = chosen[first]
-    within = chosen[chosen[:, 0] < np.uint64(bound)]
-    chosen = within if len(within) else chosen[:1]
-    fits = np.cumsum(chosen[:, 1], dtype=np.uint64) <= settings.heldout_mb * 1e6
-    count = min(int(fits.sum()), settings.heldout_documents, kept - 1)
-    return int(chosen[count - 1, 0]) + 1 if count else 0
 
 
 def _join_heldout(out: Path, parts: list[Path]) -> None:

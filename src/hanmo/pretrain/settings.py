@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from hanmo.models.presets import preset
 from hanmo.stage import Settings, factory, setting
 
+#: A number of passes over a source.
+Passes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
 
 
@@ -25,6 +27,18 @@ def parse_count(value: object) -> object:
     return value
 
 
+class MixSettings(Settings):
+    """How much of the training text is from which source."""
+
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = setting(
+        None, "share of the rows by source, in any unit; sources not named get none. Without it: their sizes"
+    )
+    max_epochs: Passes | dict[str, Passes] | None = setting(
+        None, "passes after which a source's share goes to the others; one number for all, or by source"
+    )
+    temperature: float = setting(1.0, "shares to this power: below 1 lifts small sources, 0 makes all equal", ge=0)
+
+
 class PretrainSettings(Settings):
     """Pretraining a decoder on packed documents."""
 
@@ -32,6 +46,13 @@ class PretrainSettings(Settings):
     tokens: int = setting(3_000_000, "training budget in tokens, e.g. 3M or 2B", affects="budget", ge=1)
     context: int = setting(512, "tokens in a packed row, and the model's context", ge=16)
     batch_tokens: int = setting(8192, "tokens in one optimiser step; a multiple of context", ge=16)
+    mix: MixSettings | None = setting(
+        None, "sources with weights, caps and temperature, e.g. {weights: {news: 2, law: 1}, max_epochs: {law: 4}}"
+    )
+    shuffle: Literal["global", "shards"] = setting(
+        "global", "shuffle all documents together, or those of a few shards at a time (needed where data is a URL)"
+    )
+    shard_cache_gb: float = setting(20.0, "disk for shards that are fetched from a URL", affects="speed", gt=0)
     optimizer: Literal["muon", "adamw"] = setting("muon", "muon: Muon on the matrices, AdamW elsewhere; or all AdamW")
     matrix_lr: float = setting(0.02, "Muon's learning rate (unused by adamw)", gt=0)
     lr: float = setting(3e-3, "AdamW's learning rate", gt=0)

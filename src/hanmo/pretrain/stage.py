@@ -13,17 +13,17 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3For
 
 from hanmo.console import console, human_count
 from hanmo.errors import HanmoError
-from hanmo.files import read_json
 from hanmo.models.allocator import keep_freed_memory
 from hanmo.models.folder import resolve
 from hanmo.models.presets import build_config
 from hanmo.models.save import save_model
 from hanmo.pretrain.checkpoint import CheckpointStore
+from hanmo.pretrain.data import Data, amounts, opened, tell_mix
 from hanmo.pretrain.precision import choose, pick_device
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.trainer import Interrupted, Trainer
 from hanmo.tokenizer import encode_text, load
-from hanmo.tokens.order import Order, Rows
+from hanmo.tokens.order import Rows
 from hanmo.tokens.shards import open_split
 
 
@@ -39,14 +39,16 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
     keep_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    shards = inputs["data"][0]
-    facts = read_json(shards / "tokens.json")
-    tokenizer = load(shards / "tokenizer")
-    train = open_split(shards, "train")
-    order = Order(train.tokens, train.doc_ends, settings.context, settings.seed, facts["eos_id"])
-    if order.total < settings.context:
-        raise HanmoError(f"{shards}: {order.total} training tokens do not fill one row; lower context or add text")
+    with opened(settings, inputs["data"][0], out) as data:
+        counts = _train(settings, inputs, data, out)
+        if data.remote:
+            data.remote.remove()
+    return counts
 
+
+def _train(settings: PretrainSettings, inputs: dict[str, list[Path]], data: Data, out: Path) -> dict[str, Any]:
+    shards, facts, order = data.folder, data.facts, data.order
+    tokenizer = load(shards / "tokenizer")
     device = pick_device(settings.device)
     dtype = _dtype(out, device, settings)
     model = _model(settings, inputs, facts["vocab_size"]).to(device)
@@ -54,9 +56,12 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{human_count(parameters)} parameters, {human_count(settings.tokens)} tokens "
-        f"({settings.tokens / order.total:.2f} passes over {human_count(order.total)}), "
+        f"({settings.tokens / order.total:.2f} passes over {human_count(order.total)}{', mixed' * bool(order.mix)}), "
         f"{trainer.schedule.steps} steps, {str(dtype).removeprefix('torch.')} on {device}"
     )
+    rows = trainer.schedule.steps * trainer.batches.rows
+    if order.mix:
+        tell_mix(order.mix, rows, settings)
     if not trainer.resume():
         for name in ("log.jsonl", "samples.jsonl"):
             (out / name).unlink(missing_ok=True)
@@ -74,6 +79,8 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
         "device": str(device),
         "training_seconds": round(trainer.seconds, 1),
     }
+    if order.mix:
+        counts["sources"] = amounts(order.mix, rows)
     return counts | {key: last[key] for key in ("loss", "heldout_bpb") if key in last}
 
 

@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +116,11 @@ class Trainer:
         """
 
         def usable(state: dict[str, Any]) -> bool:
+            if state.get("order", 1) != self.order.form:
+                raise HanmoError(
+                    f"{self.out}: an earlier version began this run, and shuffled so many documents otherwise; give "
+                    "another --out"
+                )
             stable = state["step"] <= min(state["decay_start"], self.schedule.decay_start)
             return stable or state["steps"] == self.schedule.steps
 
@@ -145,7 +150,7 @@ class Trainer:
             waiting = loader.submit(self._rows, self.step)
             while self.step < self.schedule.steps:
                 with self._meter.part("data"):
-                    rows = waiting.result()
+                    rows = self._waited(waiting)
                     waiting = loader.submit(self._rows, self.step + 1)
                 losses.append(self._one_step(rows))
                 self.step += 1
@@ -180,6 +185,7 @@ class Trainer:
             "step": self.step,
             "steps": self.schedule.steps,
             "decay_start": self.schedule.decay_start,
+            "order": self.order.form,
             "seconds": self.seconds,
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
@@ -194,6 +200,15 @@ class Trainer:
 
     def _rows(self, step: int) -> Rows:
         return self.order.rows(step * self.batches.rows, self.batches.rows)
+
+    def _waited(self, coming: Future[Rows]) -> Rows:
+        """The next rows; where they cannot be had, what was trained so far is kept."""
+        try:
+            return coming.result()
+        except HanmoError:
+            if self.step:
+                self.save()
+            raise
 
     def _one_step(self, rows: Rows) -> float:
         """One optimiser step; returns the mean loss per target in nats."""
@@ -239,6 +254,8 @@ class Trainer:
             "seconds": round(self.seconds, 2),
             "shares": {name: round(value, 3) for name, value in shares.items()},
         }
+        if self.order.mix:
+            line["sources"] = self.order.mix.taken(self.step * self.batches.rows)
         self.append("log.jsonl", line)
         if not console.is_terminal and self.step % (10 * self.settings.log_every) == 0:
             console.print(f"step {self.step}/{self.schedule.steps}  loss {loss:.3f}  {human_count(rate)} tokens/s")

@@ -1,9 +1,16 @@
 """Which tokens stand at which place of a run: a pure function of the documents, the seed and the place.
 
-Training sees one endless stream. Pass e over the corpus is all documents in the order of a permutation drawn from
-(seed, e); passes follow each other without a gap, so no tail is ever dropped. Row r of length `context` is the stretch
-[r * context, (r + 1) * context) of that stream. Nothing of this depends on processes, micro-batches or on where a run
-was interrupted: a run that resumes at row r sees what an undisturbed one sees.
+Training sees one endless stream, or one of each source of a `mix`. Pass e over a stream's documents is all of them in
+the order of a permutation drawn from (seed, e); passes follow each other without a gap, so no tail is ever dropped. Row
+r of length `context` is the stretch [r * context, (r + 1) * context) of that stream; with a mix, a row is the next such
+stretch of the source whose turn it is (see `mix`). Nothing of this depends on processes, micro-batches or on where a
+run was interrupted: a run that resumes at row r sees what an undisturbed one sees.
+
+The permutation is of all documents (shuffle "global"), or it goes from window to window (shuffle "shards"): a pass
+takes the shards in a drawn order, `WINDOW` at a time, and the documents of these in a drawn order, so that only so many
+shards need to be at hand. `hanmo corpus` deals documents to shards by the hash of their text, so each shard, and each
+window, is an even sample of the whole corpus, and a row is as likely to hold any document as in a global shuffle. What
+is lost is only that two documents of one shard are never far apart in any pass.
 
 A row is a row of targets. The input of a target is the token before it in its document, and `<|endoftext|>` before the
 first: every token is predicted exactly once a pass, the first of a document and its end included, and no document sees
@@ -12,13 +19,22 @@ another (`segment` differs, `position` restarts).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from hanmo.tokens.shards import Tokens
+from hanmo.tokens.mix import Mix
+from hanmo.tokens.shards import Shard, Split, Tokens
+from hanmo.tokens.shuffle import STORED, Documents, Shuffled, amount
+
+#: Shards whose documents are shuffled together under shuffle "shards".
+WINDOW = 8
+#: Told the shards that a stream reads now and those that it will read next: (name of the stream, now, next).
+Announce = Callable[[str, Sequence[Shard], Sequence[Shard]], None]
 
 
 @dataclass(frozen=True)
@@ -38,62 +54,138 @@ class Rows:
     segment: NDArray[np.int32]
 
 
+class Stream:
+    """Documents without end: pass after pass over those of one source, or over all.
+
+    Args:
+        split: where they are.
+        seed: of the permutations.
+        source: only the documents of this source (its index).
+        shuffle: "global" or "shards".
+        announce: told of shards when a window is entered.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        seed: int,
+        source: int | None = None,
+        shuffle: str = "global",
+        announce: Announce = lambda *_: None,
+    ) -> None:
+        self.name = "" if source is None else split.sources[source]
+        bases = np.cumsum([0, *map(len, split.shards)])
+        amounts = [amount(shard, source) for shard in split.shards]
+        self._shards = [(s, int(b), t) for s, b, (n, t) in zip(split.shards, bases, amounts, strict=False) if n]
+        self._source, self._announce, self._windowed = source, announce, shuffle == "shards"
+        # By its name, so that a source keeps its order when others come or go.
+        self._key = (seed,) if source is None else (seed, xxhash.xxh32_intdigest(self.name.encode()))
+        self._stored = len(split) <= STORED
+        self.total = sum(tokens for _, _, tokens in self._shards)
+        # A row may end one window or pass and begin the next, so two are held at a time.
+        self._layout = lru_cache(maxsize=2)(self._make_layout)
+        self._shuffled = lru_cache(maxsize=2)(self._make_shuffled)
+
+    def _make_layout(self, number: int) -> tuple[list[list[int]], NDArray[np.int64]]:
+        """The windows of pass `number`, as indexes of shards, and the bounds [windows + 1] between their tokens."""
+        if not self._windowed:
+            return [list(range(len(self._shards)))], np.array([0, self.total])
+        drawn = np.random.Generator(np.random.PCG64([*self._key, number])).permutation(len(self._shards)).tolist()
+        windows = [drawn[start : start + WINDOW] for start in range(0, len(drawn), WINDOW)]
+        return windows, np.cumsum([0, *(sum(self._shards[shard][2] for shard in window) for window in windows)])
+
+    def _make_shuffled(self, number: int, window: int) -> Shuffled:
+        windows, _ = self._layout(number)
+        if self._windowed:
+            after = windows[window + 1] if window + 1 < len(windows) else self._layout(number + 1)[0][0]
+            self._announce(self.name, self._of(windows[window]), self._of(after))
+        held = [self._shards[shard] for shard in windows[window]]
+        documents = Documents([shard for shard, _, _ in held], np.array([base for _, base, _ in held]), self._source)
+        key = (*self._key, number, window) if self._windowed else (*self._key, number)
+        return Shuffled(documents, key, self._stored)
+
+    def _of(self, window: list[int]) -> list[Shard]:
+        return [self._shards[shard][0] for shard in window]
+
+    def pieces(self, at: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """`count` tokens from place `at` of the stream on, as (first token of a document, to skip, to take)."""
+        number, offset = divmod(at, self.total)
+        while count:
+            _, bounds = self._layout(number)
+            window = int(np.searchsorted(bounds, offset, side="right")) - 1
+            here = min(count, int(bounds[window + 1]) - offset)
+            yield from self._shuffled(number, window).pieces(offset - int(bounds[window]), here)
+            count, offset = count - here, offset + here
+            if offset == self.total:
+                number, offset = number + 1, 0
+
+
 class Order:
     """The endless stream of packed rows over one split.
 
     Args:
-        tokens: all tokens of the split, every document closed by `eos` (indexable by slices, may be memory-mapped).
-        ends: int64 [documents], the exclusive end of every document in `tokens`.
+        split: the tokens and their documents, every one closed by `eos`.
         context: tokens in a row.
         seed: of the permutations.
         eos: id that opens and closes documents.
+        shuffle: "global", or "shards" for a shuffle that needs few shards at a time.
+        mix: which source each row is from; without it, the documents of all sources are one stream.
+        announce: told of shards shortly before they are read, with shuffle "shards".
+
+    Attributes:
+        total: tokens of one pass over all documents.
+        form: 1 where permutations are drawn, 2 where they are a cipher's (see `shuffle`): another order of rows.
     """
 
-    def __init__(self, tokens: NDArray | Tokens, ends: NDArray, context: int, seed: int, eos: int = 0) -> None:
-        self._tokens = tokens
-        self._ends = np.asarray(ends, dtype=np.int64)
-        self._starts = np.concatenate([np.zeros(1, np.int64), self._ends[:-1]])
-        self._lengths = self._ends - self._starts
-        self.total = int(self._ends[-1]) if len(self._ends) else 0
-        self.context = context
-        self._seed = seed
+    def __init__(
+        self,
+        split: Split,
+        context: int,
+        seed: int,
+        eos: int = 0,
+        *,
+        shuffle: str = "global",
+        mix: Mix | None = None,
+        announce: Announce = lambda *_: None,
+    ) -> None:
+        self.context, self.mix = context, mix
+        self.total = len(split.tokens)
+        self.form = 1 if len(split) <= STORED else 2
+        self._tokens: Tokens = split.tokens
         self._eos = eos
-        # A row may end one pass and begin the next, so two passes are held at a time.
-        self._pass = lru_cache(maxsize=2)(self._make_pass)
-
-    def _make_pass(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The permutation of pass `number` and the exclusive end of each of its documents in the stream."""
-        generator = np.random.Generator(np.random.PCG64([self._seed, number]))
-        permutation = generator.permutation(len(self._ends))
-        return permutation, np.cumsum(self._lengths[permutation])
+        chosen = [source.index for source in mix.sources] if mix else [None]
+        self._streams = [Stream(split, seed, source, shuffle, announce) for source in chosen]
 
     def rows(self, first: int, count: int) -> Rows:
         """Rows `first` .. `first + count - 1` of the stream."""
         shape = (count, self.context)
         inputs, targets = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        position, segment = np.empty(shape, np.int32), np.empty(shape, np.int32)
-        for row in range(count):
-            self._fill((first + row) * self.context, inputs[row], targets[row], position[row], segment[row])
-        return Rows(inputs, targets, position, segment)
+        rows = Rows(inputs, targets, np.empty(shape, np.int32), np.empty(shape, np.int32))
+        if self.mix:
+            planned = self.mix.rows(first, count)
+        else:
+            planned = ([(0, row * self.context, self.context)] for row in range(first, first + count))
+        for row, parts in enumerate(planned):
+            # Lazily: to ask for what comes next may mean that what came before is no longer at hand.
+            pieces = (piece for stream, at, tokens in parts for piece in self._streams[stream].pieces(at, tokens))
+            self._fill(pieces, rows.inputs[row], rows.targets[row], rows.position[row], rows.segment[row])
+        return rows
 
-    def _fill(self, at: int, inputs: NDArray, targets: NDArray, position: NDArray, segment: NDArray) -> None:
-        """Fill one row that starts at place `at` of the endless stream."""
-        number, offset = divmod(at, self.total)
-        permutation, ends = self._pass(number)
-        index = int(np.searchsorted(ends, offset, side="right"))
-        filled = piece = 0
-        while filled < self.context:
-            if index == len(permutation):
-                number, offset, index = number + 1, 0, 0
-                permutation, ends = self._pass(number)
-            document = permutation[index]
-            start, length = self._starts[document], self._lengths[document]
-            skip = int(offset - (ends[index] - length))
-            take = int(min(length - skip, self.context - filled))
+    def _fill(
+        self,
+        pieces: Iterable[tuple[int, int, int]],
+        inputs: NDArray,
+        targets: NDArray,
+        position: NDArray,
+        segment: NDArray,
+    ) -> None:
+        """Fill one row with pieces of documents."""
+        filled = 0
+        for piece, (start, skip, take) in enumerate(pieces):
             stop = filled + take
             targets[filled:stop] = self._tokens[start + skip : start + skip + take]
             inputs[filled + 1 : stop] = targets[filled : stop - 1]
-            inputs[filled] = self._tokens[int(start + skip) - 1] if skip else self._eos
+            inputs[filled] = self._tokens[start + skip - 1] if skip else self._eos
             position[filled:stop] = np.arange(take, dtype=np.int32)
             segment[filled:stop] = piece
-            filled, offset, index, piece = stop, offset + take, index + 1, piece + 1
+            filled = stop

@@ -6,22 +6,33 @@ A split is a folder with, for every shard:
     NNNNN.ds.index      the exclusive end of every document, in tokens of this shard, little-endian uint64
     NNNNN.bytes.npy     uint32 [documents]: bytes of the document's text in UTF-8 (eos has none)
     NNNNN.source.npy    uint16 [documents]: index into `sources` of tokens.json
+    NNNNN.json          tokens, documents and bytes by source; size and hash of the four files above
     NNNNN.ds.metadata   "tokenizer|bytes per token", number of tokens, the same for people; written last
 
 The first, second and last are what `datatrove.pipeline.tokens.TokenizedFile` writes and `DatatroveFolderDataset` reads.
+What the .json say is also in tokens.json, so that whoever has that one file knows all shards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
 from hanmo.console import human_count
 from hanmo.errors import HanmoError
-from hanmo.files import atomic_write, read_json
+from hanmo.files import atomic_write, read_json, write_json
+
+#: What a shard's order and rows are made of, and what its text is measured by besides.
+TRAINING = (".ds", ".ds.index", ".source.npy")
+FILES = (*TRAINING, ".bytes.npy")
 
 
 def dtype_for(vocab_size: int) -> np.dtype:
@@ -44,6 +55,7 @@ class ShardWriter:
         self._tokenizer = tokenizer
         self._context = atomic_write(self._path, "wb")
         self._total = 0
+        self._hash = xxhash.xxh3_128()
         self._ends: list[NDArray[np.uint64]] = []
         self._bytes: list[NDArray[np.uint32]] = []
         self._source: list[NDArray[np.uint16]] = []
@@ -66,7 +78,9 @@ class ShardWriter:
             ends: [documents] the exclusive end of each in `ids`.
             text_bytes, source: [documents].
         """
-        self._file.write(np.ascontiguousarray(ids, self._dtype).data)
+        data = np.ascontiguousarray(ids, self._dtype).data
+        self._file.write(data)
+        self._hash.update(data)
         self._ends.append(np.asarray(ends, np.uint64) + np.uint64(self._total))
         self._bytes.append(np.asarray(text_bytes, np.uint32))
         self._source.append(np.asarray(source, np.uint16))
@@ -76,12 +90,17 @@ class ShardWriter:
         self._context.__exit__(*error)
         if error[0] is not None:
             return
-        with atomic_write(_beside(self._path, ".ds.index"), "wb") as file:
-            file.write(_joined(self._ends, "<u8").tobytes())
-        for suffix, parts, dtype in ((".bytes.npy", self._bytes, "<u4"), (".source.npy", self._source, "<u2")):
-            with atomic_write(_beside(self._path, suffix), "wb") as file:
-                np.save(file, _joined(parts, dtype))
-        with atomic_write(_beside(self._path, ".ds.metadata")) as file:
+        ends, sizes, source = _joined(self._ends, "<u8"), _joined(self._bytes, "<u4"), _joined(self._source, "<u2")
+        files = {".ds": [self._total * self._dtype.itemsize, self._hash.hexdigest()]}
+        for suffix, data in ((".ds.index", ends.tobytes()), (".bytes.npy", _npy(sizes)), (".source.npy", _npy(source))):
+            with atomic_write(beside(self._path, suffix), "wb") as file:
+                file.write(data)
+            files[suffix] = [len(data), xxhash.xxh3_128_hexdigest(data)]
+        amounts = [np.bincount(source, w).astype(np.int64).tolist() for w in (None, np.diff(ends, prepend=0), sizes)]
+        by_source = {str(index): [n, *rest] for index, (n, *rest) in enumerate(zip(*amounts, strict=True)) if n}
+        value = {"documents": len(ends), "tokens": self._total, "by_source": by_source, "files": files}
+        write_json(beside(self._path, ".json"), value)
+        with atomic_write(beside(self._path, ".ds.metadata")) as file:
             file.write(f"{self._tokenizer}|{self._dtype.itemsize}\n{self._total}\n{human_count(self._total)}T")
 
 
@@ -89,16 +108,32 @@ def _joined(parts: Sequence[NDArray], dtype: str) -> NDArray:
     return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _npy(values: NDArray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file with another suffix that belongs to a shard's .ds."""
     return path.with_name(path.stem + suffix)
 
 
-class Tokens:
-    """The tokens of several memory-mapped shards as one sequence; indexed by slices (without a step) and by
-    integers.
-    """
+class Part(Protocol):
+    """A stretch of tokens: an array, or a `Shard` that maps one when it is asked."""
 
-    def __init__(self, parts: Sequence[NDArray]) -> None:
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: Any, /) -> Any: ...
+
+
+class Tokens:
+    """The tokens of several shards as one sequence; indexed by slices (without a step) and by integers."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = list(parts)
         self._bounds = np.cumsum([0, *map(len, self._parts)])
         self.dtype = self._parts[0].dtype if self._parts else np.dtype("<u2")
@@ -128,10 +163,81 @@ class Tokens:
         return np.concatenate(found) if found else np.zeros(0, self.dtype)
 
 
+class Shard:
+    """One shard. Its files are mapped when they are first asked for, so that thousands of them cost nothing to open.
+
+    Args:
+        path: of the .ds.
+        dtype: of its ids.
+        facts: what its .json says, where that is known already.
+        fetch: called before files are mapped; sees to it that they are there.
+    """
+
+    def __init__(
+        self, path: Path, dtype: np.dtype, facts: dict[str, Any] | None = None, fetch: Callable[[], None] | None = None
+    ) -> None:
+        self.path, self.dtype, self._facts, self._fetch = path, dtype, facts, fetch
+        if facts is None:
+            self._size, self.documents = path.stat().st_size // dtype.itemsize, len(self.ends)
+            if (int(self.ends[-1]) if self.documents else 0) != self._size:
+                raise HanmoError(f"{path}: its index does not end where its tokens do; run the tokens stage again")
+        else:
+            self._size, self.documents = facts["tokens"], facts["documents"]
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return self._size
+
+    def __getitem__(self, place: slice | int) -> Any:
+        return self.tokens[place]
+
+    @cached_property
+    def tokens(self) -> NDArray:
+        """All ids [tokens]."""
+        return self._mapped(".ds", self.dtype)
+
+    @cached_property
+    def ends(self) -> NDArray[np.uint64]:
+        """Exclusive ends of the documents [documents], in tokens of this shard."""
+        return self._mapped(".ds.index", np.dtype("<u8"))
+
+    @cached_property
+    def source(self) -> NDArray[np.uint16]:
+        """Index into the sources [documents]."""
+        # The values are the end of the file, behind numpy's header.
+        return self._mapped(".source.npy", np.dtype("<u2"), self.documents)
+
+    @cached_property
+    def amounts(self) -> dict[int, tuple[int, int]]:
+        """Index of each source that it has documents of -> (documents, tokens)."""
+        if self._facts is not None:
+            return {int(index): (value[0], value[1]) for index, value in self._facts["by_source"].items()}
+        documents = np.bincount(self.source)
+        tokens = np.bincount(self.source, np.diff(self.ends, prepend=np.uint64(0)))
+        return {int(index): (int(documents[index]), int(tokens[index])) for index in np.flatnonzero(documents)}
+
+    def forget(self) -> None:
+        """Let go of what is mapped; it is fetched and mapped again when it is needed."""
+        for name in ("tokens", "ends", "source"):
+            self.__dict__.pop(name, None)
+
+    def _mapped(self, suffix: str, dtype: np.dtype, last: int | None = None) -> NDArray:
+        if self._fetch:
+            self._fetch()
+        path = beside(self.path, suffix)
+        if path.stat().st_size == 0:  # an empty file cannot be mapped
+            return np.zeros(0, dtype)
+        # numpy's own maps keep their files open, and a corpus has more shards than a process may have files.
+        with pa.memory_map(str(path)) as file:
+            data = file.read_buffer()
+        return np.frombuffer(data, dtype, offset=0 if last is None else len(data) - last * dtype.itemsize)
+
+
 class Split:
-    """One split of a tokens folder; tokens stay on disk, what there is per document is in memory (14 bytes each).
+    """One split of a tokens folder. Tokens and ends of documents stay on disk until they are asked for.
 
     Attributes:
+        shards: in their order.
         tokens: all ids, by slices.
         doc_ends: int64 [documents], exclusive ends in `tokens`.
         doc_bytes: uint32 [documents], bytes of text.
@@ -139,23 +245,27 @@ class Split:
         sources: names.
     """
 
-    def __init__(self, folder: Path, sources: Sequence[str], dtype: np.dtype) -> None:
-        shards = sorted(folder.glob("[0-9]*.ds"))
-        parts = [_mapped(path, dtype) for path in shards]
-        ends = [np.fromfile(_beside(path, ".ds.index"), "<u8").astype(np.int64) for path in shards]
-        for path, part, end in zip(shards, parts, ends, strict=True):
-            if (int(end[-1]) if len(end) else 0) != len(part):
-                raise HanmoError(f"{path}: its index does not end where its tokens do; run the tokens stage again")
-        bases = np.cumsum([0, *map(len, parts)])
-        self.tokens = Tokens(parts)
-        self.doc_ends: NDArray[np.int64] = _joined([e + b for e, b in zip(ends, bases, strict=False)], "<i8")
-        self.doc_bytes: NDArray[np.uint32] = _joined([np.load(_beside(p, ".bytes.npy")) for p in shards], "<u4")
-        self.doc_source: NDArray[np.uint16] = _joined([np.load(_beside(p, ".source.npy")) for p in shards], "<u2")
+    def __init__(self, shards: Sequence[Shard], sources: Sequence[str]) -> None:
+        self.shards = list(shards)
+        self.tokens = Tokens(self.shards)
         self.sources = list(sources)
+
+    @cached_property
+    def doc_ends(self) -> NDArray[np.int64]:
+        bases = np.cumsum([0, *map(len, self.shards)])
+        return _joined([s.ends.astype(np.int64) + b for s, b in zip(self.shards, bases, strict=False)], "<i8")
+
+    @cached_property
+    def doc_bytes(self) -> NDArray[np.uint32]:
+        return _joined([np.load(beside(shard.path, ".bytes.npy")) for shard in self.shards], "<u4")
+
+    @cached_property
+    def doc_source(self) -> NDArray[np.uint16]:
+        return _joined([shard.source for shard in self.shards], "<u2")
 
     def __len__(self) -> int:
         """How many documents there are."""
-        return len(self.doc_ends)
+        return sum(shard.documents for shard in self.shards)
 
     def document(self, index: int) -> NDArray:
         """The ids of one document, eos included."""
@@ -166,14 +276,19 @@ class Split:
         return found
 
 
-def _mapped(path: Path, dtype: np.dtype) -> NDArray:
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
-        return np.zeros(0, dtype)
-    return np.memmap(path, dtype, mode="r")
+def split_of(tokens: NDArray, ends: NDArray, source: NDArray | None = None, sources: Sequence[str] = ("",)) -> Split:
+    """A split of arrays in memory (see `Split` for them), as one shard."""
+    index = np.zeros(len(ends), np.uint16) if source is None else np.asarray(source, np.uint16)
+    shard = Shard(Path(), tokens.dtype, {"tokens": len(tokens), "documents": len(ends)})
+    amounts = (np.bincount(index, weights) for weights in (None, np.diff(ends, prepend=0)))
+    held = {int(i): (int(d), int(t)) for i, (d, t) in enumerate(zip(*amounts, strict=True)) if d}
+    vars(shard).update(tokens=tokens, ends=np.asarray(ends, np.uint64), source=index, amounts=held)
+    return Split([shard], sources)
 
 
 def read_info(folder: Path | str) -> dict:
-    """tokens.json of a tokens folder: vocab_size, dtype, eos_id, tokenizer (fingerprint), sources, train, heldout.
+    """tokens.json of a tokens folder: vocab_size, dtype, eos_id, tokenizer (fingerprint), sources, train, heldout, and
+    under "shards" what is known of each shard of each split.
 
     Raises:
         HanmoError: the folder holds no finished tokens.
@@ -191,4 +306,5 @@ def open_split(folder: Path | str, name: str) -> Split:
         HanmoError: no finished tokens there, or a shard and its index disagree.
     """
     info = read_info(folder)
-    return Split(Path(folder) / name, info["sources"], np.dtype(info["dtype"]))
+    paths = sorted((Path(folder) / name).glob("[0-9]*.ds"))
+    return Split([Shard(path, np.dtype(info["dtype"])) for path in paths], info["sources"])

@@ -21,13 +21,15 @@ from hanmo.files import fingerprint_json, fingerprint_path, read_json, read_json
 from hanmo.pool import cores, run_tasks
 from hanmo.tokenizer.encode import BulkEncoder
 from hanmo.tokens.settings import TokensSettings
-from hanmo.tokens.shards import ShardWriter, dtype_for
+from hanmo.tokens.shards import ShardWriter, beside, dtype_for
 
 #: Closes every document. The house's tokenizers always have `<|endoftext|>` there.
 EOS = 0
 #: Characters encoded in one go.
 BATCH = 1 << 20
 SPLITS = ("train", "heldout")
+#: Changes when the same corpus and tokenizer give other files.
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
     vocab_size, fingerprint = _describe(tokenizer)
     sources = _sources(corpus, [path for split in SPLITS for path in files[split]])
     plan = fingerprint_json(
-        [fingerprint, list(sources), {s: [[p.name, fingerprint_path(p)] for p in files[s]] for s in SPLITS}]
+        [_VERSION, fingerprint, list(sources), {s: [[p.name, fingerprint_path(p)] for p in files[s]] for s in SPLITS}]
     )
     _prepare(out, plan)
 
@@ -93,6 +95,12 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
         "sources": list(sources),
         "plan": plan,
         **{split: _amount(out / split, len(sources)) for split in SPLITS},
+        "shards": {
+            split: [
+                {"name": path.stem} | read_json(beside(path, ".json")) for path in sorted((out / split).glob("*.ds"))
+            ]
+            for split in SPLITS
+        },
     }
     write_json(out / "tokens.json", info)
     train = info["train"]
@@ -183,16 +191,13 @@ def _batches(path: Path) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _amount(folder: Path, sources: int) -> dict[str, Any]:
-    """Tokens, documents and bytes of a split, and the same by source, read from what stands beside its shards."""
+    """Tokens, documents and bytes of a split, and the same by source, from what stands beside its shards."""
     totals = np.zeros((3, sources), np.int64)
     for path in sorted(folder.glob("[0-9]*.ds")):
-        stem = path.with_suffix("")
-        ends = np.fromfile(f"{stem}.ds.index", "<u8").astype(np.int64)
-        source = np.load(f"{stem}.source.npy")
-        for row, weights in enumerate((np.diff(ends, prepend=0), None, np.load(f"{stem}.bytes.npy"))):
-            totals[row] += np.bincount(source, weights, minlength=sources).astype(np.int64)
-    names = ("tokens", "documents", "bytes")
-    return {
-        **{name: int(total.sum()) for name, total in zip(names, totals, strict=True)},
-        "by_source": [dict(zip(names, column, strict=True)) for column in totals.T.tolist()],
-    }
+        for index, amounts in read_json(beside(path, ".json"))["by_source"].items():
+            totals[:, int(index)] += amounts
+    names = ("documents", "tokens", "bytes")
+    shown = ("tokens", "documents", "bytes")
+    total = dict(zip(names, totals.sum(1).tolist(), strict=True))
+    by_source = [dict(zip(names, column, strict=True)) for column in totals.T.tolist()]
+    return {name: total[name] for name in shown} | {"by_source": [{n: part[n] for n in shown} for part in by_source]}
