@@ -15,6 +15,7 @@ from pathlib import Path
 from hanmo.console import console
 from hanmo.errors import HanmoError, describe_os_error
 from hanmo.files import read_json, write_json
+from hanmo.slurm import WAITING, Waiting
 from hanmo.stages import KINDS
 
 _LIBRARIES = ("hanmo", "torch", "transformers", "tokenizers", "trl", "numpy")
@@ -48,6 +49,9 @@ def main(out: Path) -> int:
         )
     except HanmoError as error:
         return fail(str(error))
+    except Waiting as waiting:
+        console.print(f"{begun['stage']}: {waiting}", markup=False)
+        return WAITING
     except MemoryError:
         return fail(f"stage '{begun['stage']}': out of memory; close other programs or use smaller settings")
     except Exception as error:

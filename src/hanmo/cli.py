@@ -49,9 +49,16 @@ def cli() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder (default: runs/NAME OF THE RECIPE).")
 @click.option("--from", "start", metavar="STAGE", help="Run this stage and all that reads it anew.")
 @click.option("--until", metavar="STAGE", help="Stop behind this stage.")
+@click.option("--only", metavar="STAGE", help="Run this stage alone; what it reads must be done.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and why.")
 def run(
-    recipe: Path, settings: tuple[str, ...], out: Path | None, start: str | None, until: str | None, dry_run: bool
+    recipe: Path,
+    settings: tuple[str, ...],
+    out: Path | None,
+    start: str | None,
+    until: str | None,
+    only: str | None,
+    dry_run: bool,
 ) -> None:
     """Run a RECIPE: all its stages that are not done, each in a process of its own.
 
@@ -62,7 +69,48 @@ def run(
     from hanmo.run import run_recipe
 
     checked = load_recipe(recipe, list(settings))
-    run_recipe(checked, out or Path("runs") / checked.name, start, until, dry_run)
+    run_recipe(checked, out or Path("runs") / checked.name, start, until, dry_run, only)
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("settings", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder; all machines see it.")
+@click.option("--partition", default="", help="Slurm's partition.")
+@click.option("--time", default="", help="Limit of each job, e.g. 12:00:00.")
+@click.option("--cpus", type=click.IntRange(min=1), default=4, show_default=True, help="Processors of each job.")
+@click.option("--mem", default="", help="Memory of each job, e.g. 16G.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, help="GPUs of stages that compute with a model.")
+@click.option("--array", type=click.IntRange(min=1), default=16, show_default=True, help="Elements of an array job.")
+@click.option("--sbatch", "more", multiple=True, metavar="OPTION", help="Another option, e.g. --sbatch=--account=lab.")
+@click.option("--dry-run", is_flag=True, help="Write the scripts and submit nothing.")
+def slurm(recipe: Path, settings: tuple[str, ...], out: Path, dry_run: bool, **given: Any) -> None:
+    """Run a RECIPE as Slurm jobs: writes the scripts to OUT/slurm and submits them.
+
+    Corpus and tokens stages become arrays of jobs that share the work. Submit again after a failure or a change: what
+    is done is not done again.
+    """
+    from hanmo.recipe import load_recipe
+    from hanmo.slurm import Resources, submit, write_scripts
+
+    script = write_scripts(load_recipe(recipe, list(settings)), recipe, settings, out.absolute(), Resources(**given))
+    click.echo(script)
+    if not dry_run:
+        click.echo(submit(script))
+
+
+@cli.command(hidden=True)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--phase", required=True)
+@click.option("--share", required=True, metavar="I/N")
+@click.option("--workers", type=click.IntRange(min=1), default=1)
+def work(folder: Path, phase: str, share: str, workers: int) -> None:
+    """Do a share of the tasks that a stage has left for a phase; for the scripts of `hanmo slurm`."""
+    from hanmo.slurm import work as function
+
+    index, count = (int(part) for part in share.split("/"))
+    now, before = function(folder, phase, index, count, workers)
+    click.echo(f"{phase}: {now} tasks done, {before} done before")
 
 
 @cli.command()

@@ -14,6 +14,7 @@ import json
 import lzma
 import os
 import re
+import secrets
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,8 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two machines may write the same file, each in a process of the same number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
     text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"} if "b" not in mode else {}
     file = temporary.open(mode, **text)
     try:

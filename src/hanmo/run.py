@@ -210,16 +210,22 @@ def source_result(path: Path) -> str:
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, start: str | None = None, until: str | None = None, dry: bool = False
+    recipe: Recipe,
+    out: Path,
+    start: str | None = None,
+    until: str | None = None,
+    dry: bool = False,
+    only: str | None = None,
 ) -> list[tuple[str, Plan]]:
     """Run what must be run; returns what was done (or, with `dry`, would be) stage by stage.
 
     Args:
         start: run this stage and all that reads it anew, even when done.
         until: the last stage to look at.
+        only: look at no stage but this one; those that it reads must be done.
     """
     names = [stage.name for stage in recipe.stages]
-    for name in (start, until):
+    for name in (start, until, only):
         if name is not None and name not in names:
             raise HanmoError(f"no stage '{name}' in recipe '{recipe.name}' (stages: {', '.join(names)})")
     forced = _downstream(recipe.stages, start) if start else set()
@@ -228,6 +234,11 @@ def run_recipe(
     done: list[tuple[str, Plan]] = []
     ran: set[str] = set()
     for number, job in enumerate(jobs_of(recipe, out), 1):
+        if only and job.name != only:
+            reader = next(stage for stage in recipe.stages if stage.name == only)
+            if job.name in reader.after and plan(job).action != "skip":
+                raise HanmoError(f"stage '{only}' reads '{job.name}', which is not done: run that first")
+            continue
         what = plan(job, force=job.name in forced)
         # What reads a stage that will be made anew cannot be judged by the old one's files; its key already differs
         # unless the stage was only forced, resumed or extended to the same result.

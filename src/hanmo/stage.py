@@ -38,6 +38,10 @@ class Settings(BaseModel):
         """A copy whose relative paths are taken from `folder` (the recipe's)."""
         return self
 
+    def phases(self) -> list[str]:
+        """The phases of tasks that the stage will run, by their titles (see `hanmo.pool.run_phase`)."""
+        return []
+
 
 def setting(default: Any = ..., doc: str = "", *, affects: Affects = "result", **limits: Any) -> Any:
     """A pydantic field with its help text, what a change of it means, and limits (`ge`, `gt`, `le`, ...)."""

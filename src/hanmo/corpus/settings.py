@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 
 from hanmo.corpus.hubapi import is_hub, parse
 from hanmo.files import expand
+from hanmo.pool import WorkerSettings
 from hanmo.stage import Settings, factory, setting
 
 Format = Literal[
@@ -78,7 +79,7 @@ class QualitySettings(Settings):
     )
 
 
-class CorpusSettings(Settings):
+class CorpusSettings(WorkerSettings):
     """Reading, cleaning, filtering, deduplicating and splitting raw text."""
 
     sources: list[Source] = factory(list, "where text comes from, besides the stages named in `from`")
@@ -130,7 +131,19 @@ class CorpusSettings(Settings):
     on_bad_file: Literal["fail", "skip"] = setting(
         "fail", "a file that cannot be read to its end (torn archive, unknown encoding) stops the stage, or is counted"
     )
-    workers: int = setting(0, "worker processes; 0: one per processor", ge=0, affects="speed")
+
+    def phases(self) -> list[str]:
+        """See `Settings.phases`."""
+        lines, stretch = bool(self.repeated_lines), bool(self.repeated_stretch)
+        return [
+            "reading and cleaning",
+            *["comparing"] * bool(self.near_similarity),
+            "sorting and deduplicating",
+            *["looking for repeated parts"] * (lines or stretch),
+            *["comparing lines"] * lines,
+            *["comparing stretches", "looking closer", "comparing closely"] * stretch,
+            *["cutting repeated parts"] * (lines or stretch),
+        ]
 
     @field_validator("repeated_stretch")
     @classmethod

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from hanmo.console import console, human_bytes, human_count, progress
+from hanmo.console import console, human_bytes, human_count
 from hanmo.corpus.contamination import collect
 from hanmo.corpus.deal import DealTask, deal
 from hanmo.corpus.gather import GatherTask, gather, largest_heldout, merged, unreadable_lines
@@ -42,7 +42,7 @@ from hanmo.corpus.tally import Amount, Tally
 from hanmo.corpus.writing import LazyWriter
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
-from hanmo.pool import cores, run_tasks
+from hanmo.pool import WorkerSettings, run_phase
 from hanmo.stage import by_effect
 
 #: Text of one bucket, which becomes one training shard, about (bytes); and the most buckets there are.
@@ -77,7 +77,6 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
         shutil.rmtree(work, ignore_errors=True)
         return _counts(read_json(out / "stats.json"))
     _prepare(out, plan)
-    workers = settings.workers or cores()
 
     content = sum(file.content for file in found.files)
     buckets = max(1, min(-(-content // BUCKET), MOST_BUCKETS))
@@ -90,7 +89,7 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     def check(result: dict[str, Any]) -> None:
         _check_lines([result], found.files, settings, whole=False)
 
-    results = _all("reading and cleaning", gather, tasks, workers, check)
+    results = _all("reading and cleaning", gather, tasks, settings, out, check)
     _check_lines(results, found.files, settings, whole=True)
     tallies = merged(results, len(found.sources))
     kept = sum(tally.kept.documents for tally in tallies)
@@ -101,7 +100,7 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     stems = tuple(task.stem for task in tasks)
     largest = largest_heldout(settings)
     priorities = [source.priority for source in found.sources]
-    gone = _near(settings, out, stems, priorities, workers) if settings.near_similarity else None
+    gone = _near(settings, out, stems, priorities) if settings.near_similarity else None
     cutting = bool(settings.repeated_lines or settings.repeated_stretch)
     shards = work / "dealt" if cutting else out / "train"
     deals = [
@@ -109,12 +108,12 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
         for bucket in range(buckets)
     ]
     for tally, dealt in zip(
-        tallies, merged(_all("sorting and deduplicating", deal, deals, workers), len(found.sources)), strict=True
+        tallies, merged(_all("sorting and deduplicating", deal, deals, settings, out), len(found.sources)), strict=True
     ):
         tally.merge(dealt)
     _join_heldout(out, [task.stem.with_suffix(".heldout.jsonl.zst") for task in deals])
     if cutting:
-        _cut_repeats(settings, out, found, shards, tallies, workers)
+        _cut_repeats(settings, out, found, shards, tallies)
 
     stats = _stats(settings, found, tallies, plan)
     if not stats["train"]["documents"]:
@@ -175,16 +174,12 @@ def _all(
     title: str,
     function: Callable[[Any], dict[str, Any]],
     tasks: Sequence[Any],
-    workers: int,
+    settings: CorpusSettings,
+    out: Path,
     check: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """The results of all tasks in their order, doing those that are not done yet."""
-    left = [task for task in tasks if not task.done.exists()]
-    with progress() as display:
-        bar = display.add_task(title, total=len(tasks), completed=len(tasks) - len(left), info="")
-        for _, result in run_tasks(function, left, workers):
-            check(result)
-            display.advance(bar)
+    run_phase(title, function, tasks, settings, out, check)
     return [read_json(task.done) for task in tasks]
 
 
@@ -226,19 +221,17 @@ def _nothing_usable(tallies: list[Tally], found: Found) -> str:
     return f"no usable document in {files}: {listed}{f' (first: {first})' if first else ''}; see rejects/"
 
 
-def _near(settings: CorpusSettings, out: Path, stems: tuple[Path, ...], priorities: list[int], workers: int) -> Path:
+def _near(settings: CorpusSettings, out: Path, stems: tuple[Path, ...], priorities: list[int]) -> Path:
     """The file of near-duplicates that go."""
     path = out / "work" / "near" / "gone.npy"
     if not path.exists():
         tasks = searches(out, stems, settings.near_similarity)
-        _all("comparing", search, tasks, workers)
+        _all("comparing", search, tasks, settings, out)
         resolve(tasks, priorities, path)
     return path
 
 
-def _cut_repeats(
-    settings: CorpusSettings, out: Path, found: Found, dealt: Path, tallies: list[Tally], workers: int
-) -> None:
+def _cut_repeats(settings: CorpusSettings, out: Path, found: Found, dealt: Path, tallies: list[Tally]) -> None:
     """Write train/ from the shards in `dealt` without what is repeated; the tallies then say what is in it."""
     heldout = sorted((out / "heldout").glob("*.jsonl.zst"))
     plan = Repeats(
@@ -250,14 +243,14 @@ def _cut_repeats(
         settings.repeated_stretch,
         {source.name: settings.quality_of(source).min_chars for source in found.sources},
     )
-    _all("looking for repeated parts", scan, shard_tasks("scan", plan), workers)
+    _all("looking for repeated parts", scan, shard_tasks("scan", plan), settings, out)
     if plan.lines:
-        _all("comparing lines", meet, meet_tasks("lines", plan), workers)
+        _all("comparing lines", meet, meet_tasks("lines", plan), settings, out)
     if plan.stretch:
-        _all("comparing stretches", meet, meet_tasks("prints", plan), workers)
-        _all("looking closer", widen, shard_tasks("widen", plan), workers)
-        _all("comparing closely", meet, meet_tasks("windows", plan), workers)
-    results = _all("cutting repeated parts", cut, shard_tasks("cut", plan), workers)
+        _all("comparing stretches", meet, meet_tasks("prints", plan), settings, out)
+        _all("looking closer", widen, shard_tasks("widen", plan), settings, out)
+        _all("comparing closely", meet, meet_tasks("windows", plan), settings, out)
+    results = _all("cutting repeated parts", cut, shard_tasks("cut", plan), settings, out)
     for index, source in enumerate(found.sources):
         tallies[index].train = Amount()
         for result in results:
@@ -325,7 +318,7 @@ def _stats(settings: CorpusSettings, found: Found, tallies: list[Tally], plan: s
         **{name: summary[name] for name in ("read", "train", "heldout", "rejected", "changed")},
         "bad_files": total.bad_files_count,
         "sources": sources,
-        "settings": settings.model_dump(mode="json", exclude={"sources", "workers"}),
+        "settings": settings.model_dump(mode="json", exclude={"sources", *WorkerSettings.model_fields}),
     }
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from hanmo.console import console, human_bytes, human_count, progress
+from hanmo.console import console, human_bytes, human_count
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, read_jsonl, write_json
-from hanmo.pool import cores, run_tasks
+from hanmo.pool import run_phase
 from hanmo.tokenizer.encode import BulkEncoder
 from hanmo.tokens.settings import TokensSettings
 from hanmo.tokens.shards import ShardWriter, dtype_for
@@ -75,11 +75,7 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
         for split in SPLITS
         for number, path in enumerate(files[split])
     ]
-    left = [task for task in tasks if not task.done.exists()]
-    with progress() as display:
-        bar = display.add_task("encoding", total=len(tasks), completed=len(tasks) - len(left), info="")
-        for _ in run_tasks(encode, left, settings.workers or cores()):
-            display.advance(bar)
+    run_phase("encoding", encode, tasks, settings, out)
 
     # What reads the shards needs the tokenizer as well: the folder is complete in itself.
     shutil.copytree(
@@ -95,6 +91,7 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
         **{split: _amount(out / split, len(sources)) for split in SPLITS},
     }
     write_json(out / "tokens.json", info)
+    shutil.rmtree(out / "work", ignore_errors=True)
     train = info["train"]
     console.print(
         f"{human_count(train['tokens'])} tokens to train on, {train['bytes'] / max(1, train['tokens']):.2f} bytes each "
