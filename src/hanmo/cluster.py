@@ -15,6 +15,7 @@ import importlib
 import logging
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -60,8 +61,12 @@ def _join(ray: Any, workers: int, address: str) -> None:
         # "local" never joins a cluster that happens to run here.
         options |= {"address": "local", "num_cpus": workers or cores(), "include_dashboard": False}
     try:
+        if address not in ("", "auto"):
+            # Ray itself would try for minutes.
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise HanmoError(
             f"no Ray cluster at ray_address '{address}' ({reason:.200}); start one with `ray start --head`, or leave "
