@@ -19,10 +19,18 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from hanmo.errors import HanmoError, describe_os_error, nearest
+from hanmo.remote import as_path, is_url
 from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class _Place(click.Path):
+    """A path, or the URL of something elsewhere (see `hanmo.remote`)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return as_path(value) if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
 
 
 class _Group(click.Group):
@@ -46,7 +54,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("settings", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder (default: runs/NAME OF THE RECIPE).")
+@click.option("--out", type=_Place(path_type=Path), help="The run's folder (default: runs/NAME OF THE RECIPE).")
 @click.option("--from", "start", metavar="STAGE", help="Run this stage and all that reads it anew.")
 @click.option("--until", metavar="STAGE", help="Stop behind this stage.")
 @click.option("--only", metavar="STAGE", help="Run this stage alone; what it reads must be done.")
@@ -141,7 +149,7 @@ def plan(
 
 
 @cli.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=_Place(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(directory: Path, as_json: bool) -> None:
     """Say what stands in a run's folder: stages, seconds, memory."""
@@ -186,13 +194,13 @@ def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> clic
         options.append(
             click.Option(
                 [f"--{item.role}", f"input_{item.role}"],
-                type=click.Path(exists=True, path_type=Path),
+                type=_Place(exists=True, path_type=Path),
                 required=item.required,
                 multiple=item.many,
                 help=item.doc + (" (may be given several times)" if item.many else ""),
             )
         )
-    options.append(click.Option(["--out"], type=click.Path(path_type=Path), required=True, help="the folder to make"))
+    options.append(click.Option(["--out"], type=_Place(path_type=Path), required=True, help="the folder to make"))
     options += _settings_options(what.settings)
 
     def call(out: Path, **given: Any) -> None:

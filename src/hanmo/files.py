@@ -26,7 +26,7 @@ import xxhash
 import zstandard
 
 from hanmo.errors import HanmoError
-from hanmo.remote import as_path, faults, files_below, is_remote, is_url, open_read, sent, state
+from hanmo.remote import as_path, faults, is_remote, is_url, open_read, sent, state, versions_below
 
 #: Files up to this size are fingerprinted whole, larger ones by evenly spaced samples.
 _WHOLE = 64 << 20
@@ -136,9 +136,9 @@ def open_binary(path: Path | str) -> IO[bytes]:
         case ".gz" | ".xz" | ".zst" if state(path)[0] == 0:
             raise EOFError("it is empty")
         case ".gz":
-            return cast(IO[bytes], gzip.open(open_read(path), "rb"))
+            return cast(IO[bytes], gzip.open(open_read(path) if is_remote(path) else path, "rb"))
         case ".xz":
-            return lzma.open(open_read(path), "rb")
+            return lzma.open(open_read(path) if is_remote(path) else path, "rb")
         case ".zst":
             return io.BufferedReader(_ZstdReader(path), 1 << 20)
         case _:
@@ -237,8 +237,8 @@ def fingerprint_path(path: Path | str) -> str:
             raise HanmoError(f"{path}: no such file or folder")
     digest = xxhash.xxh3_128()
     if is_remote(path):
-        for file, name in [(path, "")] if path.is_file() else files_below(path):
-            digest.update(f"{name}\0{state(file)}\0".encode())
+        for name, version in versions_below(path).items():
+            digest.update(f"{name}\0{version}\0".encode())
         return digest.hexdigest()[:16]
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:

@@ -28,6 +28,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from hanmo.console import progress
 from hanmo.errors import HanmoError, describe_os_error
+from hanmo.remote import existing
 from hanmo.stage import Settings, setting
 
 Task = TypeVar("Task")
@@ -88,7 +89,8 @@ def run_phase(
         HanmoError: as `run_tasks` does.
         Waiting: array jobs are to do the tasks, which are written down for them (see `hanmo.slurm`).
     """
-    left = [task for task in tasks if not task.done.exists()]
+    done = existing([task.done for task in tasks])
+    left = [task for task in tasks if task.done not in done]
     if left and settings.executor == "slurm":
         from hanmo.slurm import leave
 

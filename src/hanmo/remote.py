@@ -15,13 +15,14 @@ AWS_PROFILE and so on.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -29,10 +30,12 @@ from hanmo.errors import HanmoError
 from hanmo.extras import need
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+#: What `hanmo.run` itself writes beside a result.
+_RUNNER = ("stage.json", "manifest.json")
 #: Bytes that are sent in one request; a longer file goes in parts, which the server joins when the last one is there.
 _ONE_REQUEST = 16 << 20
 #: Packages whose exceptions say that a server or the way to it is at fault.
-_CLIENTS = frozenset(("aiobotocore", "aiohttp", "botocore", "gcsfs", "s3fs"))
+CLIENTS = frozenset(("aiobotocore", "aiohttp", "botocore", "gcsfs", "s3fs"))
 
 
 def is_url(text: str) -> bool:
@@ -42,7 +45,7 @@ def is_url(text: str) -> bool:
 
 def is_remote(path: Any) -> bool:
     """Whether that path (of `as_path`) is elsewhere."""
-    return not isinstance(path, str | Path)
+    return type(path).__module__.partition(".")[0] == "upath"
 
 
 def as_path(where: str | Path) -> Path:
@@ -79,7 +82,7 @@ def describe(error: BaseException, where: str) -> str | None:
             f"{where}: no keys for it ({said}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE "
             "(and AWS_ENDPOINT_URL for a server that is not Amazon's)"
         )
-    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS:
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in CLIENTS:
         return (
             f"{where}: the server does not answer as it should ({name}: {said}): once it does, run the same command "
             "again (it goes on where it was)"
@@ -152,7 +155,7 @@ def sent(path: Path) -> Iterator[IO[bytes]]:
     # Without a name of its own, it is gone with the process even if that is killed.
     with tempfile.TemporaryFile(dir=_cache("outgoing")) as file:
         yield file
-        size = file.tell()
+        size = file.seek(0, os.SEEK_END)
         file.seek(0)
         with faults(path):
             system, name = cast(Any, path).fs, cast(Any, path).path
@@ -175,8 +178,16 @@ def state(path: Path) -> list[Any]:
         stat = path.stat()
         return [stat.st_size, stat.st_mtime_ns]
     with faults(path):
-        info = cast(Any, path).fs.info(cast(Any, path).path)
-    return [info["size"], str(next((info[key] for key in ("ETag", "LastModified", "mtime") if key in info), ""))]
+        return _version(cast(Any, path).fs.info(cast(Any, path).path))
+
+
+def _version(info: dict[str, Any]) -> list[Any]:
+    # Some web servers do not say how long a file is.
+    size = info.get("size")
+    return [
+        1 if size is None else size,
+        str(next((info[key] for key in ("ETag", "LastModified", "mtime") if key in info), "")),
+    ]
 
 
 def files_below(path: Path) -> list[tuple[Path, str]]:
@@ -188,6 +199,44 @@ def files_below(path: Path) -> list[tuple[Path, str]]:
             names = [name.removeprefix(base) for name in root.fs.find(root.path)]
             return [(path / name, name) for name in sorted(names) if name and not name.endswith("/")]
         return [(p, p.relative_to(path).as_posix()) for p in sorted(path.rglob("*")) if p.is_file()]
+
+
+def versions_below(path: Path) -> dict[str, list[Any]]:
+    """What `state` says of a remote file ("") or of all files below a remote folder, by name and at one request."""
+    with faults(path):
+        place = cast(Any, path)
+        base = place.path.rstrip("/") + "/"
+        found = place.fs.find(place.path, detail=True)
+        return {"" if name == place.path else name.removeprefix(base): _version(found[name]) for name in sorted(found)}
+
+
+def matching(path: Path) -> list[tuple[Path, str]]:
+    """(path, name) of all remote files that a file's or a folder's URL or a pattern means, by name.
+
+    Names are below the folder, or below the part before the pattern.
+    """
+    with faults(path):
+        if not glob.has_magic(str(path)):
+            return [(path, path.name)] if path.is_file() else files_below(path)
+        place = cast(Any, path)
+        parts = place.path.split("/")
+        depth = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+        base = "/".join(parts[:depth]) + "/"
+        root = str(path)[: len(str(path)) - len(place.path.removeprefix(base))]
+        names = [
+            name.removeprefix(base)
+            for name, info in sorted(place.fs.glob(place.path, detail=True).items())
+            if info["type"] == "file"
+        ]
+        return [(as_path(root + name), name) for name in names]
+
+
+def existing(paths: Sequence[Path]) -> set[Path]:
+    """Those of the paths that are there; folders elsewhere are listed once."""
+    found = {path for path in paths if not is_remote(path) and path.exists()}
+    for folder in dict.fromkeys(path.parent for path in paths if is_remote(path)):
+        found |= {path for path, _ in files_below(folder)}
+    return found
 
 
 def remove_tree(path: Path) -> None:
@@ -222,31 +271,49 @@ def brought(path: Path) -> Path:
         return path
     mark = hashlib.sha256(str(path).rstrip("/").encode()).hexdigest()[:12]
     place = _cache("copies") / mark / path.name
+    found = versions_below(path)
     with faults(path):
-        found = [(path, "")] if path.is_file() else files_below(path)
         if not found:
             raise FileNotFoundError("nothing of that name")
-    fetch(found, place)
+    fetch(path, found, place)
     return place
 
 
-def fetch(found: list[tuple[Path, str]], place: Path) -> None:
-    """Make `place` a copy of these files, named as `files_below` does; what is there and unchanged stays."""
+def settle(out: Path, key: str) -> Path:
+    """The folder on this machine in which a stage makes the result that is then published to `out`.
+
+    It holds what an earlier try for the same key left here, else what was published.
+    """
+    place = home_of(out)
+    if place == out:
+        return out
+    record = place.with_name(f"{place.name}.key.json")
+    from hanmo.files import read_json, write_json
+
+    if not record.is_file() or read_json(record) != key:
+        remove_tree(place)
+        fetch(out, {name: v for name, v in versions_below(out).items() if name not in _RUNNER}, place)
+        write_json(record, key)
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def fetch(path: Path, versions: dict[str, list[Any]], place: Path) -> None:
+    """Make `place` a copy of these files (see `versions_below`); what is there and unchanged stays."""
     from hanmo.files import atomic_write, read_json, write_json
 
     record = place.with_name(f"{place.name}.copied.json")
     before = read_json(record) if record.is_file() else {}
-    now = {name: state(path) for path, name in found}
     if place.is_dir():
         for here, name in files_below(place):
-            if name not in now:
+            if name not in versions:
                 here.unlink()
-    for path, name in found:
-        target = place / name if name else place
-        if before.get(name) != now[name] or not target.is_file():
-            with open_read(path) as source, atomic_write(target, "wb") as copy:
+    for name, version in versions.items():
+        source_path, target = (path / name, place / name) if name else (path, place)
+        if before.get(name) != version or not target.is_file():
+            with open_read(source_path) as source, atomic_write(target, "wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
-    write_json(record, now)
+    write_json(record, versions)
 
 
 def publish(folder: Path, out: Path) -> None:
@@ -255,16 +322,15 @@ def publish(folder: Path, out: Path) -> None:
     """
     from hanmo.files import atomic_write
 
-    kept = ("stage.json", "manifest.json")
     names = set()
     for path, name in files_below(folder):
-        if name in kept or name.startswith("work/") or any(part.startswith(".") for part in name.split("/")):
+        if name in _RUNNER or name.startswith("work/") or any(part.startswith(".") for part in name.split("/")):
             continue
         names.add(name)
         with path.open("rb") as source, atomic_write(out / name, "wb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
     for path, name in files_below(out):
-        if name not in names and name not in kept:
+        if name not in names and name not in _RUNNER:
             with faults(path):
                 path.unlink()
 

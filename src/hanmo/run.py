@@ -27,6 +27,7 @@ from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.recipe import Recipe, Stage
+from hanmo.remote import faults, home_of, is_remote, remove_tree
 from hanmo.stage import Affects, Settings, StageKind, affects_of, by_effect
 
 #: Seconds that a stage gets to write its checkpoint after a stop was asked for.
@@ -83,7 +84,9 @@ def plan(job: Job, force: bool = False) -> Plan:
     manifest, begun = _maybe(job.out / "manifest.json"), _maybe(job.out / "stage.json")
     before = manifest or begun
     if before is None:
-        if job.out.is_dir() and any(p.name != ".hanmo.lock" for p in job.out.iterdir()):
+        with faults(job.out):
+            foreign = job.out.is_dir() and any(p.name != ".hanmo.lock" for p in job.out.iterdir())
+        if foreign:
             raise HanmoError(f"{job.out}: not empty, and not made by hanmo; give another --out")
         return Plan("run")
     if force:
@@ -107,8 +110,10 @@ def execute(job: Job, what: Plan) -> dict[str, Any]:
         HanmoError: the stage was killed, or another run works in the same folder.
         SystemExit: the stage failed; it has said why, and its status is passed on.
     """
-    job.out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(job.out / ".hanmo.lock")
+    # There are no locks in object storage: only runs on this machine are kept apart there.
+    home = home_of(job.out)
+    home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home.with_name(f"{home.name}.lock") if is_remote(job.out) else home / ".hanmo.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -116,7 +121,8 @@ def execute(job: Job, what: Plan) -> dict[str, Any]:
     try:
         if what.action == "rerun":
             _wipe(job.out)
-        (job.out / "manifest.json").unlink(missing_ok=True)
+        with faults(job.out):
+            (job.out / "manifest.json").unlink(missing_ok=True)
         write_json(
             job.out / "stage.json",
             {
@@ -205,7 +211,8 @@ def jobs_of(recipe: Recipe, out: Path) -> list[Job]:
 
 def source_result(path: Path) -> str:
     """The fingerprint of an input from outside a recipe: its manifest's where a stage made it, else its content's."""
-    manifest = _maybe(path / "manifest.json") if path.is_dir() else None
+    with faults(path):
+        manifest = _maybe(path / "manifest.json") if path.is_dir() else None
     return manifest["result"] if manifest else fingerprint_path(path)
 
 
@@ -316,6 +323,9 @@ def _maybe(path: Path) -> dict[str, Any] | None:
 
 def _wipe(folder: Path) -> None:
     """Empty a stage's folder (which carries our stage.json or manifest.json), the lock aside."""
+    if is_remote(folder):
+        remove_tree(folder)
+        folder = home_of(folder)
     for path in folder.iterdir():
         if path.name == ".hanmo.lock":
             continue

@@ -29,6 +29,7 @@ from hanmo.errors import HanmoError
 from hanmo.files import atomic_write
 from hanmo.pool import WorkerSettings, run_tasks
 from hanmo.recipe import Recipe, Stage
+from hanmo.remote import existing, work_of
 
 #: Exit status of a stage that waits for its array job (EX_TEMPFAIL of sysexits.h).
 WAITING = 75
@@ -60,7 +61,7 @@ def leave(title: str, function: Callable[[Any], Any], tasks: Sequence[Any], out:
 
 
 def _tasks_file(out: Path, title: str) -> Path:
-    return out / "work" / "tasks" / f"{slug(title)}.pickle"
+    return work_of(out) / "tasks" / f"{slug(title)}.pickle"
 
 
 def work(folder: Path, phase: str, share: int, shares: int, workers: int) -> tuple[int, int]:
@@ -80,7 +81,8 @@ def work(folder: Path, phase: str, share: int, shares: int, workers: int) -> tup
     with path.open("rb") as file:
         function, tasks = pickle.load(file)
     mine = tasks[share::shares]
-    left = [task for task in mine if not task.done.exists()]
+    done = existing([task.done for task in mine])
+    left = [task for task in mine if task.done not in done]
     for _ in run_tasks(function, left, workers):
         pass
     return len(left), len(mine) - len(left)

@@ -98,6 +98,9 @@ class StageKind:
     settings: type[Settings]
     inputs: tuple[Input, ...]
     function: str
+    #: What of it may be elsewhere (see `hanmo.remote`): "reads" for its inputs, "writes" for its folder too. What may
+    #: not is brought to this machine first, and sent when it is done.
+    remote: Literal["", "reads", "writes"] = ""
 
     def load(self) -> StageFunction:
         """Import and return the stage's function."""

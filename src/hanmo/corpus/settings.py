@@ -10,6 +10,7 @@ from pydantic import field_validator, model_validator
 from hanmo.corpus.hubapi import is_hub, parse
 from hanmo.files import expand
 from hanmo.pool import WorkerSettings
+from hanmo.remote import as_path, is_url, matching
 from hanmo.stage import Settings, factory, setting
 
 Format = Literal[
@@ -181,7 +182,9 @@ class CorpusSettings(WorkerSettings):
             if is_hub(source.path):
                 continue  # the revision in the stage's folder keeps it the same
             path = Path(source.path)
-            if any(mark in source.path for mark in "*?["):
+            if is_url(source.path):
+                found += [file for file, _ in matching(as_path(source.path))]
+            elif any(mark in source.path for mark in "*?["):
                 found += sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
             else:
                 found.append(path)

@@ -43,6 +43,7 @@ from hanmo.corpus.writing import LazyWriter
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.pool import WorkerSettings, run_phase
+from hanmo.remote import brought, is_remote, remove_tree, state, work_of
 from hanmo.stage import by_effect
 
 #: Text of one bucket, which becomes one training shard, about (bytes); and the most buckets there are.
@@ -72,7 +73,7 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     for note in found.notes:
         console.print(note, markup=False, soft_wrap=True)
     plan = _fingerprint(settings, found, inputs.get("exams", []))
-    work = out / "work"
+    work = work_of(out)
     if _finished(out, plan):
         shutil.rmtree(work, ignore_errors=True)
         return _counts(read_json(out / "stats.json"))
@@ -129,15 +130,15 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
 
 def _exams(inputs: dict[str, list[Path]], out: Path) -> Path:
     """The file of exam items that no document may hold."""
-    path = out / "work" / "exams.npz"
-    told, short = collect(inputs["exams"], path)
+    path = work_of(out) / "exams.npz"
+    told, short = collect([brought(exam) for exam in inputs["exams"]], path)
     console.print(f"{told} exam items to keep out of the text{f', {short} too short to be told' if short else ''}")
     return path
 
 
 def _fingerprint(settings: CorpusSettings, found: Found, exams: list[Path]) -> str:
     chosen = by_effect(settings, "result")
-    changed = {path: path.stat().st_mtime_ns for path in {file.opened.path for file in found.files}}
+    changed = {path: state(path)[1] for path in {file.opened.path for file in found.files}}
     files = [
         [file.source, file.name, file.size, changed[file.opened.path], file.opened.format, list(file.text)]
         for file in found.files
@@ -154,19 +155,18 @@ def _finished(out: Path, plan: str) -> bool:
 
 def _prepare(out: Path, plan: str) -> None:
     """Keep what an earlier try of the same plan has finished; clear away anything else that is ours."""
-    ours = [out / name for name in ("train", "heldout", "rejects", "work")]
-    record = out / "work" / "plan.json"
+    ours = [*(out / name for name in ("train", "heldout", "rejects")), work_of(out)]
+    record = work_of(out) / "plan.json"
     same = record.is_file() and read_json(record) == {"plan": plan}
     (out / "stats.json").unlink(missing_ok=True)
     if same:
-        for folder in ours:
+        for folder in () if is_remote(out) else ours:
             for torn in folder.rglob(".*.tmp"):
                 torn.unlink()
         console.print("going on with what an earlier try has finished")
         return
     for folder in ours:
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove_tree(folder)
     write_json(record, {"plan": plan})
 
 
@@ -223,7 +223,7 @@ def _nothing_usable(tallies: list[Tally], found: Found) -> str:
 
 def _near(settings: CorpusSettings, out: Path, stems: tuple[Path, ...], priorities: list[int]) -> Path:
     """The file of near-duplicates that go."""
-    path = out / "work" / "near" / "gone.npy"
+    path = work_of(out) / "near" / "gone.npy"
     if not path.exists():
         tasks = searches(out, stems, settings.near_similarity)
         _all("comparing", search, tasks, settings, out)

@@ -6,6 +6,7 @@ Only a few megabytes of text are in memory at a time.
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import numpy as np
 
 from hanmo.console import console, human_bytes, human_count
 from hanmo.errors import HanmoError
-from hanmo.files import fingerprint_json, fingerprint_path, read_json, read_jsonl, write_json
+from hanmo.files import atomic_write, fingerprint_json, fingerprint_path, read_json, read_jsonl, write_json
 from hanmo.pool import run_phase
+from hanmo.remote import brought, files_below, is_remote, open_read, remove_tree, work_of
 from hanmo.tokenizer.encode import BulkEncoder
 from hanmo.tokens.settings import TokensSettings
 from hanmo.tokens.shards import ShardWriter, dtype_for
@@ -59,8 +61,10 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
     Raises:
         HanmoError: a folder is not what its role says.
     """
-    corpus, tokenizer = inputs["corpus"][0], inputs["tokenizer"][0]
-    files = {split: sorted((corpus / split).glob("*.jsonl.zst")) for split in SPLITS}
+    corpus, tokenizer = inputs["corpus"][0], brought(inputs["tokenizer"][0])
+    files = {
+        split: [path for path, name in files_below(corpus / split) if name.endswith(".jsonl.zst")] for split in SPLITS
+    }
     if not files["train"]:
         raise HanmoError(f"{corpus}: no train/*.jsonl.zst there; give a folder made by `hanmo corpus`")
     vocab_size, fingerprint = _describe(tokenizer)
@@ -78,9 +82,10 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
     run_phase("encoding", encode, tasks, settings, out)
 
     # What reads the shards needs the tokenizer as well: the folder is complete in itself.
-    shutil.copytree(
-        tokenizer, out / "tokenizer", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.json.lock", ".*")
-    )
+    for path, name in files_below(tokenizer):
+        if not name.endswith(".json.lock") and not name.startswith("."):
+            with path.open("rb") as source, atomic_write(out / "tokenizer" / name, "wb") as copy:
+                shutil.copyfileobj(source, copy)
     info: dict[str, Any] = {
         "vocab_size": vocab_size,
         "dtype": dtype_for(vocab_size).str,
@@ -91,7 +96,7 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
         **{split: _amount(out / split, len(sources)) for split in SPLITS},
     }
     write_json(out / "tokens.json", info)
-    shutil.rmtree(out / "work", ignore_errors=True)
+    remove_tree(work_of(out))
     train = info["train"]
     console.print(
         f"{human_count(train['tokens'])} tokens to train on, {train['bytes'] / max(1, train['tokens']):.2f} bytes each "
@@ -130,11 +135,12 @@ def _prepare(out: Path, plan: str) -> None:
     same = record.is_file() and read_json(record) == {"plan": plan}
     for split in SPLITS:
         folder = out / split
-        if not same and folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for torn in folder.glob(".*.tmp"):
-            torn.unlink()
+        if not same:
+            remove_tree(folder)
+        if not is_remote(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for torn in folder.glob(".*.tmp"):
+                torn.unlink()
     (out / "tokens.json").unlink(missing_ok=True)
     write_json(record, {"plan": plan})
 
@@ -182,14 +188,19 @@ def _batches(path: Path) -> Iterator[tuple[list[str], list[str]]]:
 def _amount(folder: Path, sources: int) -> dict[str, Any]:
     """Tokens, documents and bytes of a split, and the same by source, read from what stands beside its shards."""
     totals = np.zeros((3, sources), np.int64)
-    for path in sorted(folder.glob("[0-9]*.ds")):
-        stem = path.with_suffix("")
-        ends = np.fromfile(f"{stem}.ds.index", "<u8").astype(np.int64)
-        source = np.load(f"{stem}.source.npy")
-        for row, weights in enumerate((np.diff(ends, prepend=0), None, np.load(f"{stem}.bytes.npy"))):
+    for path, _ in (item for item in files_below(folder) if item[1].endswith(".ds")):
+        ends = np.frombuffer(_content(path, ".ds.index").read(), "<u8").astype(np.int64)
+        source = np.load(_content(path, ".source.npy"))
+        for row, weights in enumerate((np.diff(ends, prepend=0), None, np.load(_content(path, ".bytes.npy")))):
             totals[row] += np.bincount(source, weights, minlength=sources).astype(np.int64)
     names = ("tokens", "documents", "bytes")
     return {
         **{name: int(total.sum()) for name, total in zip(names, totals, strict=True)},
         "by_source": [dict(zip(names, column, strict=True)) for column in totals.T.tolist()],
     }
+
+
+def _content(shard: Path, suffix: str) -> io.BytesIO:
+    """What stands beside a shard."""
+    with open_read(shard.with_name(shard.stem + suffix)) as file:
+        return io.BytesIO(file.read())
