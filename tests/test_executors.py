@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -36,16 +38,19 @@ def whole(recipe: Path) -> Path:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes, each with a scheduler and workers of its own, that share this machine."""
-    pytest.importorskip("ray", reason='needs Ray: pip install "hanmo[ray]"')
-    from ray.cluster_utils import Cluster
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip('needs Ray: pip install "hanmo[ray]"')
+    with pytest.MonkeyPatch.context() as patch:
+        # The workers must find the functions of this file; and the cluster is nobody else's.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        from ray.cluster_utils import Cluster  # reads these when it is imported
 
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    found.add_node(num_cpus=1)
-    os.environ["PYTHONPATH"] = before
-    yield found
-    found.shutdown()
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        found.add_node(num_cpus=1)
+        yield found
+        found.shutdown()
 
 
 def on(executor: str, request: pytest.FixtureRequest) -> list[str]:

@@ -69,8 +69,8 @@ def _join(ray: Any, workers: int, address: str) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise HanmoError(
-            f"no Ray cluster at ray_address '{address}' ({reason:.200}); start one with `ray start --head`, or leave "
-            "ray_address empty for one on this machine"
+            f"no Ray cluster at ray_address '{address}' ({reason:.200}); start one with `ray start --head`, leave "
+            "ray_address empty for one on this machine, or set RAY_AUTH_MODE and RAY_AUTH_TOKEN if it asks for a token"
         ) from None
 
 
