@@ -178,7 +178,7 @@ def test_killed_it_goes_on_with_the_shards_that_are_there(server: dict[str, str]
     out = remote.as_path("s3://bucket/killed/tokens")
 
     def done() -> dict[str, str]:
-        return {name: str(remote.state(path)) for path, name in remote.files_below(out) if "metadata" in name}
+        return {name: str(remote.version_of(path)) for path, name in remote.files_below(out) if "metadata" in name}
 
     while len(done()) < 2:
         assert process.poll() is None

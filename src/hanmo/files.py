@@ -26,7 +26,7 @@ import xxhash
 import zstandard
 
 from hanmo.errors import HanmoError
-from hanmo.remote import as_path, faults, is_remote, is_url, open_read, sent, state, versions_below
+from hanmo.remote import as_path, faults, is_remote, is_url, open_read, sent, version_of, versions_below
 
 #: Files up to this size are fingerprinted whole, larger ones by evenly spaced samples.
 _WHOLE = 64 << 20
@@ -133,7 +133,7 @@ def open_binary(path: Path | str) -> IO[bytes]:
     """
     path = as_path(path)
     match path.suffix.lower():
-        case ".gz" | ".xz" | ".zst" if state(path)[0] == 0:
+        case ".gz" | ".xz" | ".zst" if version_of(path)[0] == 0:
             raise EOFError("it is empty")
         case ".gz":
             return cast(IO[bytes], gzip.open(open_read(path) if is_remote(path) else path, "rb"))

@@ -172,7 +172,7 @@ def sent(path: Path) -> Iterator[IO[bytes]]:
             target.close()
 
 
-def state(path: Path) -> list[Any]:
+def version_of(path: Path) -> list[Any]:
     """What tells that a file has changed: its size and the time of its change, or what the server calls its version."""
     if not is_remote(path):
         stat = path.stat()
@@ -202,7 +202,7 @@ def files_below(path: Path) -> list[tuple[Path, str]]:
 
 
 def versions_below(path: Path) -> dict[str, list[Any]]:
-    """What `state` says of a remote file ("") or of all files below a remote folder, by name and at one request."""
+    """What `version_of` says of a remote file ("") or of all files below a remote folder, by name and at one request."""
     with faults(path):
         place = cast(Any, path)
         base = place.path.rstrip("/") + "/"

@@ -26,7 +26,7 @@ from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.corpus.stream import FileFault
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
-from hanmo.remote import as_path, brought, faults, files_below, is_remote, is_url, matching, state
+from hanmo.remote import as_path, brought, faults, files_below, is_remote, is_url, matching, version_of
 
 #: Bytes of content per byte of file, about: only for cutting the work into even parts.
 _EXPANSION = {"": 1.0, ".gz": 3.0, ".zst": 4.5, ".xz": 6.0, ".bz2": 5.0}
@@ -287,7 +287,7 @@ class _Looker:
         text = tuple(name for name in source.text if name in form.fields) or form.fields[:1]
         if not form.fields:
             opened, text = self._sniffed(opened, kind)
-        size = member.size if member else state(path)[0]
+        size = member.size if member else version_of(path)[0]
         content = int(size * form.expansion * _EXPANSION[opened.compression])
         return SourceFile(self.index, name, opened, text, size, content)
 

@@ -43,7 +43,7 @@ from hanmo.corpus.writing import LazyWriter
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.pool import WorkerSettings, run_phase
-from hanmo.remote import brought, is_remote, remove_tree, state, work_of
+from hanmo.remote import brought, is_remote, remove_tree, version_of, work_of
 from hanmo.stage import by_effect
 
 #: Text of one bucket, which becomes one training shard, about (bytes); and the most buckets there are.
@@ -138,7 +138,7 @@ def _exams(inputs: dict[str, list[Path]], out: Path) -> Path:
 
 def _fingerprint(settings: CorpusSettings, found: Found, exams: list[Path]) -> str:
     chosen = by_effect(settings, "result")
-    changed = {path: state(path)[1] for path in {file.opened.path for file in found.files}}
+    changed = {path: version_of(path)[1] for path in {file.opened.path for file in found.files}}
     files = [
         [file.source, file.name, file.size, changed[file.opened.path], file.opened.format, list(file.text)]
         for file in found.files
