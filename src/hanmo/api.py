@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hanmo.errors import HanmoError
-from hanmo.files import url_of
 from hanmo.recipe import check_settings, load_recipe
+from hanmo.remote import as_path, is_remote, is_url
 from hanmo.run import Job, Plan, execute, plan, run_recipe, source_result
 from hanmo.stages import KINDS
 
@@ -38,8 +38,8 @@ def run_stage(
             raise HanmoError(f"{do}: {item.role} takes one path, {len(given[item.role])} are given")
     checked = check_settings(what, settings, do).anchored(Path.cwd())
     results = {role: [source_result(path) for path in paths] for role, paths in given.items()}
-    out = Path(out)
-    job = Job(out.resolve().name, what, checked, given, out, results)
+    out = as_path(out)
+    job = Job(out.name if is_remote(out) else out.resolve().name, what, checked, given, out, results)
     todo: Plan = plan(job)
     if todo.action == "skip":
         from hanmo.files import read_json
@@ -57,12 +57,12 @@ def run(
     dry: bool = False,
 ) -> list[tuple[str, Plan]]:
     """Run a recipe; see `hanmo.run.run_recipe`. `settings` are `stage.key=value` items."""
-    return run_recipe(load_recipe(recipe, list(settings)), Path(out), start, until, dry)
+    return run_recipe(load_recipe(recipe, list(settings)), as_path(out), start, until, dry)
 
 
 def _paths(value: PathLike | Iterable[PathLike]) -> list[Path]:
-    items = [value] if isinstance(value, str | Path) else list(value)
-    return [Path(item) if url_of(item) else Path(item).expanduser().resolve() for item in items]
+    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    return [as_path(item) if is_url(str(item)) else Path(item).expanduser().resolve() for item in items]
 
 
 def microworld(out: PathLike, **settings: Any) -> dict[str, Any]:

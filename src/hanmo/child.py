@@ -15,6 +15,8 @@ from pathlib import Path
 from hanmo.console import console
 from hanmo.errors import HanmoError, describe_os_error
 from hanmo.files import read_json, write_json
+from hanmo.remote import as_path, brought, publish, settle
+from hanmo.slurm import WAITING, Waiting
 from hanmo.stages import KINDS
 
 _LIBRARIES = ("hanmo", "torch", "transformers", "tokenizers", "trl", "numpy")
@@ -26,11 +28,16 @@ def main(out: Path) -> int:
     begun = read_json(out / "stage.json")
     what = KINDS[begun["do"]]
     settings = what.settings.model_validate(begun["settings"])
-    inputs = {role: [Path(path) for path in paths] for role, paths in begun["inputs"].items()}
+    inputs = {role: [as_path(path) for path in paths] for role, paths in begun["inputs"].items()}
     started, clock = datetime.now(UTC), time.perf_counter()
     memory = MemoryWatch()
     try:
-        counts = what.load()(settings, inputs, out)
+        place = out if what.remote == "writes" else settle(out, begun["key"])
+        if not what.remote:
+            inputs = {role: [brought(path) for path in paths] for role, paths in inputs.items()}
+        counts = what.load()(settings, inputs, place)
+        if place != out:
+            publish(place, out)
         seconds = time.perf_counter() - clock
         write_json(
             out / "manifest.json",
@@ -48,6 +55,9 @@ def main(out: Path) -> int:
         )
     except HanmoError as error:
         return fail(str(error))
+    except Waiting as waiting:
+        console.print(f"{begun['stage']}: {waiting}", markup=False)
+        return WAITING
     except MemoryError:
         return fail(f"stage '{begun['stage']}': out of memory; close other programs or use smaller settings")
     except Exception as error:
@@ -142,4 +152,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(as_path(sys.argv[1])))

@@ -19,11 +19,18 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from hanmo.errors import HanmoError, describe_os_error, nearest
-from hanmo.files import url_of
+from hanmo.remote import as_path, is_url
 from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class _Place(click.Path):
+    """A path, or the URL of something elsewhere (see `hanmo.remote`)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return as_path(value) if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
 
 
 class _Group(click.Group):
@@ -47,12 +54,19 @@ def cli() -> None:
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("settings", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder (default: runs/NAME OF THE RECIPE).")
+@click.option("--out", type=_Place(path_type=Path), help="The run's folder (default: runs/NAME OF THE RECIPE).")
 @click.option("--from", "start", metavar="STAGE", help="Run this stage and all that reads it anew.")
 @click.option("--until", metavar="STAGE", help="Stop behind this stage.")
+@click.option("--only", metavar="STAGE", help="Run this stage alone; what it reads must be done.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and why.")
 def run(
-    recipe: Path, settings: tuple[str, ...], out: Path | None, start: str | None, until: str | None, dry_run: bool
+    recipe: Path,
+    settings: tuple[str, ...],
+    out: Path | None,
+    start: str | None,
+    until: str | None,
+    only: str | None,
+    dry_run: bool,
 ) -> None:
     """Run a RECIPE: all its stages that are not done, each in a process of its own.
 
@@ -63,7 +77,50 @@ def run(
     from hanmo.run import run_recipe
 
     checked = load_recipe(recipe, list(settings))
-    run_recipe(checked, out or Path("runs") / checked.name, start, until, dry_run)
+    run_recipe(checked, out or Path("runs") / checked.name, start, until, dry_run, only)
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("settings", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
+@click.option("--out", type=_Place(path_type=Path), required=True, help="The run's folder; all machines see it.")
+@click.option("--partition", default="", help="Slurm's partition.")
+@click.option("--time", default="", help="Limit of each job, e.g. 12:00:00.")
+@click.option("--cpus", type=click.IntRange(min=1), default=4, show_default=True, help="Processors of each job.")
+@click.option("--mem", default="", help="Memory of each job, e.g. 16G.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, help="GPUs of stages that compute with a model.")
+@click.option("--array", type=click.IntRange(min=1), default=16, show_default=True, help="Elements of an array job.")
+@click.option("--sbatch", "more", multiple=True, metavar="OPTION", help="Another option, e.g. --sbatch=--account=lab.")
+@click.option("--dry-run", is_flag=True, help="Write the scripts and submit nothing.")
+def slurm(recipe: Path, settings: tuple[str, ...], out: Path, dry_run: bool, **given: Any) -> None:
+    """Run a RECIPE as Slurm jobs: writes the scripts to OUT/slurm and submits them.
+
+    Corpus and tokens stages become arrays of jobs that share the work. Submit again after a failure or a change: what
+    is done is not done again.
+    """
+    from hanmo.recipe import load_recipe
+    from hanmo.slurm import Resources, submit, write_scripts
+
+    if is_url(str(out)):
+        raise HanmoError(f"{out}: scripts and logs need a folder that all machines see; give such an --out")
+    script = write_scripts(load_recipe(recipe, list(settings)), recipe, settings, out.absolute(), Resources(**given))
+    click.echo(script)
+    if not dry_run:
+        click.echo(submit(script))
+
+
+@cli.command(hidden=True)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--phase", required=True)
+@click.option("--share", required=True, metavar="I/N")
+@click.option("--workers", type=click.IntRange(min=1), default=1)
+def work(folder: Path, phase: str, share: str, workers: int) -> None:
+    """Do a share of the tasks that a stage has left for a phase; for the scripts of `hanmo slurm`."""
+    from hanmo.slurm import work as function
+
+    index, count = (int(part) for part in share.split("/"))
+    now, before = function(folder, phase, index, count, workers)
+    click.echo(f"{phase}: {now} tasks done, {before} done before")
 
 
 @cli.command()
@@ -94,7 +151,7 @@ def plan(
 
 
 @cli.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=_Place(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(directory: Path, as_json: bool) -> None:
     """Say what stands in a run's folder: stages, seconds, memory."""
@@ -128,13 +185,6 @@ class _StageGroup(_Group):
         return super().parse_args(ctx, args)
 
 
-class _InputPath(click.Path):
-    """A file or folder that exists, or a URL (whoever reads it says when there is nothing)."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return Path(value) if url_of(value) else super().convert(value, param, ctx)
-
-
 def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> click.Command:
     """The command of one kind of stage.
 
@@ -146,13 +196,13 @@ def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> clic
         options.append(
             click.Option(
                 [f"--{item.role}", f"input_{item.role}"],
-                type=_InputPath(exists=True, path_type=Path),
+                type=_Place(exists=True, path_type=Path),
                 required=item.required,
                 multiple=item.many,
                 help=item.doc + (" (may be given several times)" if item.many else ""),
             )
         )
-    options.append(click.Option(["--out"], type=click.Path(path_type=Path), required=True, help="the folder to make"))
+    options.append(click.Option(["--out"], type=_Place(path_type=Path), required=True, help="the folder to make"))
     options += _settings_options(what.settings)
 
     def call(out: Path, **given: Any) -> None:

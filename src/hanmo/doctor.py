@@ -29,6 +29,8 @@ PLAIN_MARKS: dict[State, str] = {"ok": "+", "missing": "x", "optional": "-"}
 #: What each extra of pyproject.toml is for.
 EXTRAS = {
     "corpus": "reading web archives, pages, books, rar and 7z, and other projects' token ids",
+    "ray": "the corpus and token stages on a Ray cluster",
+    "s3": "reading and writing object storage and other URLs",
     "gguf": "running .gguf files in llama.cpp",
     "dev": "the project's own tests and checks",
 }

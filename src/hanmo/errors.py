@@ -36,6 +36,10 @@ def describe_os_error(error: Exception) -> str | None:
         return f"the disk quota is used up{where}: free some space, then run the same command again"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to write or read{where}: choose another --out or mend the permissions"
+    from hanmo.remote import CLIENTS, describe
+
+    if type(error).__module__.partition(".")[0] in CLIENTS:
+        return describe(error, "storage elsewhere")
     return None
 
 

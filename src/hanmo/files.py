@@ -14,6 +14,7 @@ import json
 import lzma
 import os
 import re
+import secrets
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ import xxhash
 import zstandard
 
 from hanmo.errors import HanmoError
+from hanmo.remote import as_path, faults, is_remote, is_url, open_read, sent, version_of, versions_below
 
 #: Files up to this size are fingerprinted whole, larger ones by evenly spaced samples.
 _WHOLE = 64 << 20
@@ -40,11 +42,22 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` for writing ("w": UTF-8 text with \\n ends, "wb": bytes).
 
     On leaving the block the file is flushed to disk and renamed to `path`; on an exception it is removed and `path`
-    keeps what it held before.
+    keeps what it held before. A remote path (see `hanmo.remote`) is whole or as it was, too.
     """
-    path = Path(path)
+    path = as_path(path)
+    if is_remote(path):
+        with sent(path) as binary:
+            if "b" in mode:
+                yield binary
+            else:
+                text_file = io.TextIOWrapper(binary, encoding="utf-8", newline="\n")
+                yield text_file
+                text_file.flush()
+                text_file.detach()
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two machines may write the same file, each in a process of the same number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
     text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"} if "b" not in mode else {}
     file = temporary.open(mode, **text)
     try:
@@ -67,9 +80,10 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; a missing or torn one is a `HanmoError` that names it."""
-    path = Path(path)
+    path = as_path(path)
     try:
-        return orjson.loads(path.read_bytes())
+        with open_read(path) as file:
+            return orjson.loads(file.read())
     except FileNotFoundError:
         raise HanmoError(f"{path}: no such file") from None
     except orjson.JSONDecodeError as error:
@@ -83,7 +97,7 @@ class _ZstdReader(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+        self._file = open_read(path)
         self._frame = zstandard.ZstdDecompressor().decompressobj()
         self._ready = memoryview(b"")
 
@@ -117,18 +131,18 @@ def open_binary(path: Path | str) -> IO[bytes]:
         EOFError: here or while reading, a compressed file ends too early (one of no bytes at all does).
         gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError: while reading, it is damaged.
     """
-    path = Path(path)
+    path = as_path(path)
     match path.suffix.lower():
-        case ".gz" | ".xz" | ".zst" if path.stat().st_size == 0:
+        case ".gz" | ".xz" | ".zst" if version_of(path)[0] == 0:
             raise EOFError("it is empty")
         case ".gz":
-            return cast(IO[bytes], gzip.open(path, "rb"))
+            return cast(IO[bytes], gzip.open(open_read(path) if is_remote(path) else path, "rb"))
         case ".xz":
-            return lzma.open(path, "rb")
+            return lzma.open(open_read(path) if is_remote(path) else path, "rb")
         case ".zst":
             return io.BufferedReader(_ZstdReader(path), 1 << 20)
         case _:
-            return path.open("rb")
+            return open_read(path)
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[int, Any]]:
@@ -139,7 +153,7 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, Any]]:
     Raises:
         HanmoError: the file is missing, its compression is torn, or a line is not JSON (file and line named).
     """
-    path = Path(path)
+    path = as_path(path)
     number = 0
     try:
         with open_binary(path) as file:
@@ -198,14 +212,10 @@ def expand(path: str, folder: Path) -> Path:
     """
     if unset := [name for name in re.findall(r"\$\{?(\w+)\}?", path) if name not in os.environ]:
         raise HanmoError(f"{path}: the environment variable {unset[0]} is not set; set it, or write the path out")
+    if is_url(os.path.expandvars(path)):
+        return as_path(os.path.expandvars(path))
     filled = Path(os.path.expandvars(path)).expanduser()
     return filled.absolute() if path.startswith("$") else (folder / filled).absolute()
-
-
-def url_of(path: Path | str) -> str | None:
-    """The URL that a path stands for ("s3://bucket/folder", of which a `Path` keeps one slash), None for local ones."""
-    found = re.match(r"([a-z][a-z0-9+.-]+):/{1,3}(.*)", path.as_posix() if isinstance(path, Path) else path)
-    return f"{found[1]}://{'/' if found[1] == 'file' else ''}{found[2]}" if found else None
 
 
 def fingerprint_json(value: Any) -> str:
@@ -218,12 +228,18 @@ def fingerprint_path(path: Path | str) -> str:
     """A short hash of a file's content, or of all the files below a folder with their relative names.
 
     Files above 64 MiB are hashed by their size and 64 evenly spaced samples of 256 KiB, so that a corpus of hundreds of
-    gigabytes costs seconds; an edit that keeps the size and misses every sample is not seen.
+    gigabytes costs seconds; an edit that keeps the size and misses every sample is not seen. Remote files are not read:
+    what counts is the version that the server tells.
     """
-    path = Path(path)
-    if not path.exists():
-        raise HanmoError(f"{path}: no such file or folder")
+    path = as_path(path)
+    with faults(path):
+        if not path.exists():
+            raise HanmoError(f"{path}: no such file or folder")
     digest = xxhash.xxh3_128()
+    if is_remote(path):
+        for name, version in versions_below(path).items():
+            digest.update(f"{name}\0{version}\0".encode())
+        return digest.hexdigest()[:16]
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
         name = "" if path.is_file() else file.relative_to(path).as_posix()

@@ -10,6 +10,8 @@ neither `multiprocessing.Pool` nor datatrove's `LocalPipelineExecutor` (which is
 
 Which tasks are already done is the stage's own knowledge (it leaves them out), since only the stage knows whether its
 settings have changed meanwhile.
+
+`run_phase` is what stages call: it runs the tasks of one phase that are left, wherever the settings say.
 """
 
 from __future__ import annotations
@@ -21,20 +23,89 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
 
+from hanmo.console import progress
 from hanmo.errors import HanmoError, describe_os_error
+from hanmo.remote import existing
+from hanmo.stage import Settings, setting
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 #: One worker is one core: libraries with threads of their own are told so before they are imported.
-_ONE_THREAD = {
+ONE_THREAD = {
     "RAYON_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+class WorkerSettings(Settings):
+    """Who does the tasks of a stage; nothing of it changes the result."""
+
+    workers: int = setting(
+        0, "worker processes; 0: one per processor (with Ray: of the cluster)", ge=0, affects="speed"
+    )
+    executor: Literal["local", "ray", "slurm"] = setting(
+        "local",
+        "who does the tasks: processes of this machine, a Ray cluster, or (written by `hanmo slurm`) array jobs",
+        affects="speed",
+    )
+    ray_address: str = setting(
+        "",
+        "the Ray cluster: host:port, ray://host:port, or auto for the one that runs on this machine; empty: one of its "
+        "own, on this machine. All its machines must see the same files",
+        affects="speed",
+    )
+
+
+class Phased(Protocol):
+    """A task of a phase: it is done when the file `done` is there, which it writes last."""
+
+    @property
+    def done(self) -> Path: ...
+
+
+def run_phase(
+    title: str,
+    function: Callable[[Any], Any],
+    tasks: Sequence[Phased],
+    settings: WorkerSettings,
+    out: Path,
+    check: Callable[[Any], None] = lambda _: None,
+) -> None:
+    """Do those tasks of a phase that are not done yet.
+
+    Args:
+        title: what a person sees; also the phase's name in `hanmo slurm`, so of one stage each has its own.
+        function, tasks: as `run_tasks` takes them.
+        out: the stage's folder.
+        check: called with every result as it comes; what it raises stops the stage.
+
+    Raises:
+        HanmoError: as `run_tasks` does.
+        Waiting: array jobs are to do the tasks, which are written down for them (see `hanmo.slurm`).
+    """
+    done = existing([task.done for task in tasks])
+    left = [task for task in tasks if task.done not in done]
+    if left and settings.executor == "slurm":
+        from hanmo.slurm import leave
+
+        leave(title, function, left, out)
+    with progress() as display:
+        bar = display.add_task(title, total=len(tasks), completed=len(tasks) - len(left), info="")
+        if settings.executor == "ray":
+            from hanmo.cluster import run_on_ray
+
+            results = run_on_ray(function, left, settings.workers, settings.ray_address)
+        else:
+            results = run_tasks(function, left, settings.workers or cores())
+        for _, result in results:
+            check(result)
+            display.advance(bar)
 
 
 def cores() -> int:
@@ -83,7 +154,7 @@ def _mendable(error: OSError) -> Exception:
 def _start(function: Callable[..., Any], workers: int) -> list[tuple[Any, Any]]:
     context = multiprocessing.get_context("spawn")
     crew = []
-    with _environment(_ONE_THREAD):
+    with _environment(ONE_THREAD):
         for _ in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(function, theirs), daemon=True)
@@ -154,16 +225,20 @@ def _work(function: Callable[[Any], Any], pipe: Any) -> None:
         except (EOFError, OSError):
             return
         try:
-            answer = ("result", function(task))
-        except HanmoError as error:
-            answer = ("error", error)
-        except BaseException as error:  # every fault must reach the parent, which decides
-            line = describe_os_error(error) if isinstance(error, Exception) else None
-            answer = ("error", HanmoError(line) if line else RuntimeError(f"in a worker:\n{traceback.format_exc()}"))
-        try:
-            pipe.send(answer)
+            pipe.send(answer_of(function, task))
         except OSError:
             return
+
+
+def answer_of(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
+    """("result", what the task gave) or ("error", the exception to raise where the stage runs)."""
+    try:
+        return "result", function(task)
+    except HanmoError as error:
+        return "error", error
+    except BaseException as error:  # every fault must reach the stage, which decides
+        line = describe_os_error(error) if isinstance(error, Exception) else None
+        return "error", HanmoError(line) if line else RuntimeError(f"in a worker:\n{traceback.format_exc()}")
 
 
 def _die_with_parent() -> None:

@@ -23,7 +23,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hanmo.errors import HanmoError, nearest
-from hanmo.files import expand, url_of
+from hanmo.files import expand
+from hanmo.remote import as_path, is_url
 from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS, kind
 
@@ -198,8 +199,8 @@ def _sources(raw: Any, what: StageKind, names: list[str], path: Path, where: str
 def _source(value: str, names: list[str], path: Path, where: str) -> str | Path:
     if value in names:
         return value
-    if url_of(value):
-        return Path(value)
+    if is_url(value):
+        return as_path(value)
     if "/" in value or "\\" in value:
         return expand(value, path.parent)
     raise HanmoError(f"{where}: no stage '{value}'{nearest(value, names)} (a path needs a slash: ./{value})")

@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 
 from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
-from hanmo.files import fingerprint_json, fingerprint_path, read_json, url_of, write_json
+from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.recipe import Recipe, Stage
+from hanmo.remote import faults, home_of, is_remote, remove_tree
 from hanmo.stage import Affects, Settings, StageKind, affects_of, by_effect
 
 #: Seconds that a stage gets to write its checkpoint after a stop was asked for.
@@ -83,7 +84,9 @@ def plan(job: Job, force: bool = False) -> Plan:
     manifest, begun = _maybe(job.out / "manifest.json"), _maybe(job.out / "stage.json")
     before = manifest or begun
     if before is None:
-        if job.out.is_dir() and any(p.name != ".hanmo.lock" for p in job.out.iterdir()):
+        with faults(job.out):
+            foreign = job.out.is_dir() and any(p.name != ".hanmo.lock" for p in job.out.iterdir())
+        if foreign:
             raise HanmoError(f"{job.out}: not empty, and not made by hanmo; give another --out")
         return Plan("run")
     if force:
@@ -107,8 +110,10 @@ def execute(job: Job, what: Plan) -> dict[str, Any]:
         HanmoError: the stage was killed, or another run works in the same folder.
         SystemExit: the stage failed; it has said why, and its status is passed on.
     """
-    job.out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(job.out / ".hanmo.lock")
+    # There are no locks in object storage: only runs on this machine are kept apart there.
+    home = home_of(job.out)
+    home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home.with_name(f"{home.name}.lock") if is_remote(job.out) else home / ".hanmo.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -116,7 +121,8 @@ def execute(job: Job, what: Plan) -> dict[str, Any]:
     try:
         if what.action == "rerun":
             _wipe(job.out)
-        (job.out / "manifest.json").unlink(missing_ok=True)
+        with faults(job.out):
+            (job.out / "manifest.json").unlink(missing_ok=True)
         write_json(
             job.out / "stage.json",
             {
@@ -205,25 +211,28 @@ def jobs_of(recipe: Recipe, out: Path) -> list[Job]:
 
 def source_result(path: Path) -> str:
     """The fingerprint of an input from outside a recipe: its manifest's where a stage made it, else its content's."""
-    if url := url_of(path):
-        from hanmo.tokens.remote import remote_result
-
-        return remote_result(url)
-    manifest = _maybe(path / "manifest.json") if path.is_dir() else None
+    with faults(path):
+        manifest = _maybe(path / "manifest.json") if path.is_dir() else None
     return manifest["result"] if manifest else fingerprint_path(path)
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, start: str | None = None, until: str | None = None, dry: bool = False
+    recipe: Recipe,
+    out: Path,
+    start: str | None = None,
+    until: str | None = None,
+    dry: bool = False,
+    only: str | None = None,
 ) -> list[tuple[str, Plan]]:
     """Run what must be run; returns what was done (or, with `dry`, would be) stage by stage.
 
     Args:
         start: run this stage and all that reads it anew, even when done.
         until: the last stage to look at.
+        only: look at no stage but this one; those that it reads must be done.
     """
     names = [stage.name for stage in recipe.stages]
-    for name in (start, until):
+    for name in (start, until, only):
         if name is not None and name not in names:
             raise HanmoError(f"no stage '{name}' in recipe '{recipe.name}' (stages: {', '.join(names)})")
     forced = _downstream(recipe.stages, start) if start else set()
@@ -232,6 +241,11 @@ def run_recipe(
     done: list[tuple[str, Plan]] = []
     ran: set[str] = set()
     for number, job in enumerate(jobs_of(recipe, out), 1):
+        if only and job.name != only:
+            reader = next(stage for stage in recipe.stages if stage.name == only)
+            if job.name in reader.after and plan(job).action != "skip":
+                raise HanmoError(f"stage '{only}' reads '{job.name}', which is not done: run that first")
+            continue
         what = plan(job, force=job.name in forced)
         # What reads a stage that will be made anew cannot be judged by the old one's files; its key already differs
         # unless the stage was only forced, resumed or extended to the same result.
@@ -309,6 +323,9 @@ def _maybe(path: Path) -> dict[str, Any] | None:
 
 def _wipe(folder: Path) -> None:
     """Empty a stage's folder (which carries our stage.json or manifest.json), the lock aside."""
+    if is_remote(folder):
+        remove_tree(folder)
+        folder = home_of(folder)
     for path in folder.iterdir():
         if path.name == ".hanmo.lock":
             continue

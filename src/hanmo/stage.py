@@ -38,6 +38,10 @@ class Settings(BaseModel):
         """A copy whose relative paths are taken from `folder` (the recipe's)."""
         return self
 
+    def phases(self) -> list[str]:
+        """The phases of tasks that the stage will run, by their titles (see `hanmo.pool.run_phase`)."""
+        return []
+
 
 def setting(default: Any = ..., doc: str = "", *, affects: Affects = "result", **limits: Any) -> Any:
     """A pydantic field with its help text, what a change of it means, and limits (`ge`, `gt`, `le`, ...)."""
@@ -94,6 +98,9 @@ class StageKind:
     settings: type[Settings]
     inputs: tuple[Input, ...]
     function: str
+    #: What of it may be elsewhere (see `hanmo.remote`): "reads" for its inputs, "writes" for its folder too. What may
+    #: not is brought to this machine first, and sent when it is done.
+    remote: Literal["", "reads", "writes"] = ""
 
     def load(self) -> StageFunction:
         """Import and return the stage's function."""

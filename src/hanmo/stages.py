@@ -30,6 +30,7 @@ _ALL = (
             Input("exams", "exams that must not be in the text; in a recipe, those it evaluates on", False, many=True),
         ),
         "hanmo.corpus.stage:run",
+        remote="writes",
     ),
     StageKind(
         "tokenizer",
@@ -37,6 +38,7 @@ _ALL = (
         TokenizerSettings,
         (Input("corpus", "a corpus folder"),),
         "hanmo.tokenizer.train:run",
+        remote="reads",
     ),
     StageKind(
         "tokens",
@@ -44,6 +46,7 @@ _ALL = (
         TokensSettings,
         (Input("corpus", "a corpus folder"), Input("tokenizer", "a tokenizer folder")),
         "hanmo.tokens.stage:run",
+        remote="writes",
     ),
     StageKind(
         "pretrain",
@@ -54,6 +57,7 @@ _ALL = (
             Input("model", "a model to continue from", required=False),
         ),
         "hanmo.pretrain.stage:run",
+        remote="reads",
     ),
     StageKind(
         "sft",

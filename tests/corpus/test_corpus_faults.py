@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from test_corpus_stage import article, content, documents, make, write
 
+from hanmo import pool
 from hanmo.corpus import gather, stage
 from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.errors import HanmoError
@@ -189,7 +190,7 @@ def test_a_try_that_broke_off_goes_on_to_the_same_result(
     make(chosen, tmp_path / "whole")
 
     done = 0
-    work = stage.run_tasks
+    work = pool.run_tasks
 
     def broken(function, tasks, workers):
         nonlocal done
@@ -199,7 +200,7 @@ def test_a_try_that_broke_off_goes_on_to_the_same_result(
             if done == steps:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage, "run_tasks", broken)
+    monkeypatch.setattr(pool, "run_tasks", broken)
     with pytest.raises(KeyboardInterrupt):
         make(chosen, tmp_path / "broken")
     (tmp_path / "broken" / "train").mkdir(exist_ok=True)

@@ -22,6 +22,7 @@ from hanmo.pretrain import stage
 from hanmo.pretrain.data import opened
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.recipe import check_settings
+from hanmo.remote import as_path
 from hanmo.stages import KINDS
 from hanmo.tokens.shards import ShardWriter
 from hanmo.tokens.stage import _amount
@@ -158,7 +159,7 @@ def test_a_killed_run_from_s3_ends_with_the_weights_of_the_local_copy(
     process.wait()
     time.sleep(1)  # the stage ends itself when its runner is gone
     assert not (out / "manifest.json").exists() and (out / "shards" / "train").exists()
-    counts = trained(Path(bucket), out, **{**options, "shard_cache_gb": 60e3 / 1e9})
+    counts = trained(as_path(bucket), out, **{**options, "shard_cache_gb": 60e3 / 1e9})
     assert "resuming at step" in capfd.readouterr().err
     assert same(tmp_path / "local", out)
     assert counts["heldout_bpb"] == local["heldout_bpb"]
@@ -168,8 +169,8 @@ def test_a_killed_run_from_s3_ends_with_the_weights_of_the_local_copy(
 def test_a_url_is_read_by_shards_and_must_be_there(bucket: str, tmp_path: Path) -> None:
     with (
         pytest.raises(HanmoError, match=r"^s3://shelf/tokens: shuffle: global reads all shards at once"),
-        opened(PretrainSettings(**QUICK), Path(bucket), tmp_path),
+        opened(PretrainSettings(**QUICK), as_path(bucket), tmp_path),
     ):
         pass
-    with pytest.raises(HanmoError, match=r"^s3://shelf/none: no such file there"):
+    with pytest.raises(HanmoError, match=r"^s3://shelf/none: no such file"):
         api.pretrain("s3://shelf/none", tmp_path / "run", **QUICK)

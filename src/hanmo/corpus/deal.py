@@ -22,6 +22,7 @@ from hanmo.corpus.spill import Spilled, SpillWriter, blocks_of, documents_of
 from hanmo.corpus.tally import Tally
 from hanmo.corpus.writing import LazyWriter
 from hanmo.files import write_json
+from hanmo.remote import work_of
 
 #: A bucket is sorted in memory in parts of at most about this many bytes, however large it turned out.
 PART = 128 << 20
@@ -44,7 +45,7 @@ class DealTask:
 
     @property
     def stem(self) -> Path:
-        return self.out / "work" / "deal" / f"{self.bucket:05d}"
+        return work_of(self.out) / "deal" / f"{self.bucket:05d}"
 
     @property
     def done(self) -> Path:

@@ -30,6 +30,7 @@ from hanmo.corpus.spill import Spilled, SpillWriter
 from hanmo.corpus.stream import FileFault
 from hanmo.corpus.tally import Tally
 from hanmo.files import JsonlZstWriter, atomic_write, read_json, write_json
+from hanmo.remote import work_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class GatherTask:
 
     @property
     def stem(self) -> Path:
-        return self.out / "work" / "gather" / f"{self.number:06d}"
+        return work_of(self.out) / "gather" / f"{self.number:06d}"
 
     @property
     def done(self) -> Path:

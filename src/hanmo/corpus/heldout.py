@@ -24,6 +24,7 @@ from hanmo.corpus.near import ABOUT, GONE, Sketches, band_hashes, entries_of, ke
 from hanmo.corpus.settings import CorpusSettings
 from hanmo.corpus.sketch import likeness
 from hanmo.files import atomic_write, write_json
+from hanmo.remote import work_of
 
 #: Documents from which on a source has one held out, however small the share asked for.
 ENOUGH = 10
@@ -100,7 +101,7 @@ def guards(
         bounds: see `thresholds`.
         gone: near-duplicates found among all (see `near.resolve`), which are not held out.
     """
-    path = out / "work" / "guard" / "held.npy"
+    path = work_of(out) / "guard" / "held.npy"
     if not path.exists():
         held = _held(stems, bounds, priorities, largest_heldout(settings), gone)
         with atomic_write(path, "wb") as file:

@@ -26,6 +26,7 @@ from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.corpus.stream import FileFault
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
+from hanmo.remote import as_path, brought, faults, files_below, is_remote, is_url, matching, version_of
 
 #: Bytes of content per byte of file, about: only for cutting the work into even parts.
 _EXPANSION = {"": 1.0, ".gz": 3.0, ".zst": 4.5, ".xz": 6.0, ".bz2": 5.0}
@@ -92,6 +93,8 @@ def source_files(source: Source) -> list[tuple[Path, str]]:
         found = hub_files(source.path, source.hub, source.cache, known_format)
         # What readers ask of a path, a HubFile answers; an archive is opened as a file of this machine.
         return [(file.kept() if archives.ending_of(name) else cast(Path, file), name) for file, name in found]
+    if is_url(source.path):
+        return _remote_files(source)
     root = Path(source.path).expanduser()
     if root.is_file():
         return [(root, root.name)]
@@ -114,6 +117,24 @@ def source_files(source: Source) -> list[tuple[Path, str]]:
         (item for item in named if not any(part.startswith(".") for part in item[1].split("/"))),
         key=lambda item: item[1],
     )
+
+
+def _remote_files(source: Source) -> list[tuple[Path, str]]:
+    """As `source_files`, of what is elsewhere."""
+    root = as_path(source.path)
+    with faults(root):
+        named = matching(root)
+        if not glob.has_magic(source.path):
+            names = {name for _, name in named}
+            if "documents.jsonl.zst" in names:
+                named = [item for item in named if item[1] == "documents.jsonl.zst"]
+            elif "stats.json" in names and any(name.startswith("train/") for name in names):
+                named = files_below(root / "train")
+    if not named:
+        raise HanmoError(f"source '{source.name}': {source.path}: nothing of that name there")
+    shown = [item for item in named if not any(part.startswith(".") for part in item[1].split("/"))]
+    # An archive is opened as a file of this machine.
+    return [(brought(path) if archives.ending_of(name) else path, name) for path, name in shown]
 
 
 def _without_states(paths: list[Path]) -> list[Path]:
@@ -272,7 +293,7 @@ class _Looker:
                 raise bad_file(opened.where, fault) from None
             # It is read no further, and counted by the task whose turn it is.
             opened = replace(opened, fault=(fault.reason, fault.detail))
-        size = member.size if member else path.stat().st_size
+        size = member.size if member else version_of(path)[0]
         content = int(size * form.expansion * _EXPANSION[opened.compression])
         return SourceFile(self.index, name, opened, text, size, content)
 
@@ -338,6 +359,8 @@ def _striped(files: list[SourceFile]) -> Iterator[SourceFile]:
             most = 1
         if isinstance(opened.path, HubFile) and opened.path.cache is None and opened.format != "parquet":
             most = 1  # each task would fetch all of it
+        if is_remote(opened.path) and opened.format != "parquet":
+            most = min(most, 4)  # for the same reason; but such files are large more often
         stripes = max(1, min(round(file.content / TASK), most))
         yield file if stripes == 1 else replace(file, opened=replace(opened, stripes=stripes))
 

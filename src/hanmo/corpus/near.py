@@ -25,6 +25,7 @@ import numpy as np
 from hanmo.corpus.sketch import SIZE, likeness, sketch
 from hanmo.corpus.spill import bucket_of
 from hanmo.files import atomic_write, write_json
+from hanmo.remote import work_of
 
 BANDS, ROWS = 21, 6
 #: What is known of a document: enough to choose which one of a group stays, and to say which it was.
@@ -133,7 +134,7 @@ class SearchTask:
 
     @property
     def stem(self) -> Path:
-        return self.out / "work" / "near" / f"{self.band:02d}-{self.part:04d}"
+        return work_of(self.out) / "near" / f"{self.band:02d}-{self.part:04d}"
 
     @property
     def done(self) -> Path:

@@ -33,6 +33,7 @@ from hanmo.corpus.tally import Tally
 from hanmo.corpus.windows import Letters
 from hanmo.corpus.writing import LazyWriter
 from hanmo.files import atomic_write, read_json, read_jsonl, write_json
+from hanmo.remote import work_of
 
 Kind = Literal["lines", "prints", "windows"]
 #: Where a hash stands: in which document of its shard, and at which character (lines) or letter (the others). `rank`
@@ -61,7 +62,7 @@ class Repeats:
 
     @property
     def work(self) -> Path:
-        return self.out / "work" / "repeats"
+        return work_of(self.out) / "repeats"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from pydantic import field_validator, model_validator
 
 from hanmo.corpus.hubapi import is_hub, parse
 from hanmo.files import expand
+from hanmo.pool import WorkerSettings
+from hanmo.remote import as_path, is_url, matching
 from hanmo.stage import Settings, factory, setting
 
 Format = Literal[
@@ -125,7 +127,7 @@ class QualitySettings(Settings):
     )
 
 
-class CorpusSettings(Settings):
+class CorpusSettings(WorkerSettings):
     """Reading, cleaning, filtering, deduplicating and splitting raw text."""
 
     sources: list[Source] = factory(list, "where text comes from, besides the stages named in `from`")
@@ -177,7 +179,20 @@ class CorpusSettings(Settings):
     on_bad_file: Literal["fail", "skip"] = setting(
         "fail", "a file that cannot be read to its end (torn archive, unknown encoding) stops the stage, or is counted"
     )
-    workers: int = setting(0, "worker processes; 0: one per processor", ge=0, affects="speed")
+
+    def phases(self) -> list[str]:
+        """See `Settings.phases`."""
+        lines, stretch = bool(self.repeated_lines), bool(self.repeated_stretch)
+        return [
+            "reading and cleaning",
+            *["comparing"] * bool(self.near_similarity),
+            *["comparing with the held-out part"] * bool(self.near_similarity and self.heldout_fraction),
+            "sorting and deduplicating",
+            *["looking for repeated parts"] * (lines or stretch),
+            *["comparing lines"] * lines,
+            *["comparing stretches", "looking closer", "comparing closely"] * stretch,
+            *["cutting repeated parts"] * (lines or stretch),
+        ]
 
     @field_validator("repeated_stretch")
     @classmethod
@@ -219,7 +234,9 @@ class CorpusSettings(Settings):
             if is_hub(source.path):
                 continue  # the revision in the stage's folder keeps it the same
             path = Path(source.path)
-            if any(mark in source.path for mark in "*?["):
+            if is_url(source.path):
+                found += [file for file, _ in matching(as_path(source.path))]
+            elif any(mark in source.path for mark in "*?["):
                 found += sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
             else:
                 found.append(path)

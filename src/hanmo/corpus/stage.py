@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from hanmo.console import console, human_bytes, human_count, progress
+from hanmo.console import console, human_bytes, human_count
 from hanmo.corpus.contamination import collect
 from hanmo.corpus.deal import DealTask, deal
 from hanmo.corpus.gather import GatherTask, gather, largest_heldout, merged, unreadable_lines
@@ -41,7 +41,8 @@ from hanmo.corpus.tally import Amount, Tally
 from hanmo.corpus.writing import LazyWriter
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
-from hanmo.pool import cores, run_tasks
+from hanmo.pool import WorkerSettings, run_phase
+from hanmo.remote import brought, is_remote, remove_tree, version_of, work_of
 from hanmo.stage import by_effect
 
 #: Text of one bucket, which becomes one training shard, about (bytes); and the most buckets there are.
@@ -71,12 +72,11 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     for note in found.notes:
         console.print(note, markup=False, soft_wrap=True)
     plan = _fingerprint(settings, found, inputs.get("exams", []))
-    work = out / "work"
+    work = work_of(out)
     if _finished(out, plan):
         shutil.rmtree(work, ignore_errors=True)
         return _counts(read_json(out / "stats.json"))
     _prepare(out, plan)
-    workers = settings.workers or cores()
 
     content = sum(file.content for file in found.files)
     buckets = max(1, min(-(-content // BUCKET), MOST_BUCKETS))
@@ -89,7 +89,7 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     def check(result: dict[str, Any]) -> None:
         _check_lines([result], found.files, settings, whole=False)
 
-    results = _all("reading and cleaning", gather, tasks, workers, check)
+    results = _all("reading and cleaning", gather, tasks, settings, out, check)
     _check_lines(results, found.files, settings, whole=True)
     tallies = merged(results, len(found.sources))
     kept = sum(tally.kept.documents for tally in tallies)
@@ -100,7 +100,7 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
     largest = largest_heldout(settings)
     priorities = [source.priority for source in found.sources]
     bounds = thresholds(settings, stems, [tally.kept.documents for tally in tallies], priorities)
-    gone = _near(settings, out, stems, bounds, priorities, workers) if settings.near_similarity else None
+    gone = _near(settings, out, stems, bounds, priorities) if settings.near_similarity else None
     cutting = bool(settings.repeated_lines or settings.repeated_stretch)
     shards = work / "dealt" if cutting else out / "train"
     deals = [
@@ -108,12 +108,12 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
         for bucket in range(buckets)
     ]
     for tally, dealt in zip(
-        tallies, merged(_all("sorting and deduplicating", deal, deals, workers), len(found.sources)), strict=True
+        tallies, merged(_all("sorting and deduplicating", deal, deals, settings, out), len(found.sources)), strict=True
     ):
         tally.merge(dealt)
     _join_heldout(out, [task.stem.with_suffix(".heldout.jsonl.zst") for task in deals])
     if cutting:
-        _cut_repeats(settings, out, found, shards, tallies, workers)
+        _cut_repeats(settings, out, found, shards, tallies)
 
     stats = _stats(settings, found, tallies, plan)
     if not stats["train"]["documents"]:
@@ -129,15 +129,15 @@ def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> d
 
 def _exams(inputs: dict[str, list[Path]], out: Path) -> Path:
     """The file of exam items that no document may hold."""
-    path = out / "work" / "exams.npz"
-    told, short = collect(inputs["exams"], path)
+    path = work_of(out) / "exams.npz"
+    told, short = collect([brought(exam) for exam in inputs["exams"]], path)
     console.print(f"{told} exam items to keep out of the text{f', {short} too short to be told' if short else ''}")
     return path
 
 
 def _fingerprint(settings: CorpusSettings, found: Found, exams: list[Path]) -> str:
     chosen = by_effect(settings, "result")
-    changed = {path: path.stat().st_mtime_ns for path in {file.opened.path for file in found.files}}
+    changed = {path: version_of(path)[1] for path in {file.opened.path for file in found.files}}
     files = [
         [file.source, file.name, file.size, changed[file.opened.path], file.opened.format, list(file.text)]
         for file in found.files
@@ -154,19 +154,18 @@ def _finished(out: Path, plan: str) -> bool:
 
 def _prepare(out: Path, plan: str) -> None:
     """Keep what an earlier try of the same plan has finished; clear away anything else that is ours."""
-    ours = [out / name for name in ("train", "heldout", "rejects", "work")]
-    record = out / "work" / "plan.json"
+    ours = [*(out / name for name in ("train", "heldout", "rejects")), work_of(out)]
+    record = work_of(out) / "plan.json"
     same = record.is_file() and read_json(record) == {"plan": plan}
     (out / "stats.json").unlink(missing_ok=True)
     if same:
-        for folder in ours:
+        for folder in () if is_remote(out) else ours:
             for torn in folder.rglob(".*.tmp"):
                 torn.unlink()
         console.print("going on with what an earlier try has finished")
         return
     for folder in ours:
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove_tree(folder)
     write_json(record, {"plan": plan})
 
 
@@ -174,16 +173,12 @@ def _all(
     title: str,
     function: Callable[[Any], dict[str, Any]],
     tasks: Sequence[Any],
-    workers: int,
+    settings: CorpusSettings,
+    out: Path,
     check: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """The results of all tasks in their order, doing those that are not done yet."""
-    left = [task for task in tasks if not task.done.exists()]
-    with progress() as display:
-        bar = display.add_task(title, total=len(tasks), completed=len(tasks) - len(left), info="")
-        for _, result in run_tasks(function, left, workers):
-            check(result)
-            display.advance(bar)
+    run_phase(title, function, tasks, settings, out, check)
     return [read_json(task.done) for task in tasks]
 
 
@@ -226,31 +221,24 @@ def _nothing_usable(tallies: list[Tally], found: Found) -> str:
 
 
 def _near(
-    settings: CorpusSettings,
-    out: Path,
-    stems: tuple[Path, ...],
-    bounds: Sequence[int],
-    priorities: list[int],
-    workers: int,
+    settings: CorpusSettings, out: Path, stems: tuple[Path, ...], bounds: Sequence[int], priorities: list[int]
 ) -> Path:
     """The file of near-duplicates that go: all but one of a group, and what is like a held-out document."""
-    folder = out / "work" / "near"
+    folder = work_of(out) / "near"
     alike, gone = folder / "alike.npy", folder / "gone.npy"
     if not alike.exists():
         tasks = searches(out, stems, settings.near_similarity)
-        _all("comparing", search, tasks, workers)
+        _all("comparing", search, tasks, settings, out)
         resolve(tasks, priorities, alike)
     if not gone.exists():
         watched = guards(settings, out, stems, bounds, priorities, alike)
         if watched:
-            _all("comparing with the held-out part", guard, watched, workers)
+            _all("comparing with the held-out part", guard, watched, settings, out)
         join_gone(alike, watched, gone)
     return gone
 
 
-def _cut_repeats(
-    settings: CorpusSettings, out: Path, found: Found, dealt: Path, tallies: list[Tally], workers: int
-) -> None:
+def _cut_repeats(settings: CorpusSettings, out: Path, found: Found, dealt: Path, tallies: list[Tally]) -> None:
     """Write train/ from the shards in `dealt` without what is repeated; the tallies then say what is in it."""
     heldout = sorted((out / "heldout").glob("*.jsonl.zst"))
     plan = Repeats(
@@ -262,14 +250,14 @@ def _cut_repeats(
         settings.repeated_stretch,
         {source.name: settings.quality_of(source).min_chars for source in found.sources},
     )
-    _all("looking for repeated parts", scan, shard_tasks("scan", plan), workers)
+    _all("looking for repeated parts", scan, shard_tasks("scan", plan), settings, out)
     if plan.lines:
-        _all("comparing lines", meet, meet_tasks("lines", plan), workers)
+        _all("comparing lines", meet, meet_tasks("lines", plan), settings, out)
     if plan.stretch:
-        _all("comparing stretches", meet, meet_tasks("prints", plan), workers)
-        _all("looking closer", widen, shard_tasks("widen", plan), workers)
-        _all("comparing closely", meet, meet_tasks("windows", plan), workers)
-    results = _all("cutting repeated parts", cut, shard_tasks("cut", plan), workers)
+        _all("comparing stretches", meet, meet_tasks("prints", plan), settings, out)
+        _all("looking closer", widen, shard_tasks("widen", plan), settings, out)
+        _all("comparing closely", meet, meet_tasks("windows", plan), settings, out)
+    results = _all("cutting repeated parts", cut, shard_tasks("cut", plan), settings, out)
     for index, source in enumerate(found.sources):
         tallies[index].train = Amount()
         for result in results:
@@ -318,7 +306,7 @@ def _stats(settings: CorpusSettings, found: Found, tallies: list[Tally], plan: s
         **{name: summary[name] for name in ("read", "train", "heldout", "rejected", "changed", "changed_documents")},
         "bad_files": total.bad_files_count,
         "sources": sources,
-        "settings": settings.model_dump(mode="json", exclude={"sources", "workers"}),
+        "settings": settings.model_dump(mode="json", exclude={"sources", *WorkerSettings.model_fields}),
     }
 
 

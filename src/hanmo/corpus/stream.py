@@ -19,6 +19,8 @@ from typing import Any
 
 import zstandard
 
+from hanmo.remote import open_read
+
 COMPRESSIONS = (".gz", ".zst", ".xz", ".bz2")
 #: Pieces handed on are about this long (bytes).
 PIECE = 512 << 10
@@ -51,7 +53,7 @@ def pieces(path: Path) -> Iterator[bytes]:
 
 def blocks_of(path: Path) -> Iterator[bytes]:
     """The bytes of a file as they lie on the disk."""
-    with path.open("rb") as file:
+    with open_read(path) as file:
         while block := file.read(PIECE):
             yield block
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from hanmo.console import console, human_count
 from hanmo.errors import HanmoError
-from hanmo.files import url_of
 from hanmo.pretrain.settings import PretrainSettings
+from hanmo.remote import is_remote
 from hanmo.tokens.mix import Mix, mix_sources
 from hanmo.tokens.order import Order
 from hanmo.tokens.remote import RemoteTokens
@@ -41,7 +41,7 @@ def opened(settings: PretrainSettings, given: Path, out: Path) -> Iterator[Data]
     Raises:
         HanmoError: no tokens there, too few of them, or settings that do not fit them.
     """
-    url = url_of(given)
+    url = str(given) if is_remote(given) else None
     if url is None:
         facts, train = read_info(given), open_split(given, "train")
         mix = _mix(settings, facts, train, str(given))

@@ -22,6 +22,7 @@ from hanmo.pretrain.data import Data, amounts, opened, tell_mix
 from hanmo.pretrain.precision import choose, pick_device
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.trainer import Interrupted, Trainer
+from hanmo.remote import brought
 from hanmo.tokenizer import encode_text, load
 from hanmo.tokens.order import Rows
 from hanmo.tokens.shards import open_split
@@ -95,7 +96,7 @@ def _dtype(out: Path, device: torch.device, settings: PretrainSettings) -> torch
 def _model(settings: PretrainSettings, inputs: dict[str, list[Path]], vocab_size: int) -> Any:
     """The preset with fresh weights, or the given model."""
     if given := inputs.get("model"):
-        folder = resolve(given[0])
+        folder = resolve(brought(given[0]))
         transformers.utils.logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         rows, longest = model.config.vocab_size, model.config.max_position_embeddings

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from hanmo.console import console, human_bytes
 from hanmo.errors import HanmoError
 from hanmo.files import read_jsonl
+from hanmo.remote import files_below
 from hanmo.tokenizer import QWEN2_SPLIT, build, skeleton
 from hanmo.tokenizer.encode import BulkEncoder
 from hanmo.tokenizer.settings import TokenizerSettings
@@ -75,7 +76,7 @@ def sample(corpus: Path, limit: int) -> Iterator[str]:
     Raises:
         HanmoError: the folder holds no training text.
     """
-    files = sorted((corpus / "train").glob("*.jsonl.zst"))
+    files = [path for path, name in files_below(corpus / "train") if name.endswith(".jsonl.zst")]
     if not files:
         raise HanmoError(f"{corpus}: no train/*.jsonl.zst there; give a folder made by `hanmo corpus`")
     held: list[str] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +21,7 @@ import xxhash
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.extras import need
-from hanmo.files import fingerprint_path, read_json
+from hanmo.files import read_json
 from hanmo.tokens.order import WINDOW
 from hanmo.tokens.shards import FILES, TRAINING, Shard, Split
 
@@ -36,11 +35,11 @@ class RemoteFolder:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url.rstrip("/"), folder
-        fsspec = need("fsspec", "remote")
+        fsspec = need("fsspec", "s3")
         try:
             self._fs, self._root = fsspec.url_to_fs(self.url)
         except ImportError as error:
-            raise HanmoError(f'{url}: {error}; pip install "hanmo[remote]"') from None
+            raise HanmoError(f'{url}: {error}; pip install "hanmo[s3]"') from None
         except ValueError as error:
             raise HanmoError(f"{url}: no address that can be read ({error})") from None
         self._stopped = threading.Event()
@@ -232,17 +231,3 @@ def _facts(path: Path) -> list[Any]:
         while block := file.read(1 << 20):
             digest.update(block)
     return [path.stat().st_size, digest.hexdigest()]
-
-
-def remote_result(url: str) -> str:
-    """The fingerprint of a tokens folder at a URL: its manifest's where a stage made it, else that of its tokens.json.
-
-    Raises:
-        HanmoError: it has no tokens.json, or cannot be read.
-    """
-    with tempfile.TemporaryDirectory() as folder, RemoteFolder(url, Path(folder)) as remote:
-        remote.fetch("tokens.json")
-        with contextlib.suppress(HanmoError):
-            remote.fetch("manifest.json")
-            return read_json(Path(folder) / "manifest.json")["result"]
-        return fingerprint_path(Path(folder) / "tokens.json")

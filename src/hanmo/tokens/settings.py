@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from hanmo.stage import Settings, setting
+from hanmo.pool import WorkerSettings
 
 
-class TokensSettings(Settings):
+class TokensSettings(WorkerSettings):
     """Encoding a corpus into token shards; what comes out is decided by the corpus and the tokenizer alone."""
 
-    workers: int = setting(0, "worker processes; 0: one per processor", ge=0, affects="speed")
+    def phases(self) -> list[str]:
+        """See `Settings.phases`."""
+        return ["encoding"]

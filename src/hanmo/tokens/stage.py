@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from hanmo.console import console, human_bytes, human_count, progress
+from hanmo.console import console, human_bytes, human_count
 from hanmo.errors import HanmoError
-from hanmo.files import fingerprint_json, fingerprint_path, read_json, read_jsonl, write_json
-from hanmo.pool import cores, run_tasks
+from hanmo.files import atomic_write, fingerprint_json, fingerprint_path, read_json, read_jsonl, write_json
+from hanmo.pool import run_phase
+from hanmo.remote import brought, files_below, is_remote, remove_tree, work_of
 from hanmo.tokenizer.encode import BulkEncoder
 from hanmo.tokens.settings import TokensSettings
 from hanmo.tokens.shards import ShardWriter, beside, dtype_for
@@ -61,8 +62,10 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
     Raises:
         HanmoError: a folder is not what its role says.
     """
-    corpus, tokenizer = inputs["corpus"][0], inputs["tokenizer"][0]
-    files = {split: sorted((corpus / split).glob("*.jsonl.zst")) for split in SPLITS}
+    corpus, tokenizer = inputs["corpus"][0], brought(inputs["tokenizer"][0])
+    files = {
+        split: [path for path, name in files_below(corpus / split) if name.endswith(".jsonl.zst")] for split in SPLITS
+    }
     if not files["train"]:
         raise HanmoError(f"{corpus}: no train/*.jsonl.zst there; give a folder made by `hanmo corpus`")
     vocab_size, fingerprint = _describe(tokenizer)
@@ -77,16 +80,13 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
         for split in SPLITS
         for number, path in enumerate(files[split])
     ]
-    left = [task for task in tasks if not task.done.exists()]
-    with progress() as display:
-        bar = display.add_task("encoding", total=len(tasks), completed=len(tasks) - len(left), info="")
-        for _ in run_tasks(encode, left, settings.workers or cores()):
-            display.advance(bar)
+    run_phase("encoding", encode, tasks, settings, out)
 
     # What reads the shards needs the tokenizer as well: the folder is complete in itself.
-    shutil.copytree(
-        tokenizer, out / "tokenizer", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.json.lock", ".*")
-    )
+    for path, name in files_below(tokenizer):
+        if not name.endswith(".json.lock") and not name.startswith("."):
+            with path.open("rb") as source, atomic_write(out / "tokenizer" / name, "wb") as copy:
+                shutil.copyfileobj(source, copy)
     info: dict[str, Any] = {
         "vocab_size": vocab_size,
         "dtype": dtype_for(vocab_size).str,
@@ -97,12 +97,15 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
         **{split: _amount(out / split, len(sources)) for split in SPLITS},
         "shards": {
             split: [
-                {"name": path.stem} | read_json(beside(path, ".json")) for path in sorted((out / split).glob("*.ds"))
+                {"name": path.stem} | read_json(beside(path, ".json"))
+                for path, name in files_below(out / split)
+                if name.endswith(".ds")
             ]
             for split in SPLITS
         },
     }
     write_json(out / "tokens.json", info)
+    remove_tree(work_of(out))
     train = info["train"]
     console.print(
         f"{human_count(train['tokens'])} tokens to train on, {train['bytes'] / max(1, train['tokens']):.2f} bytes each "
@@ -141,11 +144,12 @@ def _prepare(out: Path, plan: str) -> None:
     same = record.is_file() and read_json(record) == {"plan": plan}
     for split in SPLITS:
         folder = out / split
-        if not same and folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for torn in folder.glob(".*.tmp"):
-            torn.unlink()
+        if not same:
+            remove_tree(folder)
+        if not is_remote(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for torn in folder.glob(".*.tmp"):
+                torn.unlink()
     (out / "tokens.json").unlink(missing_ok=True)
     write_json(record, {"plan": plan})
 
@@ -193,7 +197,7 @@ def _batches(path: Path) -> Iterator[tuple[list[str], list[str]]]:
 def _amount(folder: Path, sources: int) -> dict[str, Any]:
     """Tokens, documents and bytes of a split, and the same by source, from what stands beside its shards."""
     totals = np.zeros((3, sources), np.int64)
-    for path in sorted(folder.glob("[0-9]*.ds")):
+    for path, _ in (item for item in files_below(folder) if item[1].endswith(".ds")):
         for index, amounts in read_json(beside(path, ".json"))["by_source"].items():
             totals[:, int(index)] += amounts
     names = ("documents", "tokens", "bytes")

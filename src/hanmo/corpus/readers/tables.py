@@ -11,6 +11,7 @@ from typing import Any
 
 from hanmo.corpus.records import EXCERPT, Bad, Opened, Record, on_disk, open_bytes, oversize
 from hanmo.corpus.stream import FileFault, Oversize, describe_bytes, lines
+from hanmo.remote import open_read
 
 #: Bytes of Parquet rows that are unpacked at once, about.
 _BATCH = 4 << 20
@@ -65,8 +66,8 @@ def read_parquet(file: Opened) -> Iterator[Record | Bad]:
     try:
         # Reading through a buffer, not ahead: a row group may be larger than the memory of a worker.
         with ExitStack() as stack:
-            there = not isinstance(file.path, Path)  # on a hub, where parts of a file can be asked for
-            source = file.path.open("rb") if there else stack.enter_context(on_disk(file))
+            there = not isinstance(file.path, Path)  # elsewhere, where parts of a file can be asked for
+            source = stack.enter_context(open_read(file.path) if there else on_disk(file))
             table = stack.enter_context(pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False))
             columns = list(file.columns) or None
             row = 0

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hanmo.errors import HanmoError
-from hanmo.files import read_json, url_of, write_json
+from hanmo.files import read_json, write_json
 from hanmo.tokens import order as order_module
 from hanmo.tokens import remote as remote_module
 from hanmo.tokens.order import Order
-from hanmo.tokens.remote import RemoteTokens, remote_result
+from hanmo.tokens.remote import RemoteTokens
 from hanmo.tokens.shards import TRAINING, ShardWriter, beside, open_split
 
 pytest.importorskip("fsspec")
@@ -119,27 +118,3 @@ def test_faults_are_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         times = 99
         with pytest.raises(HanmoError, match=r"cannot be read, 3 tries failed \(ConnectionError: the line is dead\)"):
             order.rows(order.total // 16 - 1, 1)
-
-
-def test_the_result_at_a_url_is_the_manifest_s_or_the_tokens(folder: Path) -> None:
-    bare = remote_result(folder.as_uri())
-    copy = folder.parent / "copy"
-    shutil.copytree(folder, copy)
-    assert remote_result(copy.as_uri()) == bare
-    write_json(copy / "manifest.json", {"key": "k", "result": "r"})
-    assert remote_result(copy.as_uri()) == "r"
-
-
-@pytest.mark.parametrize(
-    ("given", "url"),
-    [
-        ("s3://bucket/a/b", "s3://bucket/a/b"),
-        (Path("s3://bucket/a/b"), "s3://bucket/a/b"),
-        (Path("file:///a/b"), "file:///a/b"),
-        ("C:/windows", None),
-        ("/a/b", None),
-        (Path("a/b"), None),
-    ],
-)
-def test_urls(given: str | Path, url: str | None) -> None:
-    assert url_of(given) == url

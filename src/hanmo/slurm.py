@@ -1,0 +1,215 @@
+"""A recipe as a chain of Slurm jobs: one for each stage, arrays of them for what a stage cuts into tasks.
+
+    corpus-0-lead        hanmo run --only corpus       looks at the input, leaves the first phase's tasks in a file
+    corpus-0-reading...  an array of `hanmo work`      does them, each element its share
+    corpus-1-lead        hanmo run --only corpus       goes on: leaves the tasks of the next phase
+    ...
+    corpus-3-end         hanmo run --only corpus       makes the end
+    tokenizer            hanmo run --only tokenizer
+
+Each waits for the one before to end well (afterok). It is the usual way of going on after a kill that carries a stage
+from phase to phase: a head job finds what is done, by the files that tasks write last, and leaves the rest. So a second
+submission after a failure redoes only what is unfinished, too.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hanmo.errors import HanmoError
+from hanmo.files import atomic_write
+from hanmo.pool import WorkerSettings, run_tasks
+from hanmo.recipe import Recipe, Stage
+from hanmo.remote import existing, work_of
+
+#: Exit status of a stage that waits for its array job (EX_TEMPFAIL of sysexits.h).
+WAITING = 75
+#: Stages that compute with a model, and so are given the GPUs that were asked for.
+_ON_GPU = ("pretrain", "sft", "dpo", "eval")
+
+
+class Waiting(Exception):
+    """A stage can only go on when array jobs have done the tasks of a phase."""
+
+    def __init__(self, phase: str, tasks: int) -> None:
+        self.phase = phase
+        super().__init__(f"{tasks} tasks of '{phase}' are left to the array jobs")
+
+
+def slug(title: str) -> str:
+    """A phase's name in file and job names."""
+    return re.sub(r"\W+", "-", title)
+
+
+def leave(title: str, function: Callable[[Any], Any], tasks: Sequence[Any], out: Path) -> NoReturn:
+    """Write the tasks down for `work` and stop the stage.
+
+    They are pickled, since all of them share what makes each large (settings, names of files); the file lies in the
+    stage's own folder and is read by nothing but `work`.
+    """
+    with atomic_write(_tasks_file(out, title), "wb") as file:
+        pickle.dump((function, list(tasks)), file)
+    raise Waiting(title, len(tasks))
+
+
+def _tasks_file(out: Path, title: str) -> Path:
+    return work_of(out) / "tasks" / f"{slug(title)}.pickle"
+
+
+def work(folder: Path, phase: str, share: int, shares: int, workers: int) -> tuple[int, int]:
+    """Do one share of the tasks that were left for a phase; returns (done now, done before).
+
+    Args:
+        folder: the stage's.
+        share, shares: every `shares`-th task from `share` on.
+        workers: processes.
+
+    Raises:
+        HanmoError: a task's own fault.
+    """
+    path = _tasks_file(folder, phase)
+    if not path.is_file():  # the phase had nothing left to do
+        return 0, 0
+    with path.open("rb") as file:
+        function, tasks = pickle.load(file)
+    mine = tasks[share::shares]
+    done = existing([task.done for task in mine])
+    left = [task for task in mine if task.done not in done]
+    for _ in run_tasks(function, left, workers):
+        pass
+    return len(left), len(mine) - len(left)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks Slurm for; what is empty or 0 is left to the cluster's defaults.
+
+    Attributes:
+        time: limit in Slurm's form, e.g. "1-12:00:00".
+        cpus: processors of a job, and of each element of an array.
+        mem: memory in Slurm's form, e.g. "16G".
+        gpus: for the stages that compute with a model.
+        array: elements of an array job.
+        more: further options of sbatch, each as it is written ("--account=lab").
+    """
+
+    partition: str = ""
+    time: str = ""
+    cpus: int = 4
+    mem: str = ""
+    gpus: int = 0
+    array: int = 16
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Script:
+    name: str
+    body: str
+    stage: Stage
+    array: bool = False
+
+
+def write_scripts(recipe: Recipe, file: Path, overrides: Sequence[str], out: Path, resources: Resources) -> Path:
+    """Write OUT/slurm/NN-*.sh and submit.sh; returns the latter.
+
+    Args:
+        file, overrides: the recipe's file, and the settings given beside it.
+        out: the run's folder, which all machines must see.
+    """
+    folder = out / "slurm"
+    if folder.exists():
+        shutil.rmtree(folder)
+    (folder / "logs").mkdir(parents=True)
+    run = [sys.executable, "-m", "hanmo", "run", str(file.resolve()), *overrides, "--out", str(out)]
+    lines = [
+        "#!/usr/bin/env bash",
+        "# Submits the jobs of this run. Run it again after a failure: what is done is not done again.",
+        "set -euo pipefail",
+        f"cd {shlex.quote(str(folder))}",
+    ]
+    last: dict[str, str] = {}
+    number = 0
+    for stage in recipe.stages:
+        after = [f"${last[name]}" for name in dict.fromkeys(stage.after)]
+        for script in _scripts_of(stage, run, out / stage.name, resources.cpus):
+            number += 1
+            path = folder / f"{number:02d}-{script.name}.sh"
+            with atomic_write(path) as handle:
+                handle.write(_text(script, resources))
+            depends = f'--dependency="afterok:{":".join(after)}" ' if after else ""
+            lines.append(f"job_{number}=$(sbatch --parsable {depends}{path.name})")
+            lines.append(f"job_{number}=${{job_{number}%%;*}}  # behind the number may stand the cluster's name")
+            after = [f"$job_{number}"]
+        last[stage.name] = f"job_{number}"
+    lines.append('echo "submitted, the last job is $job_' + str(number) + '"')
+    submit = folder / "submit.sh"
+    with atomic_write(submit) as handle:
+        handle.write("\n".join(lines) + "\n")
+    submit.chmod(0o755)
+    return submit
+
+
+def _scripts_of(stage: Stage, run: list[str], folder: Path, cpus: int) -> list[_Script]:
+    alone = [*run, "--only", stage.name]
+    phases = stage.settings.phases() if isinstance(stage.settings, WorkerSettings) else []
+    if not phases:
+        return [_Script(stage.name, shlex.join(alone), stage)]
+    leading = shlex.join([*alone, f"{stage.name}.executor=slurm"]) + f" || [ $? -eq {WAITING} ]"
+    scripts = []
+    for index, phase in enumerate(phases):
+        scripts.append(_Script(f"{stage.name}-{index}-lead", leading, stage))
+        words = shlex.join([sys.executable, "-m", "hanmo", "work", str(folder), "--phase", phase])
+        words += f' --share "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" --workers {cpus}'
+        scripts.append(_Script(f"{stage.name}-{index}-{slug(phase)}", words, stage, True))
+    # What is left now is little; a phase that was not foreseen would be done here, in one job.
+    scripts.append(
+        _Script(f"{stage.name}-{len(phases)}-end", shlex.join([*alone, f"{stage.name}.executor=local"]), stage)
+    )
+    return scripts
+
+
+def _text(script: _Script, resources: Resources) -> str:
+    options = [
+        f"--job-name={script.name}",
+        f"--output=logs/{script.name}-{'%A_%a' if script.array else '%j'}.log",
+        "--kill-on-invalid-dep=yes",
+        "--nodes=1",
+        "--ntasks=1",
+    ]
+    for name, value in (
+        ("partition", resources.partition),
+        ("time", resources.time),
+        ("cpus-per-task", resources.cpus),
+        ("mem", resources.mem),
+        ("gpus", resources.gpus if script.stage.kind.do in _ON_GPU else 0),
+        ("array", f"0-{resources.array - 1}" if script.array else ""),
+    ):
+        if value:
+            options.append(f"--{name}={value}")
+    options += resources.more
+    head = "\n".join(f"#SBATCH {option}" for option in options)
+    return f"#!/usr/bin/env bash\n{head}\nset -euo pipefail\ncd {shlex.quote(str(Path.cwd()))}\n{script.body}\n"
+
+
+def submit(script: Path) -> str:
+    """Run submit.sh and return what it said.
+
+    Raises:
+        HanmoError: no Slurm here, or it refused a job.
+    """
+    if shutil.which("sbatch") is None:
+        raise HanmoError(f"no sbatch on this machine: run {script} where Slurm is (or give --dry-run)")
+    done = subprocess.run([str(script)], capture_output=True, text=True)
+    if done.returncode:
+        raise HanmoError(f"{script}: sbatch refused a job ({' '.join(done.stderr.split()):.300})")
+    return done.stdout.strip()
