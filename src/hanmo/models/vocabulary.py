@@ -118,6 +118,18 @@ def starts(old: OpenTokenizer, new: OpenTokenizer) -> list[list[int]]:
     return found
 
 
+def embeddings(folder: Path) -> tuple[Tensor, Tensor | None]:
+    """(input rows, output rows or None where they are the same) of a model folder, in the dtype they are saved in."""
+    inputs, outputs = _ends(_load(folder))
+    return inputs.weight.detach(), outputs.weight.detach() if outputs is not None else None
+
+
+def _ends(network: Any) -> tuple[Any, Any]:
+    """The input embedding, and the head where it has weights of its own."""
+    inputs, outputs = network.get_input_embeddings(), network.get_output_embeddings()
+    return inputs, outputs if outputs is not None and outputs.weight is not inputs.weight else None
+
+
 def _load(folder: Path) -> Any:
     """The model in the dtype it was saved in, by the class its configuration names."""
     config = read_json(folder / "config.json")
@@ -136,25 +148,25 @@ def _load(folder: Path) -> Any:
     return model
 
 
-def _resize(model: Any, parts: Sequence[Sequence[int]], old_tokens: int, rows: int) -> None:
+def _resize(network: Any, parts: Sequence[Sequence[int]], old_tokens: int, rows: int) -> None:
     """Resize embeddings, head and biases to `rows` and fill them from the old rows."""
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    inputs, outputs = _ends(network)
     before = inputs.weight.shape[0]
     if before < old_tokens:
         raise HanmoError(f"the model has {before} rows for {old_tokens} tokens: the tokenizer beside it is another's")
     first = inputs.weight.detach().clone()
-    head = outputs is not None and outputs.weight is not inputs.weight
-    last = outputs.weight.detach().clone() if head else None
-    bias = getattr(outputs, "bias", None)
+    head = network.get_output_embeddings()
+    last = outputs.weight.detach().clone() if outputs is not None else None
+    bias = getattr(head, "bias", None)
     bias = bias.detach().clone() if bias is not None else None
-    model.resize_token_embeddings(rows, mean_resizing=False)
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    network.resize_token_embeddings(rows, mean_resizing=False)
+    inputs, outputs = _ends(network)
     with torch.no_grad():
         inputs.weight.copy_(means(first, parts, old_tokens, rows))
-        if last is not None:
+        if last is not None and outputs is not None:
             outputs.weight.copy_(means(last, parts, old_tokens, rows))
         if bias is not None:
-            outputs.bias.copy_(means(bias[:, None], parts, old_tokens, rows)[:, 0])
+            network.get_output_embeddings().bias.copy_(means(bias[:, None], parts, old_tokens, rows)[:, 0])
 
 
 def means(old: Tensor, parts: Sequence[Sequence[int]], old_tokens: int, rows: int) -> Tensor:

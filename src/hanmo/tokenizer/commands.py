@@ -34,10 +34,39 @@ def extend(
     """
     from hanmo.tokenizer.extend import extend as function
 
-    record = function(
-        base, out, corpus=corpus, pieces=pieces, add=add, sample_mb=sample_mb, equal_scores=equal_scores
-    )
+    record = function(base, out, corpus=corpus, pieces=pieces, add=add, sample_mb=sample_mb, equal_scores=equal_scores)
     click.echo(json.dumps({"out": str(out), **record}, ensure_ascii=False))
 
 
-COMMANDS: list[click.Command] = [extend]
+@click.command()
+@click.argument("tokenizers", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TOKENIZER...")
+@click.option(
+    "--text", "texts", multiple=True, required=True, type=click.Path(path_type=Path), help="Corpus folder or text file."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder, or a file name with .html.")
+@click.option("--megabytes", default=1.0, show_default=True, help="Text measured of every source.")
+@click.option("--rare", default=3, show_default=True, help="Tokens that occur less often are counted as rare.")
+@click.option("--language", type=click.Choice(["auto", "en", "zh"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+def report(
+    tokenizers: tuple[Path, ...],
+    texts: tuple[Path, ...],
+    out: Path,
+    megabytes: float,
+    rare: int,
+    language: str,
+    as_json: bool,
+) -> None:
+    """Compare tokenizers on text: compression, coverage, losses, idle tokens, as one page.
+
+    A TOKENIZER is a Hugging Face folder, a SentencePiece .model, a WordPiece vocab.txt or a .tiktoken file. In the
+    folder of a model the rows of its embedding are looked at, too.
+    """
+    from hanmo.tokenizer.report import report as function
+
+    result = function(tokenizers, texts, out, megabytes=megabytes, rare=rare, language=language)
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False))
+
+
+COMMANDS: list[click.Command] = [extend, report]

@@ -1,9 +1,9 @@
 """Which Chinese pieces an existing tokenizer should get: its merges are continued on Chinese text.
 
 The text is tokenised by the tokenizer as it is, and training goes on from there: the symbols that are merged are its
-own tokens (`中` and `国` to `中国`), never the letters below them. A character that the tokenizer knows only as bytes is
-one symbol as well, and becomes a token as soon as it is among the most frequent. Only pieces of Chinese are learnt, Han
-characters with Han characters and punctuation with punctuation; text without them keeps its tokens exactly.
+own tokens (`中` and `国` to `中国`), never the letters below them. A character that the tokenizer knows only as bytes
+is one symbol as well, and becomes a token as soon as it is among the most frequent. Only pieces of Chinese are learnt,
+Han characters with Han characters and punctuation with punctuation; text without them keeps its tokens exactly.
 
 `tokenizers` does the training, on text in which every symbol is written as one character. Between symbols that stand
 side by side too rarely to be merged the text is cut (see `train`), which keeps training short.
@@ -50,7 +50,9 @@ def surely_chinese(piece: bytes) -> bool:
     start = 0
     while start < len(piece):
         lead = piece[start]
-        width = 1 if lead < 0x80 else 2 if 0xC2 <= lead < 0xE0 else 3 if 0xE0 <= lead < 0xF0 else 4 if lead < 0xF5 else 1
+        width = (
+            1 if lead < 0x80 else 2 if 0xC2 <= lead < 0xE0 else 3 if 0xE0 <= lead < 0xF0 else 4 if lead < 0xF5 else 1
+        )
         if 0x80 <= lead < 0xC2:  # the end of a character that began before
             start += 1
             continue
@@ -150,9 +152,7 @@ def _stretches(text: str) -> Iterator[str]:
         start = min(end, start + 4 * _STRETCH)
 
 
-def _symbols(
-    base: OpenTokenizer, text: str, sizes: NDArray[np.int64], whole: NDArray[np.bool_]
-) -> NDArray[np.int64]:
+def _symbols(base: OpenTokenizer, text: str, sizes: NDArray[np.int64], whole: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The symbols of a text, -1 between those that cannot be merged.
 
     A symbol is the id of a token of whole Chinese characters, or (number of tokens + code point) for a character that

@@ -31,9 +31,7 @@ ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 #: What SentencePiece writes for a space.
 SPACE = "▁"
 #: How cl100k_base cuts text before the merges; what a .tiktoken file was trained with does not stand in it.
-_CL100K_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_CL100K_SPLIT = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 _FORMS = "a folder with tokenizer.json, tokenizer.model or vocab.txt, or one such file, or a .model or .tiktoken file"
 
 

@@ -83,8 +83,9 @@ def _file(path: Path, source: str) -> Iterator[Document]:
     length = number = 0
     try:
         with open_binary(path) as file:
-            for number, line in enumerate(file, 1):
+            for line in file:
                 held.append(line.decode())
+                number += 1
                 length += len(held[-1])
                 if length >= _BLOCK:
                     yield Document(source, "".join(held))
