@@ -213,6 +213,11 @@ def _grow_bytes(base: _Base, wanted: Sequence[Grown], add: int | None) -> int:
         if name in vocabulary and (not one.parts or len(parts) < 2):
             known += 1
             continue
+        # A character of several tokens is put together from its first. The half of a few rare ones may be that of a
+        # character of another script as well: what is learnt must not touch any, so these stay as they are.
+        halves = [b"".join(one.parts[:count]) for count in range(2, len(one.parts))]
+        if not all(map(surely_chinese, halves)):
+            continue
         needed = {"".join(parts[: count + 1]) for count in range(1, len(parts))} - vocabulary.keys()
         if any(part not in vocabulary or part in of_added for part in parts) or len(vocabulary) + len(needed) > limit:
             continue
