@@ -66,7 +66,7 @@ def kind_of(line: str) -> str:
         return "digits"
     if signs >= 0.12 * visible or line.startswith(("    ", "\t")):
         return "technical"
-    if letters >= 0.6 * visible:
+    if letters >= 0.6 * visible and not han:
         return "english"
     return "technical" if letters + signs >= 0.4 * visible else "other"
 
