@@ -7,8 +7,8 @@ that knows common characters and no words. Then its vocabulary is extended (`han
 and, the other case, replaced by one of 5,048 tokens trained anew. From there the same short training goes on, with new
 rows that start as means of their parts (`hanmo model resize`) and with rows drawn from N(0, 0.02); rows of tokens that
 both vocabularies have are kept in either case. Held-out text is scored before and after; a seed decides the random rows
-and the order of the documents. The base goes on as it is, too (one seed), for as many tokens and for as many bytes of text.
-The result goes to benchmarks/results/vocabulary_swap.json.
+and the order of the documents. The base goes on as it is, too (one seed), for as many tokens and for as many bytes of
+text. The result goes to benchmarks/results/vocabulary_swap.json.
 """
 
 from __future__ import annotations

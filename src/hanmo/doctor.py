@@ -30,6 +30,7 @@ PLAIN_MARKS: dict[State, str] = {"ok": "+", "missing": "x", "optional": "-"}
 EXTRAS = {
     "corpus": "reading web archives, pages, books, rar and 7z, and other projects' token ids",
     "gguf": "running .gguf files in llama.cpp",
+    "tokenizers": "SentencePiece and tiktoken files: extending, opening and comparing them",
     "dev": "the project's own tests and checks",
 }
 #: Runs in a process of its own: a compiler that crashes must not take the report with it.

@@ -19,9 +19,9 @@ from hanmo.console import console, human_bytes, human_count, progress
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, read_jsonl, write_json
 from hanmo.pool import cores, run_tasks
-from hanmo.tokenizer import load
 from hanmo.tokenizer.chat import END_OF_TEXT
 from hanmo.tokenizer.encode import BulkEncoder
+from hanmo.tokenizer.opening import open_tokenizer
 from hanmo.tokens.settings import TokensSettings
 from hanmo.tokens.shards import ShardWriter, beside, dtype_for
 
@@ -122,15 +122,16 @@ def _describe(tokenizer: Path) -> tuple[int, int, str]:
     path = tokenizer / "tokenizer.json"
     if not path.is_file():
         raise HanmoError(f"{tokenizer}: no tokenizer.json there; give a folder made by `hanmo tokenizer`")
-    loaded = load(tokenizer)
-    eos = loaded.get_vocab().get(END_OF_TEXT, loaded.eos_token_id)
-    if not isinstance(eos, int):
+    opened = open_tokenizer(path)
+    names = {piece.name: index for index, piece in enumerate(opened.pieces)}
+    eos = names.get(END_OF_TEXT, opened.roles.get("eos"))
+    if eos is None:
         raise HanmoError(
             f"{path}: neither {END_OF_TEXT} nor an eos token, which closes documents; name one as eos_token in "
             "tokenizer_config.json, or train a tokenizer with `hanmo tokenizer`"
         )
     # Ids may have gaps: what counts is the largest.
-    return max(loaded.get_vocab().values()) + 1, eos, fingerprint_path(path)
+    return len(opened.pieces), eos, fingerprint_path(path)
 
 
 def _sources(corpus: Path, files: list[Path]) -> tuple[str, ...]:
