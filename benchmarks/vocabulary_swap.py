@@ -43,6 +43,7 @@ from hanmo.tokenizer.extend import extend
 from hanmo.tokenizer.opening import open_tokenizer
 from hanmo.tokenizer.train import train
 from hanmo.tokens.order import Order
+from hanmo.tokens.shards import split_of
 
 RESULT = Path(__file__).parent / "results" / "vocabulary_swap.json"
 SOURCES = ("lctt_technews_zh", "laws_zh", "vernacular_novels_zh", "luxun_zh", "classical_modern_text")
@@ -61,7 +62,7 @@ def training(model: Any, folder: Path, texts: list[str], tokens: int, seed: int)
     """Train a model on texts for so many tokens; it is changed in place."""
     ids, ends = BulkEncoder(folder).encode_flat(texts)
     closed = np.insert(ids, ends.astype(np.int64), 0)
-    order = Order(closed, ends.astype(np.int64) + np.arange(1, len(ends) + 1), CONTEXT, seed)
+    order = Order(split_of(closed, ends.astype(np.int64) + np.arange(1, len(ends) + 1)), CONTEXT, seed)
     settings = PretrainSettings(
         tokens=tokens,
         context=CONTEXT,

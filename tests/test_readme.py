@@ -1,6 +1,6 @@
-"""The README is executed, and what it links to is there.
+"""The README and the pages of docs/ that show commands are executed, and what they link to is there.
 
-A fenced block of README.md is run by this test when an HTML comment (which no reader sees) stands on the line above it:
+A fenced block is run by this test when an HTML comment (which no reader sees) stands on the line above it:
 
     <!-- test: -->                                   run it as it stands
     <!-- test: append="base.tokens=20k" -->          add these words to its last command (a tiny size for a long run)
@@ -172,11 +172,10 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 
 
 @needs_bash
-def test_the_readme_runs(tmp_path: Path) -> None:
-    if (ROOT / "recipes").is_dir():
-        shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    if not run_all((ROOT / "README.md").read_text(encoding="utf-8"), tmp_path):
-        pytest.skip("README.md marks no block")
+@pytest.mark.parametrize("page", ["README.md", "docs/corpus.md", "docs/tokenizers.md"])
+def test_the_pages_run(page: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    assert run_all((ROOT / page).read_text(encoding="utf-8"), tmp_path), "it marks no block"
 
 
 def commands(text: str) -> list[str]:
