@@ -19,6 +19,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from hanmo.errors import HanmoError, describe_os_error, nearest
+from hanmo.models.commands import COMMANDS as MODEL_COMMANDS
 from hanmo.remote import as_path, is_url
 from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS
@@ -280,6 +281,15 @@ _ROOMS = {
 
 for _kind in KINDS.values():
     cli.add_command(_stage_command(_kind, _ROOMS.get(_kind.do)))
+
+
+@cli.group(cls=_Group)
+def model() -> None:
+    """Change model folders: another vocabulary."""
+
+
+for _command in MODEL_COMMANDS:
+    model.add_command(_command)
 
 
 def _talking(command: Any) -> Any:

@@ -32,6 +32,7 @@ EXTRAS = {
     "ray": "the corpus and token stages on a Ray cluster",
     "s3": "reading and writing object storage and other URLs",
     "gguf": "running .gguf files in llama.cpp",
+    "tokenizers": "SentencePiece and tiktoken files: extending, opening and comparing them",
     "dev": "the project's own tests and checks",
 }
 #: Runs in a process of its own: a compiler that crashes must not take the report with it.

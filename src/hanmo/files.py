@@ -15,6 +15,7 @@ import lzma
 import os
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,32 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, mark: str) -> Iterator[Path]:
+    """Fill a temporary folder beside `path`; on leaving the block it becomes `path`, on an exception it is removed.
+
+    A folder that is there already is replaced only if it is empty or holds a file named `mark`, which says that it was
+    made in this way.
+
+    Raises:
+        HanmoError: `path` holds something else.
+    """
+    if path.exists() and not path.is_dir():
+        raise HanmoError(f"{path}: a file stands there; choose another --out")
+    if path.is_dir() and any(path.iterdir()) and not (path / mark).is_file():
+        raise HanmoError(f"{path}: the folder is not empty; choose another --out")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 

@@ -126,7 +126,7 @@ def test_wrong_folders_are_named(tmp_path: Path, tiny_tokenizer_dir: Path) -> No
     shutil.copytree(tiny_tokenizer_dir, other)
     text = (other / "tokenizer.json").read_text(encoding="utf-8")
     (other / "tokenizer.json").write_text(text.replace("<|endoftext|>", "<|other|>"), encoding="utf-8")
-    with pytest.raises(HanmoError, match=r"id 0 is not <\|endoftext\|>"):
+    with pytest.raises(HanmoError, match=r"neither <\|endoftext\|> nor an eos token"):
         run(tmp_path / "corpus", other, tmp_path / "out")
     with JsonlZstWriter(tmp_path / "corpus" / "train" / "00003.jsonl.zst") as file:
         file.write({"id": "1", "words": "x"})

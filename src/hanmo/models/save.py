@@ -42,13 +42,14 @@ def save_model(
     Args:
         model: a transformers model on the CPU.
         folder: replaced if it exists.
-        stops: ids that end a generation; kept in generation_config.json, where every engine looks.
+        stops: ids that end a generation, the end of a document last (generation pads with it); kept in
+            generation_config.json, where every engine looks.
         dtype: of the saved weights.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=0)
+        model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[-1])
         logging.disable_progress_bar()
         with storage_errors(folder):
             model.to(dtype).save_pretrained(temporary)

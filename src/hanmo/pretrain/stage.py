@@ -53,7 +53,7 @@ def _train(settings: PretrainSettings, inputs: dict[str, list[Path]], data: Data
     device = pick_device(settings.device)
     dtype = _dtype(out, device, settings)
     model = _model(settings, inputs, facts["vocab_size"]).to(device)
-    trainer = Trainer(model, settings, order, out, dtype, look=_look(settings, shards, tokenizer))
+    trainer = Trainer(model, settings, order, out, dtype, look=_look(settings, shards, tokenizer, facts["eos_id"]))
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{human_count(parameters)} parameters, {human_count(settings.tokens)} tokens "
@@ -112,23 +112,23 @@ def _model(settings: PretrainSettings, inputs: dict[str, list[Path]], vocab_size
 
 
 def _look(
-    settings: PretrainSettings, shards: Path, tokenizer: PreTrainedTokenizerFast
+    settings: PretrainSettings, shards: Path, tokenizer: PreTrainedTokenizerFast, eos: int
 ) -> Callable[[Trainer], dict[str, Any]]:
     """A function that measures held-out text and writes samples, for the trainer to call now and then."""
     heldout = open_split(shards, "heldout")
     sizes = np.asarray(heldout.doc_bytes, dtype=np.int64)
     count = int(np.searchsorted(np.cumsum(sizes), settings.eval_bytes, side="right")) or min(1, len(sizes))
-    prompts = [[0, *encode_text(tokenizer, text)] for text in settings.sample_prompts]
+    prompts = [[eos, *encode_text(tokenizer, text)] for text in settings.sample_prompts]
 
     def look(trainer: Trainer) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if count:
-            bits = _packed_bits(trainer, heldout.tokens, np.asarray(heldout.doc_ends[:count], dtype=np.int64))
+            bits = _packed_bits(trainer, heldout.tokens, np.asarray(heldout.doc_ends[:count], dtype=np.int64), eos)
             found["heldout_bpb"] = round(bits / int(sizes[:count].sum()), 5)
             trainer.append("log.jsonl", {"step": trainer.step, "heldout_bpb": found["heldout_bpb"]})
             console.print(f"step {trainer.step}: held-out {found['heldout_bpb']:.3f} bits per byte")
         for text, prompt in zip(settings.sample_prompts, prompts, strict=True):
-            sample = _sample(trainer, prompt)
+            sample = _sample(trainer, prompt, eos)
             line = {"step": trainer.step, "prompt": text, "text": tokenizer.decode(sample, skip_special_tokens=True)}
             trainer.append("samples.jsonl", line)
         return found
@@ -136,7 +136,7 @@ def _look(
     return look
 
 
-def _packed_bits(trainer: Trainer, tokens: Any, ends: np.ndarray) -> float:
+def _packed_bits(trainer: Trainer, tokens: Any, ends: np.ndarray, eos: int) -> float:
     """Bits that the model needs for the first documents of a split, packed like training rows.
 
     A document that a row cuts loses its earlier context there: this is the quick look of a training log, slightly above
@@ -151,7 +151,7 @@ def _packed_bits(trainer: Trainer, tokens: Any, ends: np.ndarray) -> float:
     targets[:total] = tokens[:total]
     inputs = np.zeros(len(place), np.int64)
     inputs[1:total] = targets[: total - 1]
-    inputs[starts] = 0
+    inputs[starts] = eos
     row = place // context
     begin = np.maximum(starts[document], row * context)
     shape = (-1, context)
@@ -166,7 +166,7 @@ def _packed_bits(trainer: Trainer, tokens: Any, ends: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def _sample(trainer: Trainer, prompt: list[int], length: int = 64) -> list[int]:
+def _sample(trainer: Trainer, prompt: list[int], pad: int, length: int = 64) -> list[int]:
     """Continue `prompt` by sampling at temperature 0.8 with a fixed seed; the run's own state is not touched."""
     model, device = trainer.model, next(trainer.model.parameters()).device
     room = min(length, trainer.settings.context - len(prompt))
@@ -181,7 +181,7 @@ def _sample(trainer: Trainer, prompt: list[int], length: int = 64) -> list[int]:
             do_sample=True,
             temperature=0.8,
             top_p=0.95,
-            pad_token_id=0,
+            pad_token_id=pad,
         )
     model.train()
     return ids[0].tolist()

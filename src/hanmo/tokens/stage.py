@@ -20,12 +20,12 @@ from hanmo.errors import HanmoError
 from hanmo.files import atomic_write, fingerprint_json, fingerprint_path, read_json, read_jsonl, write_json
 from hanmo.pool import run_phase
 from hanmo.remote import brought, files_below, is_remote, remove_tree, work_of
+from hanmo.tokenizer.chat import END_OF_TEXT
 from hanmo.tokenizer.encode import BulkEncoder
+from hanmo.tokenizer.opening import open_tokenizer
 from hanmo.tokens.settings import TokensSettings
 from hanmo.tokens.shards import ShardWriter, beside, dtype_for
 
-#: Closes every document. The house's tokenizers always have `<|endoftext|>` there.
-EOS = 0
 #: Characters encoded in one go.
 BATCH = 1 << 20
 SPLITS = ("train", "heldout")
@@ -43,6 +43,7 @@ class EncodeTask:
     tokenizer: Path
     fingerprint: str
     vocab_size: int
+    eos: int
     sources: tuple[str, ...]
 
     @property
@@ -68,7 +69,7 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
     }
     if not files["train"]:
         raise HanmoError(f"{corpus}: no train/*.jsonl.zst there; give a folder made by `hanmo corpus`")
-    vocab_size, fingerprint = _describe(tokenizer)
+    vocab_size, eos, fingerprint = _describe(tokenizer)
     sources = _sources(corpus, [path for split in SPLITS for path in files[split]])
     plan = fingerprint_json(
         [_VERSION, fingerprint, list(sources), {s: [[p.name, fingerprint_path(p)] for p in files[s]] for s in SPLITS}]
@@ -76,7 +77,7 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
     _prepare(out, plan)
 
     tasks = [
-        EncodeTask(path, out / split, number, tokenizer, fingerprint, vocab_size, sources)
+        EncodeTask(path, out / split, number, tokenizer, fingerprint, vocab_size, eos, sources)
         for split in SPLITS
         for number, path in enumerate(files[split])
     ]
@@ -90,7 +91,7 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
     info: dict[str, Any] = {
         "vocab_size": vocab_size,
         "dtype": dtype_for(vocab_size).str,
-        "eos_id": EOS,
+        "eos_id": eos,
         "tokenizer": fingerprint,
         "sources": list(sources),
         "plan": plan,
@@ -115,19 +116,25 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
     return {split: {name: info[split][name] for name in ("tokens", "documents", "bytes")} for split in SPLITS}
 
 
-def _describe(tokenizer: Path) -> tuple[int, str]:
-    """(vocabulary size, fingerprint) of a tokenizer folder."""
-    from tokenizers import Tokenizer
+def _describe(tokenizer: Path) -> tuple[int, int, str]:
+    """(vocabulary size, id that closes documents, fingerprint) of a tokenizer folder.
 
+    Documents are closed by `<|endoftext|>`, which the house's tokenizers have under 0, or by what a foreign tokenizer
+    calls the end of a sequence.
+    """
     path = tokenizer / "tokenizer.json"
     if not path.is_file():
         raise HanmoError(f"{tokenizer}: no tokenizer.json there; give a folder made by `hanmo tokenizer`")
-    loaded = Tokenizer.from_file(str(path))
-    if loaded.id_to_token(EOS) != "<|endoftext|>":
+    opened = open_tokenizer(path)
+    names = {piece.name: index for index, piece in enumerate(opened.pieces)}
+    eos = names.get(END_OF_TEXT, opened.roles.get("eos"))
+    if eos is None:
         raise HanmoError(
-            f"{path}: id {EOS} is not <|endoftext|>, which closes documents; train one with `hanmo tokenizer`"
+            f"{path}: neither {END_OF_TEXT} nor an eos token, which closes documents; name one as eos_token in "
+            "tokenizer_config.json, or train a tokenizer with `hanmo tokenizer`"
         )
-    return loaded.get_vocab_size(), fingerprint_path(path)
+    # Ids may have gaps: what counts is the largest.
+    return len(opened.pieces), eos, fingerprint_path(path)
 
 
 def _sources(corpus: Path, files: list[Path]) -> tuple[str, ...]:
@@ -167,7 +174,7 @@ def encode(task: EncodeTask) -> None:
         for texts, names in _batches(task.path):
             ids, ends = encoder.encode_flat(texts)
             # Every document moves right by the ends of those before it, and its own end follows it.
-            closed = np.insert(ids, ends.astype(np.int64), EOS)
+            closed = np.insert(ids, ends.astype(np.int64), task.eos)
             ends = ends + np.arange(1, len(ends) + 1, dtype=np.uint64)
             try:
                 source = [index[name] for name in names]
