@@ -244,7 +244,7 @@ def _settings_options(schema: type[Settings], group: str = "") -> list[click.Par
     options: list[click.Parameter] = []
     for name, info in schema.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, Settings):
-            options += _settings_options(info.annotation, f"{name}.")
+            options += _settings_options(info.annotation, f"{group}{name}.")
             continue
         default = info.get_default(call_default_factory=True) if not info.is_required() else PydanticUndefined
         shown = "" if default is PydanticUndefined or default in (None, "") else f" [default: {_plain(default)}]"

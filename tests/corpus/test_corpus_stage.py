@@ -210,7 +210,8 @@ def test_own_ids_and_meta_are_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [story, {"id": 5, "text": article(2)}])
     make(CorpusSettings(sources=[Source(path=str(path))], heldout_fraction=0), tmp_path / "out")
     found = {record["id"]: record for record in documents(tmp_path / "out" / "train")}
-    assert found["w-1"]["meta"] == {"kind": "story", "at": "a.jsonl:1"}
+    told = {"lang": "zh", "register": "modern", "script": "Hans"}
+    assert found["w-1"]["meta"] == {"kind": "story", **told, "at": "a.jsonl:1"}
     assert found["5"]["source"] == "a"
 
 

@@ -35,7 +35,7 @@ def make(tmp_path: Path, sources: dict[str, list[str]], priority: dict[str, int]
         path.write_bytes(b"\n".join(orjson.dumps({"text": text}) for text in texts))
         named.append(Source(path=str(path), priority=(priority or {}).get(name, 0)))
     out = tmp_path / "out"
-    settings = {"heldout_fraction": 0, "near_similarity": 0, "quality": QualitySettings(min_han=0), **more}
+    settings = {"heldout_fraction": 0, "near_similarity": 0, "quality": QualitySettings(min_han=0, rules=False), **more}
     stage.run(CorpusSettings(sources=named, **settings), {}, out)
     found: dict[str, list[str]] = {name: [] for name in sources}
     for path in sorted((out / "train").glob("*.jsonl.zst")):

@@ -14,13 +14,15 @@ from fabricate import CATEGORIES, NASTY, REASONS, fabricate, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanmo import charts
 from hanmo.errors import HanmoError
 from hanmo.evaluate import draw
 from hanmo.evaluate.collect import curves, headline, thin
-from hanmo.evaluate.report import both, run, visible
+from hanmo.evaluate.report import both, run
 from hanmo.evaluate.settings import ReportSettings
 from hanmo.evaluate.words import WORDS
 from hanmo.files import read_json
+from hanmo.pages import visible
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +199,7 @@ def test_words_with_values_are_escaped() -> None:
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.integers(2, 8))
 def test_axis_holds_its_values_and_has_few_round_ticks(a: float, b: float, about: int) -> None:
     low, high = min(a, b), max(a, b)
-    axis = draw.axis(low, high, about)
+    axis = charts.axis(low, high, about)
     slack = 1e-8 * (high - low)
     assert axis.low <= low + slack and axis.high >= high - slack
     assert 2 <= len(axis.ticks) <= about + 2
@@ -214,7 +216,7 @@ def test_axis_holds_its_values_and_has_few_round_ticks(a: float, b: float, about
     ],
 )
 def test_labels(low: float, high: float, labels: list[str]) -> None:
-    assert [label for _, label in draw.axis(low, high, 5).ticks] == labels
+    assert [label for _, label in charts.axis(low, high, 5).ticks] == labels
 
 
 def test_smoothing_keeps_a_line_straight_and_a_fall_in_its_place() -> None:
@@ -227,7 +229,7 @@ def test_smoothing_keeps_a_line_straight_and_a_fall_in_its_place() -> None:
 @given(st.lists(st.floats(0, 100), max_size=15), st.floats(1, 30))
 def test_spread_keeps_order_and_distance(places: list[float], least: float) -> None:
     places.sort()
-    found = draw.spread(places, least)
+    found = charts.spread(places, least)
     apart = min(least, 100 / max(1, len(places)))
     assert all(b - a >= apart - 1e-6 for a, b in itertools.pairwise(found))
     assert all(-1e-6 <= place <= 100 + 1e-6 for place in found)
@@ -235,12 +237,12 @@ def test_spread_keeps_order_and_distance(places: list[float], least: float) -> N
 
 def test_flow_is_as_thick_on_both_sides() -> None:
     flows = [("a", "x", 70), ("a", "y", 5), ("b", "x", 20), ("b", "z", 5), ("b", "y", 0)]
-    found = draw.flow(flows, ["x", "z", "y", "w"])
+    found = charts.flow(flows, ["x", "z", "y", "w"])
     assert [node["name"] for node in found["left"]] == ["a", "b"]
     assert [node["name"] for node in found["right"]] == ["x", "z", "y"]
     assert sum(n["height"] for n in found["left"]) == pytest.approx(sum(n["height"] for n in found["right"]))
     assert found["left"][0]["share"] == pytest.approx(0.75) and len(found["ribbons"]) == 4
-    assert draw.flow([], [])["ribbons"] == []
+    assert charts.flow([], [])["ribbons"] == []
 
 
 def test_every_number_of_panels_fills_its_rows() -> None:

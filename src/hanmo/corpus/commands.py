@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from hanmo.corpus.quality.commands import audit, perplexity, quality
+
 
 @click.command()
 @click.argument("name", required=False)
@@ -82,4 +84,4 @@ def clean(
         print_preview(found)
 
 
-COMMANDS: list[click.Command] = [catalog, inspect, clean]
+COMMANDS: list[click.Command] = [catalog, inspect, clean, quality, perplexity, audit]

@@ -71,7 +71,7 @@ def deal(task: DealTask) -> dict[str, Any]:
                 else:
                     reason, (kept, alike) = "near_duplicate", gone[document.key]
                     detail = f"{alike:.2f} like {kept}"
-                tally.reject(reason, record["meta"]["at"], detail, record["text"])
+                tally.reject(reason, record["meta"]["at"], detail, record["text"], document.bytes)
                 record |= {"text": record["text"][:EXCERPT], "meta": {"detail": detail}, "reason": reason}
                 files[rejects].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                 continue

@@ -17,15 +17,16 @@ import numpy as np
 import orjson
 import xxhash
 
-from hanmo.corpus.clean import Cleaner, Counts
+from hanmo.corpus.clean import Cleaner
 from hanmo.corpus.contamination import Exams
 from hanmo.corpus.fields import text_of
 from hanmo.corpus.formats import read
 from hanmo.corpus.hubfile import TORN
 from hanmo.corpus.inputs import Piece, bad_file
 from hanmo.corpus.near import SketchWriter
+from hanmo.corpus.quality.judge import Judge
 from hanmo.corpus.records import EXCERPT, Bad, Record
-from hanmo.corpus.settings import CorpusSettings, QualitySettings, Source
+from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.corpus.spill import Spilled, SpillWriter
 from hanmo.corpus.stream import FileFault
 from hanmo.corpus.tally import Tally
@@ -85,7 +86,7 @@ class _Gatherer:
         self.settings = task.settings
         self.tallies = {index: Tally() for index in sorted({piece.file.source for piece in task.pieces})}
         self.cleaners = {index: Cleaner(self.settings.clean_of(task.sources[index])) for index in self.tallies}
-        self.quality = {index: self.settings.quality_of(task.sources[index]) for index in self.tallies}
+        self.judges = {index: Judge(self.settings.quality_of(task.sources[index])) for index in self.tallies}
         # Per file: lines seen, lines that could not be read, and the first of these.
         self.lines: dict[int, dict[str, Any]] = {}
         self.bound = int(self.settings.heldout_fraction * 2**64)
@@ -185,13 +186,14 @@ class _Gatherer:
         data = text.encode()
         size = len(data) if text is raw else len(raw.encode())
         tally.read.add(size, before.chars, before.han)
-        reason, detail = _fault(self.quality[file.source], before, after)
+        reason, detail, noted = self.judges[file.source](text, before, after)
+        tally.notice(noted, after.chars)
         if not reason and self.exams:
             item, share = self.exams.worst(text)
             if share >= self.settings.contamination:
                 reason, detail = "contaminated", f"holds {share:.0%} of exam item {item}"
         if reason:
-            self._reject(tally, piece, record.place, reason, detail, raw[:EXCERPT])
+            self._reject(tally, piece, record.place, reason, detail, raw[:EXCERPT], size)
             return None
         source = self.task.sources[file.source].name
         own = record.fields.get("id")
@@ -202,7 +204,7 @@ class _Gatherer:
                 "id": identity,
                 "text": text,
                 "source": source,
-                "meta": {**(meta if isinstance(meta, dict) else {}), "at": where},
+                "meta": {**(meta if isinstance(meta, dict) else {}), **noted, "at": where},
             },
             option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS,
         )
@@ -218,9 +220,11 @@ class _Gatherer:
                 self.smallest[file.source] = min(chosen, self.smallest.get(file.source, chosen))
         return Spilled(key, file.source, len(data), after.chars, after.han, line)
 
-    def _reject(self, tally: Tally, piece: Piece, place: str, reason: str, detail: str, text: str) -> None:
+    def _reject(
+        self, tally: Tally, piece: Piece, place: str, reason: str, detail: str, text: str, size: int = 0
+    ) -> None:
         where = f"{piece.file.name}:{place}"
-        tally.reject(reason, where, detail, text)
+        tally.reject(reason, where, detail, text, size)
         source = self.task.sources[piece.file.source].name
         self.rejects.append(
             {
@@ -231,22 +235,6 @@ class _Gatherer:
                 "reason": reason,
             }
         )
-
-
-def _fault(quality: QualitySettings, before: Counts, after: Counts) -> tuple[str, str]:
-    """(reason, detail) why a document is not kept, or empty."""
-    solid = after.chars - after.space
-    if solid == 0:
-        return "empty", "nothing but white space"
-    if after.chars < quality.min_chars:
-        return "too_short", f"{after.chars} characters, fewer than min_chars {quality.min_chars}"
-    if after.chars > quality.max_chars:
-        return "too_long", f"{after.chars} characters, more than max_chars {quality.max_chars}"
-    if before.damaged > quality.max_damage * before.chars:
-        return "damaged", f"{before.damaged} of {before.chars} characters are replacement marks or private"
-    if after.han < quality.min_han * solid:
-        return "low_han", f"Han share {after.han / solid:.2f}, below min_han {quality.min_han:g}"
-    return "", ""
 
 
 def result_of(task: GatherTask) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def cut(task: ShardTask) -> dict[str, Any]:
             left = without(text, spans) if spans else text
             if spans and len(left) < plan.min_chars[record["source"]]:
                 detail = f"{len(text) - len(left)} of {len(text)} characters stand in other documents"
-                tally.reject("repeated_text", record["meta"]["at"], detail, text)
+                tally.reject("repeated_text", record["meta"]["at"], detail, text, len(text.encode()))
                 rejected.write(
                     orjson.dumps(
                         {**record, "text": text[:EXCERPT], "meta": {"detail": detail}, "reason": "repeated_text"},

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from hanmo.corpus.hubapi import is_hub, parse
+from hanmo.corpus.quality.settings import ChineseRules, EnglishRules
 from hanmo.files import expand
 from hanmo.pool import WorkerSettings
 from hanmo.remote import as_path, is_url, matching
@@ -125,6 +126,19 @@ class QualitySettings(Settings):
     max_damage: float = setting(
         0.02, "largest share of replacement marks (U+FFFD) and private-use characters, before cleaning", ge=0, le=1
     )
+    languages: list[str] = factory(
+        list, "reject documents in other languages than these (zh, ja, ko, en, fr, de, ... und); empty: any"
+    )
+    registers: list[Literal["modern", "classical"]] = factory(
+        lambda: ["modern", "classical"], "reject Chinese in another register than these"
+    )
+    rules: bool = setting(True, "judge Chinese and English documents by the rules of `zh` and `en`")
+    zh: ChineseRules = factory(ChineseRules, "rules for documents in Chinese")
+    en: EnglishRules = factory(EnglishRules, "rules for documents in English")
+    classifier: str = setting("", "a model of `hanmo corpus quality train`; its score goes into `meta`")
+    min_score: float = setting(0.3, "documents that the classifier scores lower are rejected", ge=0, le=1)
+    perplexity: str = setting("", "a model of `hanmo corpus perplexity train`; the perplexity goes into `meta`")
+    max_perplexity: float = setting(0.0, "documents of a higher perplexity are rejected; 0: none", ge=0)
 
 
 class CorpusSettings(WorkerSettings):
@@ -218,7 +232,7 @@ class CorpusSettings(WorkerSettings):
 
     def quality_of(self, source: Source) -> QualitySettings:
         """The quality asked of one source: the corpus's, with what the source says otherwise."""
-        return QualitySettings.model_validate({**self.quality.model_dump(), **source.quality})
+        return QualitySettings.model_validate(merged(self.quality.model_dump(), source.quality))
 
     @field_validator("near_similarity")
     @classmethod
@@ -242,17 +256,37 @@ class CorpusSettings(WorkerSettings):
                 found.append(path)
             if source.tokenizer:
                 found.append(Path(source.tokenizer))
-        return found
+        return found + self.models()
+
+    def models(self) -> list[Path]:
+        """The trained models that judge documents."""
+        asked = [self.quality, *map(self.quality_of, self.sources)]
+        return sorted({Path(path) for quality in asked for path in (quality.classifier, quality.perplexity) if path})
 
     def anchored(self, folder: Path) -> CorpusSettings:
         """A copy whose sources' relative paths are taken from `folder`."""
+
+        def models(quality: dict[str, Any]) -> dict[str, str]:
+            names = ("classifier", "perplexity")
+            return {name: str(expand(quality[name], folder)) for name in names if quality.get(name)}
+
         sources = [
             s.model_copy(
                 update={
                     "path": s.path if is_hub(s.path) else str(expand(s.path, folder)),
                     "tokenizer": str(expand(s.tokenizer, folder)) if s.tokenizer else "",
+                    "quality": {**s.quality, **models(s.quality)},
                 }
             )
             for s in self.sources
         ]
-        return self.model_copy(update={"sources": sources})
+        quality = self.quality.model_copy(update=models(self.quality.model_dump()))
+        return self.model_copy(update={"sources": sources, "quality": quality})
+
+
+def merged(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `other`, groups within groups."""
+    return base | {
+        name: merged(base[name], value) if isinstance(value, dict) and name in ("zh", "en") else value
+        for name, value in other.items()
+    }

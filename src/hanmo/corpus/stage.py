@@ -51,7 +51,7 @@ MOST_BUCKETS = 1024
 #: Raw size of one held-out file.
 HELDOUT_FILE = 64 << 20
 #: Changes when the same settings and files give another result.
-_VERSION = 4
+_VERSION = 5
 
 
 def run(settings: CorpusSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _fingerprint(settings: CorpusSettings, found: Found, exams: list[Path]) -> s
         for file in found.files
     ]
     tokenizers = [Path(source.tokenizer) for source in found.sources if source.tokenizer]
-    held = [fingerprint_path(path) for path in (*exams, *tokenizers)]
+    held = [fingerprint_path(path) for path in (*exams, *tokenizers, *settings.models())]
     return fingerprint_json([_VERSION, chosen, [source.name for source in found.sources], files, held])
 
 
@@ -303,7 +303,8 @@ def _stats(settings: CorpusSettings, found: Found, tallies: list[Tally], plan: s
     summary = total.as_dict()
     return {
         "plan": plan,
-        **{name: summary[name] for name in ("read", "train", "heldout", "rejected", "changed", "changed_documents")},
+        **{name: summary[name] for name in ("read", "train", "heldout", "rejected", "rejected_bytes", "seen")},
+        **{name: summary[name] for name in ("changed", "changed_documents")},
         "bad_files": total.bad_files_count,
         "sources": sources,
         "settings": settings.model_dump(mode="json", exclude={"sources", *WorkerSettings.model_fields}),

@@ -4,7 +4,9 @@ as JSON.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,16 +46,35 @@ class Tally:
     train: Amount = field(default_factory=Amount)
     heldout: Amount = field(default_factory=Amount)
     rejected: Counter[str] = field(default_factory=Counter)
+    rejected_bytes: Counter[str] = field(default_factory=Counter)  # by the first pass before cleaning, later after it
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     changed: Counter[str] = field(default_factory=Counter)
     changed_documents: Counter[str] = field(default_factory=Counter)
     changes: Changes = field(default_factory=Changes)  # before and after, by rule: a sample
+    seen: dict[str, Counter[str]] = field(default_factory=dict)  # see `notice`
     bad_files: list[str] = field(default_factory=list)
     bad_files_count: int = 0
 
-    def reject(self, reason: str, where: str, detail: str, text: str) -> None:
-        """Count one rejected document; the first ones of a reason are kept as examples."""
+    def notice(self, found: Mapping[str, Any], chars: int) -> None:
+        """Count what a document was found to be, whether it is kept or not: by `lang`, `register` and `script`; by
+        `chars` in powers of two; by `quality` in tenths and by `perplexity` in halves of a power of two. A bin goes
+        by its lower end.
+        """
+        self._notice("chars", str(1 << max(0, chars.bit_length() - 1)))
+        for name, value in found.items():
+            if name == "quality":
+                value = f"{min(9, int(10 * value)) / 10:g}"
+            elif name == "perplexity":
+                value = f"{2 ** (math.floor(2 * math.log2(max(1.0, value))) / 2):.4g}"
+            self._notice(name, value)
+
+    def _notice(self, name: str, value: str) -> None:
+        self.seen.setdefault(name, Counter())[value] += 1
+
+    def reject(self, reason: str, where: str, detail: str, text: str, size: int) -> None:
+        """Count one rejected document of so many bytes; the first ones of a reason are kept as examples."""
         self.rejected[reason] += 1
+        self.rejected_bytes[reason] += size
         shown = self.examples.setdefault(reason, [])
         if len(shown) < EXAMPLES:
             shown.append({"where": where, "detail": detail, "text": text[:80]})
@@ -76,9 +97,12 @@ class Tally:
             amount: Amount = getattr(other, name)
             getattr(self, name).add(amount.bytes, amount.chars, amount.han, amount.documents)
         self.rejected.update(other.rejected)
+        self.rejected_bytes.update(other.rejected_bytes)
         self.changed.update(other.changed)
         self.changed_documents.update(other.changed_documents)
         self.changes.merge(other.changes.as_list())
+        for name, counts in other.seen.items():
+            self.seen.setdefault(name, Counter()).update(counts)
         for reason, shown in other.examples.items():
             mine = self.examples.setdefault(reason, [])
             mine.extend(shown[: EXAMPLES - len(mine)])
@@ -93,6 +117,8 @@ class Tally:
             "train": self.train.as_dict(),
             "heldout": self.heldout.as_dict(),
             "rejected": dict(sorted(self.rejected.items())),
+            "rejected_bytes": dict(sorted(self.rejected_bytes.items())),
+            "seen": {name: dict(sorted(counts.items())) for name, counts in sorted(self.seen.items())},
             "examples": dict(sorted(self.examples.items())),
             "changed": dict(sorted(self.changed.items())),
             "changed_documents": dict(sorted(self.changed_documents.items())),
@@ -110,6 +136,8 @@ class Tally:
         return cls(
             **amounts,
             rejected=Counter(value["rejected"]),
+            rejected_bytes=Counter(value["rejected_bytes"]),
+            seen={name: Counter(counts) for name, counts in value["seen"].items()},
             examples=value["examples"],
             changed=Counter(value["changed"]),
             changed_documents=Counter(value["changed_documents"]),

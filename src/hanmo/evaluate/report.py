@@ -1,8 +1,7 @@
 """The report stage: one page about a whole run, and the same as JSON.
 
-`collect` gathers, `draw` does the geometry, `words` holds every text in two languages, and the files in `page/` are the
-page: a Jinja2 template, its style and its script, all put into one HTML file that asks nothing of any network. Whatever
-a model or a corpus wrote is escaped, and characters that would act instead of being seen are shown by a sign.
+`collect` gathers, `draw` does the curves, `words` holds every text in two languages, `page/report.html.j2` is the page
+(see `hanmo.pages`).
 """
 
 from __future__ import annotations
@@ -12,16 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from hanmo.console import console, human_bytes, human_count, human_seconds
+from hanmo.charts import axis as axis_of
+from hanmo.console import console, human_bytes, human_count
+from hanmo.corpus.flows import flow_of
 from hanmo.evaluate import draw
 from hanmo.evaluate.collect import collect
 from hanmo.evaluate.settings import ReportSettings
-from hanmo.evaluate.words import WORDS, word
+from hanmo.evaluate.words import WORDS
 from hanmo.files import atomic_write, write_json
+from hanmo.pages import Words, environment, percent, visible
 
 #: What a stage of a kind is known by: keys of its counts (dots lead into groups), and how to write the value.
 _OUTCOMES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -34,12 +34,8 @@ _OUTCOMES: dict[str, tuple[tuple[str, str], ...]] = {
     "dpo": (("records", "count"), ("steps", "count"), ("validation_accuracy_after", "percent")),
     "eval": (("scored_documents", "count"), ("exam_items", "count")),
 }
-_MOST_SOURCES = 8
-#: Control characters as a programmer writes them, marks that turn the writing direction by their names.
-_SIGNS: dict[int, str] = {
-    code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
-}
-_SIGNS |= {code: f"[U+{code:04X}]" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)}
+_PAGE = Words(WORDS)
+both = _PAGE.both
 
 
 def run(settings: ReportSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
@@ -64,29 +60,13 @@ def run(settings: ReportSettings, inputs: dict[str, list[Path]], out: Path) -> d
 def render(report: dict[str, Any], settings: ReportSettings) -> str:
     """The page of a report as one HTML document."""
     folder = Path(__file__).parent / "page"
-    environment = Environment(
-        loader=FileSystemLoader(folder, encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=visible,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "bytes": human_bytes,
-        "count": human_count,
-        "seconds": human_seconds,
-        "grouped": lambda value: f"{value:,}",
-        "number": lambda value: f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}",
-        "fixed": lambda value, digits=3: f"{value:.{digits}f}",
-        "percent_of": lambda value, whole: f"{100 * value / whole:.3f}%" if whole else "0%",
+    page = environment(folder, _PAGE)
+    page.filters |= {
         "p_value": lambda value: "< 0.0001" if value < 1e-4 else f"= {value:.4f}",
         "signed": lambda value: f"{value:+.4f}",
         "points": lambda value: f"{100 * value:+.1f}",
-        "pretty": lambda value: yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100),
     }
-    environment.globals |= {"t": both, "tip": tip, "word": word, "sample_keys": sample_keys, "category": category}
+    page.globals |= {"sample_keys": sample_keys, "category": category}
     data: list[Any] = []  # what the script shows under the pointer, panel by panel
     view = {
         "report": report,
@@ -98,12 +78,10 @@ def render(report: dict[str, Any], settings: ReportSettings) -> str:
         ],
         "exams": [view for part in report["evaluations"] for view in exam_views(part)],
         "texts": [view for part in report["evaluations"] if (view := heldout_view(part))],
-        "flows": {name: flow_view(stats) for name, stats in report["data"].items()},
-        "style": Markup((folder / "report.css").read_text(encoding="utf-8")),
-        "script": Markup((folder / "report.js").read_text(encoding="utf-8")),
+        "flows": {name: flow_of(stats) for name, stats in report["data"].items()},
         "data": data,
     }
-    return environment.get_template("report.html.j2").render(view)
+    return page.get_template("report.html.j2").render(view)
 
 
 def _numbered(panels: list[dict[str, Any]], data: list[Any]) -> list[dict[str, Any]]:
@@ -113,32 +91,10 @@ def _numbered(panels: list[dict[str, Any]], data: list[Any]) -> list[dict[str, A
     return panels
 
 
-def visible(value: Any) -> Any:
-    """Text with a sign in place of every character that acts instead of being seen; other values as they are."""
-    return value.translate(_SIGNS) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def both(key: str, **values: Any) -> Markup:
-    """A text in both languages, of which the page shows one."""
-    english, chinese = word(key, **{name: visible(value) for name, value in values.items()})
-    return Markup('<span class="en">{}</span><span class="zh" lang="zh-Hans">{}</span>').format(english, chinese)
-
-
-def tip(key: str, **values: Any) -> Markup:
-    """Attributes that make the script show a text under the pointer, in the language of the page."""
-    english, chinese = word(key, **{name: visible(value) for name, value in values.items()})
-    return Markup('data-en="{}" data-zh="{}"').format(escape(english), escape(chinese))
-
-
 def category(name: str) -> Markup:
     """An exam's name for a category, in words where it is one of the small world's."""
     key = f"category_{name}"
     return both(key) if key in WORDS else Markup("<bdi>{}</bdi>").format(visible(name))
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """0.8612 -> '86.1%'."""
-    return f"{100 * value:.{digits}f}%"
 
 
 def outcomes(stage: dict[str, Any]) -> list[dict[str, Any]]:
@@ -228,7 +184,7 @@ def heldout_view(part: dict[str, Any]) -> dict[str, Any] | None:
         for name in (names if len(names) > 1 else ())
     ]
     highest = max([score["high"] for row in rows for score in row["scores"]], default=1.0)
-    axis = draw.axis(0.0, highest, 5)
+    axis = axis_of(0.0, highest, 5)
     return {
         "models": models,
         "rows": rows,
@@ -245,20 +201,3 @@ def _bits(part: dict[str, Any]) -> dict[str, Any]:
 def sample_keys(models: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """(kind, prompt) of all samples, each once, in their order."""
     return list(dict.fromkeys((one["kind"], one["prompt"]) for model in models for one in model["samples"]))
-
-
-def flow_view(stats: dict[str, Any]) -> dict[str, Any]:
-    """The flow of a corpus's documents from sources to fates, the smaller sources taken together as "other"."""
-    sources = sorted(stats["sources"].items(), key=lambda item: -item[1]["read"]["documents"])
-    groups = [(name, [source]) for name, source in sources]
-    if len(groups) > _MOST_SOURCES:
-        rest = [source for _, source in sources[_MOST_SOURCES - 1 :]]
-        groups = [*groups[: _MOST_SOURCES - 1], ("other", rest)]
-    reasons = sorted(stats["rejected"], key=lambda reason: -stats["rejected"][reason])
-    flows = []
-    for name, group in groups:
-        # Ribbons leave a source in the order of their ends, so that they do not cross more than they must.
-        flows.append((name, "train", sum(source["train"]["documents"] for source in group)))
-        flows.append((name, "heldout_part", sum(source["heldout"]["documents"] for source in group)))
-        flows += [(name, reason, sum(source["rejected"].get(reason, 0) for source in group)) for reason in reasons]
-    return draw.flow(flows, ["train", "heldout_part", *reasons])

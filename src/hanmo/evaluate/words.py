@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from hanmo.corpus.words import REASONS
+
 WORDS: dict[str, tuple[str, str]] = {
+    **REASONS,
     # frame
     "lead": (
         "The record of a run: from raw text to a model that answers",
@@ -194,17 +197,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "other": ("others", "其他"),
     "none_rejected": ("No document was rejected.", "没有文档被剔除。"),
     "size": ("{bytes} of text, {han} Han characters", "{bytes} 文本，{han} 个汉字"),
-    "too_short": ("too short", "过短"),
-    "too_long": ("too long", "过长"),
-    "low_han": ("too little Chinese", "汉字过少"),
-    "duplicate": ("seen before", "重复"),
-    "empty": ("empty", "空白"),
-    "damaged": ("damaged characters", "字符损坏"),
-    "not_json": ("not JSON", "不是 JSON"),
-    "bad_encoding": ("wrong encoding", "编码错误"),
-    "bad_row": ("broken row", "行格式错误"),
-    "no_text": ("no text field", "无文本字段"),
-    "too_big": ("too large", "过大"),
     "records_section": ("Dialogues and preferences", "对话与偏好数据"),
     "records_row": (
         "{read} records read, {used} trained on, {held} held out",
@@ -226,9 +218,3 @@ WORDS: dict[str, tuple[str, str]] = {
     "details_lead": ("What it takes to make this run again.", "重现本次运行所需的信息。"),
     "versions": ("Versions", "版本"),
 }
-
-
-def word(key: str, **values: object) -> tuple[str, str]:
-    """The text of a key in English and in Chinese; an unknown key (a foreign stage's own name) is shown as it is."""
-    english, chinese = WORDS.get(key, (key.replace("_", " "),) * 2)
-    return english.format(**values), chinese.format(**values)

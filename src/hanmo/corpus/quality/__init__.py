@@ -1,0 +1,1 @@
+"""Which documents are worth keeping: language, rules by language, a trained classifier, perplexity; see `judge`."""
