@@ -45,7 +45,7 @@ def audit(corpus: Path, out: Path, examples: int = 8, language: str = "auto") ->
     stats = read_json(corpus / "stats.json")
     if not isinstance(stats, dict) or "rejected_bytes" not in stats:
         raise HanmoError(f"{corpus / 'stats.json'}: not of this version's corpus stage; make the corpus again")
-    page = render(corpus.resolve().name, stats, rejected(corpus, examples), kept(corpus), language)
+    page = render(corpus.resolve().name, stats, rejected(corpus, examples), kept(corpus), language, examples)
     with atomic_write(out) as file:
         file.write(page)
     console.print(f"audit: {out} ({human_bytes(len(page.encode()))})", markup=False, soft_wrap=True)
@@ -102,8 +102,9 @@ def render(
     examples: dict[str, dict[str, list[dict[str, Any]]]],
     documents: list[dict[str, Any]],
     language: str,
+    most: int = 8,
 ) -> str:
-    """The page as one HTML document."""
+    """The page as one HTML document, with at most so many samples of what a cleaning rule changed."""
     reasons = sorted(stats["rejected"], key=lambda reason: -stats["rejected"][reason])
     page = environment(Path(__file__).parent / "page", Words(AUDIT))
     return page.get_template("audit.html.j2").render(
@@ -116,7 +117,7 @@ def render(
         matrix=_matrix(stats, reasons),
         examples=examples,
         documents=documents,
-        cleaning=_cleaning(stats),
+        cleaning=_cleaning(stats, most),
         bad_files=[line for source in stats["sources"].values() for line in source["bad_files"]],
     )
 
@@ -150,7 +151,7 @@ def _matrix(stats: dict[str, Any], reasons: list[str]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["read"])
 
 
-def _cleaning(stats: dict[str, Any]) -> list[dict[str, Any]]:
+def _cleaning(stats: dict[str, Any], most: int) -> list[dict[str, Any]]:
     """By rule: how much it changed, and samples where there are any."""
     samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for name, source in stats["sources"].items():

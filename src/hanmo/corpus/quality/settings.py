@@ -22,7 +22,7 @@ class ChineseRules(Settings):
     """Rules for Chinese documents; a limit of 1 (for what is at most) or 0 (at least) turns one off."""
 
     from_chars: int = setting(100, "documents of fewer characters (white space aside) are not judged by these", ge=1)
-    max_digits: float = setting(0.5, "largest share of digits", ge=0, le=1)
+    max_digits: float = setting(0.75, "largest share of digits", ge=0, le=1)
     max_symbols: float = setting(
         0.35, "largest share of symbols (marks, emoji, box drawing; not punctuation)", ge=0, le=1
     )
