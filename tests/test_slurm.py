@@ -84,7 +84,7 @@ def test_killed_twice_and_submitted_again(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "jobs")
     assert "the last job is" in must(hanmo(recipe, *words, **more))
     assert {path.read_text().strip() for path in (tmp_path / "jobs").iterdir()} == {"COMPLETED"}
-    logs = [path.read_text() for path in (out / "slurm" / "logs").glob("text-2-sorting-and-deduplicating-*.log")]
+    logs = [path.read_text() for path in (out / "slurm" / "logs").glob("text-*-sorting-and-deduplicating-*.log")]
     done = [int(log.split(": ")[1].split()[0]) for log in logs]
     assert len(done) == 2 and min(done) > 0 and sum(done) <= everything - len(dealt)
     assert digests(out) == digests(tmp_path / "whole")
@@ -96,14 +96,16 @@ def test_killed_twice_and_submitted_again(tmp_path: Path) -> None:
         "text-1-lead.sh",
         "text-1-comparing.sh",
         "text-2-lead.sh",
-        "text-2-sorting-and-deduplicating.sh",
-        "text-3-end.sh",
+        "text-2-comparing-with-the-held-out-part.sh",
+        "text-3-lead.sh",
+        "text-3-sorting-and-deduplicating.sh",
+        "text-4-end.sh",
         "tokenizer.sh",
         "tokens-0-lead.sh",
         "tokens-0-encoding.sh",
         "tokens-1-end.sh",
     ]
-    ends = [path.read_text() for path in (out / "slurm" / "logs").glob("text-3-end-*.log")]
+    ends = [path.read_text() for path in (out / "slurm" / "logs").glob("text-4-end-*.log")]
     assert len(ends) == 1 and "comparing" not in ends[0]
 
 
@@ -124,7 +126,7 @@ def test_the_scripts_are_good_shell(tmp_path: Path) -> None:
     asked = Resources("gpu", "12:00:00", 8, "32G", 2, 5, ("--account=lab",))
     script = write_scripts(load_recipe(recipe), recipe, ["text.sources=[{path: 'x y'}]"], tmp_path / "out (1)", asked)
     scripts = sorted(script.parent.glob("*.sh"))
-    assert len(scripts) == 12
+    assert len(scripts) == 14
     for path in scripts:
         assert subprocess.run(["bash", "-n", path]).returncode == 0
     array = next(path for path in scripts if path.name.endswith("encoding.sh")).read_text().splitlines()
