@@ -17,9 +17,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hanmo import charts
 from hanmo.console import console, human_bytes, human_count
 from hanmo.errors import HanmoError
-from hanmo.evaluate import draw
 from hanmo.evaluate import report as run_report
 from hanmo.files import JsonlZstWriter, atomic_write, write_json
 from hanmo.pool import cores, run_tasks
@@ -207,11 +207,11 @@ def _scatter(tokenizers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sizes = [math.log10(max(1, one["tokens"])) for one in tokenizers]
     low, high = min(sizes) - 0.12, max(sizes) + 0.12
     ticks = [unit * 10**power for power in range(2, 7) for unit in (1, 2, 5)]
-    scale = draw.Axis(low, high, [])
-    scale = draw.Axis(
-        low, high, [(scale.place(math.log10(t)), draw.short(t)) for t in ticks if low <= math.log10(t) <= high]
+    scale = charts.Axis(low, high, [])
+    scale = charts.Axis(
+        low, high, [(scale.place(math.log10(t)), charts.short(t)) for t in ticks if low <= math.log10(t) <= high]
     )
-    y = draw.axis(min(0.5, *rates), max(rates), 6)
+    y = charts.axis(min(0.5, *rates), max(rates), 6)
     points = [
         {"number": number, "name": one["name"], "rate": rate, "x": scale.place(size), "y": 100 - y.place(rate)}
         for number, (one, rate, size) in enumerate(zip(tokenizers, rates, sizes, strict=True), 1)
@@ -246,7 +246,7 @@ def _histogram(one: dict[str, Any]) -> dict[str, Any]:
     """A model's indicator as bars: {name, facts, bars: [{x, width, height, low}], x: axis}."""
     facts = one["training"]
     counts, edges = facts["histogram"]["counts"], facts["histogram"]["edges"]
-    x = draw.axis(edges[0], edges[-1], 6, pad=False)
+    x = charts.axis(edges[0], edges[-1], 6, pad=False)
     most = max([math.log1p(count) for count in counts], default=1.0) or 1.0
     bars = [
         {
