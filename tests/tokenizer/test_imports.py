@@ -21,8 +21,8 @@ from hanmo.files import read_json, read_jsonl
 from hanmo.tokenizer import QWEN2_SPLIT, load
 from hanmo.tokenizer.chat import SPECIAL_TOKENS, ChatFormat, encode_text
 from hanmo.tokenizer.encode import BulkEncoder
-from hanmo.tokenizer.imports import QWEN_SPECIAL, import_tokenizer
 from hanmo.tokenizer.forms.pinyin import Reader, has_pinyin
+from hanmo.tokenizer.imports import QWEN_SPECIAL, import_tokenizer
 
 HARD = [
     "",
