@@ -10,3 +10,7 @@ Every stage is a function in `hanmo.api` (the bare names `hanmo.pretrain` and so
 from __future__ import annotations
 
 __version__ = "0.1.0"
+
+from hanmo.registration import register as _register
+
+_register()

@@ -34,7 +34,7 @@ _ALL = (
     ),
     StageKind(
         "tokenizer",
-        "train a byte-level BPE on a corpus",
+        "train a tokenizer on a corpus",
         TokenizerSettings,
         (Input("corpus", "a corpus folder"),),
         "hanmo.tokenizer.train:run",

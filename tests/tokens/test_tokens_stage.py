@@ -179,6 +179,34 @@ def test_a_tokenizer_made_elsewhere_that_also_ends_documents_with_id_0(shared_da
         assert split.document(index).tolist() == [*reference.encode(text).ids, 0]
 
 
+def test_documents_end_with_what_the_tokenizer_says(tmp_path: Path) -> None:
+    from hanmo.tokenizer.imports import import_tokenizer
+
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "春", "天", "小", "猫"]
+    (tmp_path / "vocab.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    import_tokenizer(tmp_path / "vocab.txt", tmp_path / "bert")
+    corpus(tmp_path / "corpus", files=1)
+    run(tmp_path / "corpus", tmp_path / "bert", tmp_path / "out")
+    assert read_info(tmp_path / "out")["eos_id"] == 3
+    split = open_split(tmp_path / "out", "train")
+    assert split.document(0).tolist()[-1] == 3
+    assert split.document(0).tolist()[1:3] == [5, 6]
+    assert split.pinyin is None
+
+
+def test_words_have_no_tokenizer_json(tmp_path: Path) -> None:
+    from hanmo.tokenizer.forms import word
+
+    tokenizer = word.build([text * 3 for text in TEXTS], 300, "rjieba", tmp_path / "words")
+    written = corpus(tmp_path / "corpus", files=2)
+    run(tmp_path / "corpus", tmp_path / "words", tmp_path / "out", workers=2)
+    split = open_split(tmp_path / "out", "train")
+    for index, (text, _) in enumerate(written):
+        ids = split.document(index).tolist()
+        assert ids[-1] == 0
+        assert tokenizer.decode(ids[:-1]) == text
+
+
 def test_sums_of_large_counts_do_not_overflow(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, 0, 400, "abc") as shard:
         shard.write(np.zeros(6, np.uint16), np.arange(1, 7), [2**32 - 1] * 6, [1] * 6)

@@ -7,6 +7,7 @@ normaliser: llama.cpp knows exactly that under the name `qwen2`, so ids agree th
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,29 +68,91 @@ def build(tokenizer: Tokenizer, out: Path) -> PreTrainedTokenizerFast:
     return fast
 
 
+#: Files that belong to a tokenizer beside what transformers writes: the SentencePiece model that llama.cpp's converter
+#: reads, and the pinyin classes.
+COMPANIONS = ("tokenizer.model", "pinyin.txt", "pinyin.json")
+
+
 def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a tokenizer's files into `folder` under the class name that every transformers knows.
 
-    transformers 5 would call the class `TokenizersBackend`, which version 4 and what builds on it cannot find.
+    transformers 5 would call the class `TokenizersBackend`, which version 4 and what builds on it cannot find. Only our
+    own classes (words, merged SentencePiece models) keep their names. `COMPANIONS` come along from where it was loaded.
     """
+    from hanmo.tokenizer.forms.segmented import SegmentedTokenizer
+
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(folder))
-    path = folder / "tokenizer_config.json"
-    write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"})
+    if not isinstance(tokenizer, SegmentedTokenizer):
+        path = folder / "tokenizer_config.json"
+        write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"})
+    source = Path(tokenizer.name_or_path or folder)
+    for name in COMPANIONS:
+        if (source / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(source / name, folder / name)
 
 
 def load(path: Path | str) -> PreTrainedTokenizerFast:
-    """Load a tokenizer folder (or a model folder that holds one) as the plain fast class.
+    """Load a tokenizer folder (or a model folder that holds one) as the plain fast class, or as our own it was saved
+    as.
 
     Raises:
-        HanmoError: there is no tokenizer.json in it.
+        HanmoError: there is no tokenizer in it.
     """
-    from transformers import PreTrainedTokenizerFast
-
     path = Path(path)
-    if not (path / "tokenizer.json").is_file():
+    if (path / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(str(path))
+    cls = _own_class(path)
+    if cls is None:
         raise HanmoError(f"{path}: no tokenizer.json there; give a folder made by `hanmo tokenizer` or a model folder")
-    return PreTrainedTokenizerFast.from_pretrained(str(path))
+    return cls.from_pretrained(str(path))
+
+
+def is_tokenizer(path: Path | str) -> bool:
+    """Whether a folder holds a tokenizer that `load` can read."""
+    return (Path(path) / "tokenizer.json").is_file() or _own_class(Path(path)) is not None
+
+
+def _own_class(folder: Path) -> type[PreTrainedTokenizerFast] | None:
+    config = folder / "tokenizer_config.json"
+    match read_json(config).get("tokenizer_class") if config.is_file() else None:
+        case "HanmoWordTokenizer":
+            from hanmo.tokenizer.forms.word import HanmoWordTokenizer
+
+            return HanmoWordTokenizer
+        case "HanmoSentencePieceTokenizer":
+            from hanmo.tokenizer.forms.spm_class import HanmoSentencePieceTokenizer
+
+            return HanmoSentencePieceTokenizer
+        case _:
+            return None
+
+
+def end_of_document(folder: Path | str) -> int:
+    """The id that closes documents: a tokenizer's eos, `<|endoftext|>` where eos only ends a turn, else its separator.
+
+    Raises:
+        HanmoError: it has none of them.
+    """
+    from tokenizers import Tokenizer
+
+    from hanmo.tokenizer.chat import END_OF_TEXT, TURN_END
+
+    tokenizer = load(folder)
+    path = Path(folder) / "tokenizer.json"
+    # The file, since the class adds what its configuration names and the file has not.
+    backend = Tokenizer.from_file(str(path)) if path.is_file() else tokenizer.backend_tokenizer
+    eos = tokenizer.eos_token if tokenizer.eos_token != TURN_END else None
+    for token in (eos, END_OF_TEXT, tokenizer.sep_token):
+        index = backend.token_to_id(str(token)) if token else None
+        if index is not None:
+            return index
+    raise HanmoError(
+        f"{folder}: neither {END_OF_TEXT} nor an eos token, which closes documents; name one as eos_token in "
+        "tokenizer_config.json, or train a tokenizer with `hanmo tokenizer`"
+    )
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:

@@ -69,4 +69,46 @@ def report(
         click.echo(json.dumps(result, ensure_ascii=False))
 
 
-COMMANDS: list[click.Command] = [extend, report]
+@click.command("import")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
+@click.option(
+    "--kind",
+    default="auto",
+    show_default=True,
+    help="sentencepiece, llama2c, tiktoken, bert, linglong, word, json; auto tells it from the file.",
+)
+@click.option("--chat", is_flag=True, help="Add the ChatML markers that are missing, and the chat template.")
+@click.option("--lower-case/--keep-case", default=None, help="For BERT's; without either, the vocabulary tells.")
+@click.option("--pinyin", type=click.Path(path_type=Path), help="A file of pinyin classes that goes with it.")
+def import_command(path: Path, out: Path, kind: str, chat: bool, lower_case: bool | None, pinyin: Path | None) -> None:
+    """Make a tokenizer folder of another project's tokenizer at PATH (a file, or a folder with one)."""
+    from hanmo.tokenizer.imports import import_tokenizer
+
+    facts = import_tokenizer(path, out, kind, chat, lower_case, pinyin)
+    click.echo(json.dumps({"out": str(out), **facts}, ensure_ascii=False))
+
+
+@click.command("suggest")
+@click.argument("corpus", type=click.Path(path_type=Path))
+@click.option("--model", default="hanmo-16m", show_default=True, help="Preset of the model it is meant for.")
+@click.option("--kind", default="bpe", show_default=True, help="Kind of tokenizer.")
+@click.option("--sample-mb", default=30, show_default=True, help="Megabytes of text to look at.")
+def suggest_command(corpus: Path, model: str, kind: str, sample_mb: int) -> None:
+    """Say how many tokens suit a CORPUS folder and a model, and why."""
+    from typing import get_args
+
+    from hanmo.errors import HanmoError, nearest
+    from hanmo.tokenizer.settings import Kind
+    from hanmo.tokenizer.suggest import corpus_bytes, suggest
+    from hanmo.tokenizer.train import sample
+
+    if kind not in get_args(Kind):
+        raise HanmoError(f"--kind: '{kind}' is unknown{nearest(kind, get_args(Kind))}")
+    texts = list(sample(corpus, sample_mb * 1_000_000))
+    found = suggest(texts, kind, model, max(corpus_bytes(corpus), sum(len(text.encode()) for text in texts)))
+    facts = {"vocab_size": found.vocab_size, "cheapest": found.cheapest, "seen": found.seen}
+    click.echo(json.dumps({**facts, "bytes_per_token": {str(v): round(rate, 3) for v, rate in found.curve}}))
+
+
+COMMANDS: list[click.Command] = [import_command, suggest_command, extend, report]

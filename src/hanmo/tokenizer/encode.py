@@ -22,6 +22,7 @@ PROBES = (
     "",
     " ",
     "春天到了，花园里的花都开了。\n\n　　小明说：“你好！”\r\n\r\n  he's I'LL don't ＡＢＣ１２３",
+    "<s></s><unk><pad><0x0A><0xE4>[PAD][UNK][CLS][SEP][MASK]\u2581\u2582\u2583##a ##",
     "<|endoftext|><|im_start|>user\n<|im_end|><|im_end",
     "3.14159 2024年12月31日 ½ ² Ⅷ ① 一二三 ٣٤٥ १२३",
     "𠮷野家 𪚥 㐀䶵 龘 〇 々 ㄅㄆㄇ ｶﾀｶﾅ ﬁ ﷺ",
@@ -41,7 +42,7 @@ class BulkEncoder:
         folder: a tokenizer folder (tokenizer.json).
 
     Attributes:
-        engine: "fastokens" or "tokenizers", whichever does the work.
+        engine: "fastokens" or "tokenizers", whichever does the work; the name of our own class where it is one.
 
     Raises:
         HanmoError: the folder holds no tokenizer.
@@ -50,9 +51,17 @@ class BulkEncoder:
     def __init__(self, folder: Path | str) -> None:
         from tokenizers import Tokenizer
 
+        from hanmo.tokenizer import is_tokenizer, load
+
         path = Path(folder) / "tokenizer.json"
+        self._own: Any = None
+        self._fast: Any = None
         if not path.is_file():
-            raise HanmoError(f"{folder}: no tokenizer.json there; give a folder made by `hanmo tokenizer`")
+            if not is_tokenizer(folder):
+                raise HanmoError(f"{folder}: no tokenizer.json there; give a folder made by `hanmo tokenizer`")
+            self._own = load(folder)
+            self.engine = type(self._own).__name__
+            return
         self._reference = Tokenizer.from_file(str(path))
         self._reference.encode_special_tokens = True
         self._fast = _fastokens(path)
@@ -72,6 +81,8 @@ class BulkEncoder:
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
         """(ids of all texts one after the other [tokens], the exclusive end of each text in them [texts])."""
+        if self._own is not None:
+            return _flat([np.array(ids, np.uint32) for ids in self._own.encode_texts(texts)])
         if self._fast is None:
             return self._encode_reference(texts)
         try:
@@ -92,9 +103,12 @@ class BulkEncoder:
 
     def _encode_reference(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
         found = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
-        parts = [np.array(one.ids, np.uint32) for one in found]
-        ids = np.concatenate(parts) if parts else np.zeros(0, np.uint32)
-        return ids, np.cumsum([len(part) for part in parts], dtype=np.uint64)
+        return _flat([np.array(one.ids, np.uint32) for one in found])
+
+
+def _flat(parts: Sequence[NDArray[np.uint32]]) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    ids = np.concatenate(parts) if parts else np.zeros(0, np.uint32)
+    return ids, np.cumsum([len(part) for part in parts], dtype=np.uint64)
 
 
 def _fastokens(path: Path) -> Any:

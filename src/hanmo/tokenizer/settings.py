@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WrapValidator
+
 from hanmo.stage import Settings, setting
+
+Kind = Literal["bpe", "sentencepiece-bpe", "unigram", "wordpiece", "word", "pinyin"]
+
+
+def _number_or_auto(value: Any, check: Callable[[Any], int]) -> Any:
+    return value if value == "auto" else check(value)
 
 
 class TokenizerSettings(Settings):
-    """Training a byte-level BPE on a corpus."""
+    """Training a tokenizer on a corpus."""
 
-    vocab_size: int = setting(
-        8192, "tokens in all: 3 special tokens, 256 bytes and the merges; a multiple of 64 is fastest", ge=259
+    kind: Kind = setting(
+        "bpe",
+        "bpe (byte-level, runs everywhere); sentencepiece-bpe, unigram; wordpiece (characters, for encoders); word "
+        "(jieba's words, as CPM-2); pinyin (characters with their readings beside them)",
+    )
+    vocab_size: Annotated[int, Field(ge=259), WrapValidator(_number_or_auto)] = setting(
+        8192,
+        "tokens in all, special ones and bytes included; a multiple of 64 is fastest; auto: by corpus and `model`",
     )
     sample_mb: int = setting(
         100,
@@ -17,3 +34,7 @@ class TokenizerSettings(Settings):
         ge=1,
         affects="result",
     )
+    model: str = setting("hanmo-16m", "preset of the model that `vocab_size: auto` is meant for")
+    lossless: bool = setting(False, "wordpiece: keep case, accents, spaces and every character")
+    lower_case: bool = setting(True, "wordpiece that is not lossless: lower-case the text and drop accents")
+    segmenter: Literal["rjieba", "jieba"] = setting("rjieba", "word: what cuts text into words")

@@ -1,4 +1,4 @@
-"""Training a byte-level BPE on a corpus.
+"""The tokenizer stage: a sample of a corpus, and the training of a byte-level BPE (the other kinds are in `forms`).
 
 Chinese makes this slow: the splitter takes a run of Han characters for one word, so that nearly every word is a new
 one, and the trainer drags millions of them along. But most places between two Han characters can never be inside a
@@ -28,6 +28,7 @@ from hanmo.files import read_jsonl
 from hanmo.remote import files_below
 from hanmo.tokenizer import QWEN2_SPLIT, build, skeleton
 from hanmo.tokenizer.encode import BulkEncoder
+from hanmo.tokenizer.forms import TooLarge
 from hanmo.tokenizer.settings import TokenizerSettings
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ LEAST_COUNT = 2
 #: Characters that are worked on at once.
 CHUNK = 1 << 20
 _TABLE_BITS = 24
-_CUT = "\0"
+#: Stands in training text where it is cut.
+CUT = "\0"
 _HAN = (0x3400, 0x9FFF)
 
 
@@ -56,18 +58,63 @@ def run(settings: TokenizerSettings, inputs: dict[str, list[Path]], out: Path) -
     Raises:
         HanmoError: no corpus there, or one too small for the vocabulary.
     """
-    texts = list(sample(inputs["corpus"][0], int(settings.sample_mb * 1e6)))
+    corpus = inputs["corpus"][0]
+    texts = list(sample(corpus, int(settings.sample_mb * 1e6)))
     size = sum(len(text.encode()) for text in texts)
-    console.print(f"training {settings.vocab_size} tokens on {human_bytes(size)} of text")
-    tokenizer = train(texts, settings.vocab_size)
-    build(tokenizer, out)
+    asked: int | str = settings.vocab_size
+    if asked == "auto":
+        from hanmo.tokenizer.suggest import corpus_bytes, suggest
+
+        tokens = suggest(texts, settings.kind, settings.model, max(size, corpus_bytes(corpus))).vocab_size
+    else:
+        tokens = settings.vocab_size
+    console.print(f"training {tokens} tokens ({settings.kind}) on {human_bytes(size)} of text")
+    count = 0
+    while not count:
+        try:
+            count = build_kind(texts, settings, tokens, out)
+        except TooLarge as error:
+            if asked != "auto" or error.supported >= tokens:
+                raise
+            tokens = error.supported
 
     # A sixteenth of the sample tells the rate; all of it would take longer to encode than to train on.
     probe = texts[: max(1, len(texts) // 16)]
     ids, _ = BulkEncoder(out).encode_flat(probe)
     rate = sum(len(text.encode()) for text in probe) / max(1, len(ids))
     console.print(f"{rate:.2f} bytes a token")
-    return {"vocab_size": tokenizer.get_vocab_size(), "sample_bytes": size, "bytes_per_token": round(rate, 3)}
+    return {"vocab_size": count, "sample_bytes": size, "bytes_per_token": round(rate, 3)}
+
+
+def build_kind(texts: Sequence[str], settings: TokenizerSettings, vocab_size: int, out: Path) -> int:
+    """Train the kind that the settings name and save it; returns how many tokens it has.
+
+    Raises:
+        TooLarge: the texts do not hold so many tokens.
+    """
+    match settings.kind:
+        case "bpe":
+            tokenizer = train(texts, vocab_size)
+            build(tokenizer, out)
+            return tokenizer.get_vocab_size()
+        case "sentencepiece-bpe" | "unigram":
+            from hanmo.tokenizer.forms import spm
+
+            return spm.build(texts, vocab_size, settings.kind.removeprefix("sentencepiece-"), out).get_vocab_size()
+        case "wordpiece":
+            from hanmo.tokenizer.forms import wordpiece
+
+            if settings.lossless:
+                return wordpiece.build_lossless(texts, vocab_size, out).get_vocab_size()
+            return wordpiece.build(texts, vocab_size, settings.lower_case, out).get_vocab_size()
+        case "word":
+            from hanmo.tokenizer.forms import word
+
+            return len(word.build(texts, vocab_size, settings.segmenter, out))
+        case "pinyin":
+            from hanmo.tokenizer.forms import pinyin
+
+            return pinyin.build(texts, vocab_size, out).get_vocab_size()
 
 
 def sample(corpus: Path, limit: int) -> Iterator[str]:
@@ -105,30 +152,33 @@ def train(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE of `vocab_size` tokens: specials 0 to 2, bytes 3 to 258, then merges in the order learnt.
 
     Raises:
-        HanmoError: the texts do not hold so many tokens that occur at least twice.
+        TooLarge: the texts do not hold so many tokens that occur at least twice.
     """
+    merges = max(0, vocab_size - SPECIAL - BYTES)
+    learnt = learn(texts, merges)
+    if len(learnt) < merges:
+        why = "every merge must occur at least twice in the sample"
+        raise TooLarge(SPECIAL + BYTES + len(learnt), vocab_size, why=why)
+    return assemble(learnt)
+
+
+def learn(texts: Sequence[str], merges: int) -> list[tuple[bytes, bytes]]:
+    """At most so many merges, in the order learnt; fewer where the texts do not support them."""
     import rustbpe
 
     trainer = rustbpe.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue]
     # Two merges may give the same bytes, of which one is dropped below: a few more are trained.
-    merges = max(0, vocab_size - SPECIAL - BYTES)
-    pattern = f"{_CUT}|" + QWEN2_SPLIT.replace(r"[^\r\n\p{L}\p{N}]?\p{L}+", rf"[^{_CUT}\r\n\p{{L}}\p{{N}}]?\p{{L}}+")
+    pattern = f"{CUT}|" + QWEN2_SPLIT.replace(r"[^\r\n\p{L}\p{N}]?\p{L}+", rf"[^{CUT}\r\n\p{{L}}\p{{N}}]?\p{{L}}+")
     trainer.train_from_iterator(
         cut_rare_pairs(texts, merges), vocab_size=BYTES + merges + merges // 100, pattern=pattern
     )
     tokens = [bytes(token) for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])]
     learnt = merges_of(tokens)[:merges]
-    supported = _frequent(learnt, texts)
-    if supported < merges:
-        raise HanmoError(
-            f"the corpus supports only {SPECIAL + BYTES + supported} tokens, not {vocab_size} (every merge must occur "
-            "at least twice in the sample): set vocab_size to that or less, or give more text"
-        )
-    return assemble(learnt)
+    return learnt[: _frequent(learnt, texts)]
 
 
 def cut_rare_pairs(texts: Sequence[str], merges: int) -> Iterator[str]:
-    """The texts with `_CUT` between Han characters that stand side by side too rarely to matter for so many merges.
+    """The texts with `CUT` between Han characters that stand side by side too rarely to matter for so many merges.
 
     Too rarely is more rarely than the `merges`-th most frequent pair: the last merges learnt are more frequent than
     that, since many are not of two Han characters (on 20 MB and 16,000 tokens the last one occurred 40 times, that pair
@@ -145,11 +195,11 @@ def cut_rare_pairs(texts: Sequence[str], merges: int) -> Iterator[str]:
         codes = _codes(text)
         pairs, both = _pairs(codes)
         places = np.flatnonzero(both & rare[pairs]) + 1
-        yield np.insert(codes, places, ord(_CUT)).astype("<u4").tobytes().decode("utf-32-le")
+        yield np.insert(codes, places, ord(CUT)).astype("<u4").tobytes().decode("utf-32-le")
 
 
 def _codes(text: str) -> NDArray[np.uint32]:
-    return np.frombuffer(text.replace(_CUT, "").encode("utf-32-le"), "<u4")
+    return np.frombuffer(text.replace(CUT, "").encode("utf-32-le"), "<u4")
 
 
 def _pairs(codes: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:

@@ -23,7 +23,7 @@ from hanmo.errors import HanmoError
 from hanmo.extras import need
 from hanmo.files import read_json
 from hanmo.tokens.order import WINDOW
-from hanmo.tokens.shards import FILES, TRAINING, Shard, Split
+from hanmo.tokens.shards import PINYIN, TRAINING, Shard, Split
 
 #: Seconds to wait before another try, when the network failed.
 WAITS = (1.0, 2.0, 4.0, 8.0)
@@ -131,8 +131,8 @@ class RemoteTokens(RemoteFolder):
         for path in self._try(self._fs.find, f"{self._root}/tokenizer"):
             self.fetch("tokenizer/" + path.rpartition("/")[2])
         for facts in self.info["shards"]["heldout"]:
-            for suffix in FILES:
-                self.fetch(f"heldout/{facts['name']}{suffix}", facts["files"][suffix])
+            for suffix, known in facts["files"].items():
+                self.fetch(f"heldout/{facts['name']}{suffix}", known)
         (folder / "train").mkdir(exist_ok=True)
         self._left = {path.name[:-3] for path in (folder / "train").glob("*.ds")}
         self._pool = ThreadPoolExecutor(_THREADS, "shards")
@@ -177,7 +177,7 @@ class RemoteTokens(RemoteFolder):
 
     def _shard(self, facts: dict[str, Any]) -> Shard:
         name = facts["name"]
-        self._files[name] = {suffix: facts["files"][suffix] for suffix in TRAINING}
+        self._files[name] = {s: known for s, known in facts["files"].items() if s in (*TRAINING, PINYIN)}
         path = self.folder / "train" / f"{name}.ds"
         return Shard(path, np.dtype(self.info["dtype"]), facts, lambda: self._begin(name).result())
 
@@ -205,7 +205,7 @@ class RemoteTokens(RemoteFolder):
                 self._left.discard(name)
                 self._coming.pop(name, None)
                 self._shards[name].forget()
-                for suffix in TRAINING:
+                for suffix in self._files[name]:
                     with contextlib.suppress(OSError):  # Windows keeps what is still mapped somewhere
                         (self.folder / "train" / f"{name}{suffix}").unlink(missing_ok=True)
                 used -= self._size(name)

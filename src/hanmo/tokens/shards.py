@@ -6,7 +6,8 @@ A split is a folder with, for every shard:
     NNNNN.ds.index      the exclusive end of every document, in tokens of this shard, little-endian uint64
     NNNNN.bytes.npy     uint32 [documents]: bytes of the document's text in UTF-8 (eos has none)
     NNNNN.source.npy    uint16 [documents]: index into `sources` of tokens.json
-    NNNNN.json          tokens, documents and bytes by source; size and hash of the four files above
+    NNNNN.pinyin.npy    uint16 [tokens]: pinyin id of each token, where the tokenizer has pinyin
+    NNNNN.json          tokens, documents and bytes by source; size and hash of the files above
     NNNNN.ds.metadata   "tokenizer|bytes per token", number of tokens, the same for people; written last
 
 The first, second and last are what `datatrove.pipeline.tokens.TokenizedFile` writes and `DatatroveFolderDataset` reads.
@@ -30,9 +31,10 @@ from hanmo.console import human_count
 from hanmo.errors import HanmoError
 from hanmo.files import atomic_write, read_json, write_json
 
-#: What a shard's order and rows are made of, and what its text is measured by besides.
+#: What a shard's order and rows are made of.
 TRAINING = (".ds", ".ds.index", ".source.npy")
-FILES = (*TRAINING, ".bytes.npy")
+#: Where tokens have pinyin ids (`hanmo.tokenizer.forms.pinyin`): a stream beside the tokens, equally long.
+PINYIN = ".pinyin.npy"
 
 
 def dtype_for(vocab_size: int) -> np.dtype:
@@ -59,6 +61,7 @@ class ShardWriter:
         self._ends: list[NDArray[np.uint64]] = []
         self._bytes: list[NDArray[np.uint32]] = []
         self._source: list[NDArray[np.uint16]] = []
+        self._pinyin: _Column | None = None
 
     def __enter__(self) -> ShardWriter:
         self._file = self._context.__enter__()
@@ -70,6 +73,7 @@ class ShardWriter:
         ends: NDArray[np.integer],
         text_bytes: Sequence[int] | NDArray[np.integer],
         source: Sequence[int] | NDArray[np.integer],
+        pinyin: NDArray[np.uint16] | None = None,
     ) -> None:
         """Append documents.
 
@@ -77,7 +81,12 @@ class ShardWriter:
             ids: [tokens] all their ids, eos included.
             ends: [documents] the exclusive end of each in `ids`.
             text_bytes, source: [documents].
+            pinyin: [tokens] their pinyin ids, for all documents of a shard or for none.
         """
+        if pinyin is not None:
+            if self._pinyin is None:
+                self._pinyin = _Column(beside(self._path, PINYIN))
+            self._pinyin.write(pinyin)
         data = np.ascontiguousarray(ids, self._dtype).data
         self._file.write(data)
         self._hash.update(data)
@@ -88,6 +97,8 @@ class ShardWriter:
 
     def __exit__(self, *error) -> None:
         self._context.__exit__(*error)
+        if self._pinyin is not None:
+            self._pinyin.close(*error)
         if error[0] is not None:
             return
         ends, sizes, source = _joined(self._ends, "<u8"), _joined(self._bytes, "<u4"), _joined(self._source, "<u2")
@@ -96,12 +107,48 @@ class ShardWriter:
             with atomic_write(beside(self._path, suffix), "wb") as file:
                 file.write(data)
             files[suffix] = [len(data), xxhash.xxh3_128_hexdigest(data)]
+        if self._pinyin is not None:
+            files[PINYIN] = self._pinyin.facts()
         amounts = [np.bincount(source, w).astype(np.int64).tolist() for w in (None, np.diff(ends, prepend=0), sizes)]
         by_source = {str(index): [n, *rest] for index, (n, *rest) in enumerate(zip(*amounts, strict=True)) if n}
         value = {"documents": len(ends), "tokens": self._total, "by_source": by_source, "files": files}
         write_json(beside(self._path, ".json"), value)
         with atomic_write(beside(self._path, ".ds.metadata")) as file:
             file.write(f"{self._tokenizer}|{self._dtype.itemsize}\n{self._total}\n{human_count(self._total)}T")
+
+
+class _Column:
+    """A .npy file of uint16 that is written piece by piece: its header, which holds the length, comes last."""
+
+    _HEADER = 128
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._context = atomic_write(path, "wb")
+        self._file = self._context.__enter__()
+        self._file.write(bytes(self._HEADER))
+        self._length = 0
+
+    def write(self, values: NDArray[np.uint16]) -> None:
+        self._file.write(np.ascontiguousarray(values, "<u2").data)
+        self._length += len(values)
+
+    def close(self, *error) -> None:
+        if error[0] is None:
+            about = f"{{'descr': '<u2', 'fortran_order': False, 'shape': ({self._length},), }}"
+            self._file.seek(0)
+            # Version 1.0 of the format: magic, version, length of the rest, and the rest padded with spaces.
+            rest = about.ljust(self._HEADER - 11) + "\n"
+            self._file.write(b"\x93NUMPY\x01\x00" + len(rest).to_bytes(2, "little") + rest.encode("ascii"))
+        self._context.__exit__(*error)
+
+    def facts(self) -> list[Any]:
+        """[size, hash] of the file."""
+        digest = xxhash.xxh3_128()
+        with self._path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return [self._path.stat().st_size, digest.hexdigest()]
 
 
 def _joined(parts: Sequence[NDArray], dtype: str) -> NDArray:
@@ -207,6 +254,20 @@ class Shard:
         # The values are the end of the file, behind numpy's header.
         return self._mapped(".source.npy", np.dtype("<u2"), self.documents)
 
+    @property
+    def has_pinyin(self) -> bool:
+        """Whether there are pinyin ids beside the tokens."""
+        known = self._facts.get("files") if self._facts is not None else None
+        return PINYIN in known if known is not None else beside(self.path, PINYIN).is_file()
+
+    @cached_property
+    def pinyin(self) -> NDArray[np.uint16]:
+        """The pinyin ids of all tokens [tokens]."""
+        found = self._mapped(PINYIN, np.dtype("<u2"), self._size)
+        if beside(self.path, PINYIN).stat().st_size != _Column._HEADER + 2 * self._size:
+            raise HanmoError(f"{self.path}: its pinyin and its tokens differ in length; run the tokens stage again")
+        return found
+
     @cached_property
     def amounts(self) -> dict[int, tuple[int, int]]:
         """Index of each source that it has documents of -> (documents, tokens)."""
@@ -218,7 +279,7 @@ class Shard:
 
     def forget(self) -> None:
         """Let go of what is mapped; it is fetched and mapped again when it is needed."""
-        for name in ("tokens", "ends", "source"):
+        for name in ("tokens", "ends", "source", "pinyin"):
             self.__dict__.pop(name, None)
 
     def _mapped(self, suffix: str, dtype: np.dtype, last: int | None = None) -> NDArray:
@@ -233,6 +294,21 @@ class Shard:
         return np.frombuffer(data, dtype, offset=0 if last is None else len(data) - last * dtype.itemsize)
 
 
+class _Readings:
+    """The pinyin ids of a shard as a `Part`, mapped when they are asked for."""
+
+    dtype = np.dtype("<u2")
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._shard.pinyin[place]
+
+
 class Split:
     """One split of a tokens folder. Tokens and ends of documents stay on disk until they are asked for.
 
@@ -243,12 +319,19 @@ class Split:
         doc_bytes: uint32 [documents], bytes of text.
         doc_source: uint16 [documents], index into `sources`.
         sources: names.
+        pinyin: the pinyin ids of all tokens, by slices as `tokens`; None where the tokenizer has none.
     """
 
     def __init__(self, shards: Sequence[Shard], sources: Sequence[str]) -> None:
         self.shards = list(shards)
         self.tokens = Tokens(self.shards)
         self.sources = list(sources)
+
+    @cached_property
+    def pinyin(self) -> Tokens | None:
+        if not self.shards or not all(shard.has_pinyin for shard in self.shards):
+            return None
+        return Tokens([_Readings(shard) for shard in self.shards])
 
     @cached_property
     def doc_ends(self) -> NDArray[np.int64]:

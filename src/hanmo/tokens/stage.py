@@ -20,9 +20,10 @@ from hanmo.errors import HanmoError
 from hanmo.files import atomic_write, fingerprint_json, fingerprint_path, read_json, read_jsonl, write_json
 from hanmo.pool import run_phase
 from hanmo.remote import brought, files_below, is_remote, remove_tree, work_of
-from hanmo.tokenizer.chat import END_OF_TEXT
+from hanmo.tokenizer import end_of_document, load
 from hanmo.tokenizer.encode import BulkEncoder
-from hanmo.tokenizer.opening import open_tokenizer
+from hanmo.tokenizer.forms.pinyin import VOCABULARY as PINYIN
+from hanmo.tokenizer.forms.pinyin import Reader, has_pinyin, read_classes
 from hanmo.tokens.settings import TokensSettings
 from hanmo.tokens.shards import ShardWriter, beside, dtype_for
 
@@ -95,6 +96,7 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
         "tokenizer": fingerprint,
         "sources": list(sources),
         "plan": plan,
+        **({"pinyin": len(read_classes(tokenizer / PINYIN))} if has_pinyin(tokenizer) else {}),
         **{split: _amount(out / split, len(sources)) for split in SPLITS},
         "shards": {
             split: [
@@ -117,24 +119,16 @@ def run(settings: TokensSettings, inputs: dict[str, list[Path]], out: Path) -> d
 
 
 def _describe(tokenizer: Path) -> tuple[int, int, str]:
-    """(vocabulary size, id that closes documents, fingerprint) of a tokenizer folder.
-
-    Documents are closed by `<|endoftext|>`, which the house's tokenizers have under 0, or by what a foreign tokenizer
-    calls the end of a sequence.
-    """
-    path = tokenizer / "tokenizer.json"
-    if not path.is_file():
-        raise HanmoError(f"{tokenizer}: no tokenizer.json there; give a folder made by `hanmo tokenizer`")
-    opened = open_tokenizer(path)
-    names = {piece.name: index for index, piece in enumerate(opened.pieces)}
-    eos = names.get(END_OF_TEXT, opened.roles.get("eos"))
-    if eos is None:
-        raise HanmoError(
-            f"{path}: neither {END_OF_TEXT} nor an eos token, which closes documents; name one as eos_token in "
-            "tokenizer_config.json, or train a tokenizer with `hanmo tokenizer`"
-        )
-    # Ids may have gaps: what counts is the largest.
-    return len(opened.pieces), eos, fingerprint_path(path)
+    """(vocabulary size, id that closes documents, fingerprint) of a tokenizer folder."""
+    loaded = load(tokenizer)
+    backend = loaded.backend_tokenizer
+    # Ids may have gaps, and padding a vocabulary costs nothing.
+    size = max(backend.get_vocab_size(), max(backend.get_vocab().values()) + 1)
+    files = [tokenizer / name for name in ("tokenizer.json", "vocab.txt", "tokenizer.model", PINYIN)]
+    if files[0].is_file() and not files[-1].is_file():
+        return size, end_of_document(tokenizer), fingerprint_path(files[0])
+    parts = [fingerprint_path(path) for path in files if path.is_file()]
+    return size, end_of_document(tokenizer), fingerprint_json(parts)
 
 
 def _sources(corpus: Path, files: list[Path]) -> tuple[str, ...]:
@@ -166,9 +160,15 @@ def _encoder(tokenizer: Path, fingerprint: str) -> BulkEncoder:
     return BulkEncoder(tokenizer)
 
 
+@lru_cache(maxsize=1)
+def _reader(tokenizer: Path, fingerprint: str) -> Reader | None:
+    return Reader(tokenizer) if has_pinyin(tokenizer) else None
+
+
 def encode(task: EncodeTask) -> None:
     """Encode one file of the corpus into one shard."""
     encoder = _encoder(task.tokenizer, task.fingerprint)
+    reader = _reader(task.tokenizer, task.fingerprint)
     index = {name: number for number, name in enumerate(task.sources)}
     with ShardWriter(task.folder, task.number, task.vocab_size, task.fingerprint) as shard:
         for texts, names in _batches(task.path):
@@ -180,7 +180,10 @@ def encode(task: EncodeTask) -> None:
                 source = [index[name] for name in names]
             except KeyError as error:
                 raise HanmoError(f"{task.path}: source {error} is not in the corpus's stats.json") from None
-            shard.write(closed, ends, [len(text.encode()) for text in texts], source)
+            pinyin = None
+            if reader is not None:
+                pinyin = reader.documents(closed, ends)
+            shard.write(closed, ends, [len(text.encode()) for text in texts], source, pinyin)
 
 
 def _batches(path: Path) -> Iterator[tuple[list[str], list[str]]]:

@@ -1,0 +1,56 @@
+"""Making our own transformers classes known to transformers, at no cost where it is never imported.
+
+`import hanmo` is what a command line does before anything else, and importing transformers takes a second. So the
+classes are registered when transformers' own table is imported, or at once where that has happened.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+_TOKENIZERS = "transformers.models.auto.tokenization_auto"
+
+
+def _tokenizers(table: ModuleType) -> None:
+    from hanmo.tokenizer.forms.segmented import SegmentedTokenizer
+    from hanmo.tokenizer.forms.spm_class import HanmoSentencePieceTokenizer
+    from hanmo.tokenizer.forms.word import HanmoWordTokenizer
+
+    for cls in (HanmoWordTokenizer, HanmoSentencePieceTokenizer):
+        assert issubclass(cls, SegmentedTokenizer)
+        table.REGISTERED_TOKENIZER_CLASSES[cls.__name__] = cls
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Lets the others find the module, and calls `action` behind its execution."""
+
+    def __init__(self, module: str, action: Callable[[ModuleType], None]) -> None:
+        self._module, self._action = module, action
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name != self._module:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self._action(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def register() -> None:
+    """Register our classes now or when transformers is imported."""
+    if _TOKENIZERS in sys.modules:
+        _tokenizers(sys.modules[_TOKENIZERS])
+    else:
+        sys.meta_path.insert(0, _Finder(_TOKENIZERS, _tokenizers))
