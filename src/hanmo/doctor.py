@@ -33,6 +33,7 @@ EXTRAS = {
     "s3": "reading and writing object storage and other URLs",
     "gguf": "running .gguf files in llama.cpp",
     "tokenizers": "SentencePiece and tiktoken files: extending, opening and comparing them",
+    "words": "the share of dictionary words as a rule of quality",
     "dev": "the project's own tests and checks",
 }
 #: Runs in a process of its own: a compiler that crashes must not take the report with it.

@@ -252,7 +252,7 @@ def _train(settings: Any, inputs: dict[str, list[Path]], out: Path) -> None:
             train.run(settings.model_copy(update={"vocab_size": size}), inputs, out)
             return
         except HanmoError:
-            size //= 2
+            size = 8192 if size == "auto" else size // 2
             if size < 300:
                 raise
 

@@ -91,7 +91,12 @@ def web(body: bytes, kind: bytes = b"text/html; charset=utf-8") -> bytes:
 
 
 def page(text: str, charset: str = "utf-8") -> bytes:
-    paragraphs = "".join(f"<p>{text}</p>" for _ in range(4))
+    more = (
+        "夏天大家去海边游泳，晚上看星星。",
+        "秋天田里的稻子黄了，农民忙着收割。",
+        "冬天下了一场大雪，孩子们堆雪人。",
+    )
+    paragraphs = "".join(f"<p>{part}</p>" for part in (text, *more))
     html = f'<html><head><meta charset="{charset}"><title>题</title></head><body><article>{paragraphs}</article></body>'
     return html.encode(charset, "replace")
 

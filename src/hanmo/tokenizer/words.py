@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from hanmo.evaluate.report import visible
-
 WORDS: dict[str, tuple[str, str]] = {
     "title": ("Tokenizers, side by side", "分词器对比"),
     "lead": (
@@ -122,13 +120,6 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "of_them_unused": ("{count} of them not in this text", "其中 {count} 个未在本次文本出现"),
 }
-
-
-def both(key: str, **values: object) -> Markup:
-    """A text in both languages, of which the page shows one; an unknown key is shown as it is."""
-    shown = {name: visible(value) for name, value in values.items()}
-    english, chinese = (text.format(**shown) for text in WORDS.get(key, (key, key)))
-    return Markup('<span class="en">{}</span><span class="zh" lang="zh-Hans">{}</span>').format(english, chinese)
 
 
 def tip(key: str, value: str) -> Markup:
