@@ -1,7 +1,7 @@
 """The tokenizers' report: several measured on the same text, as one page and as JSON.
 
-`measure` counts, `words` holds every text in two languages; style and script are those of a run's report
-(`hanmo.evaluate`), and so is the geometry of axes.
+`measure` counts, `words` holds every text in two languages; the frame of the page is `hanmo.pages`, the geometry of
+axes `hanmo.charts`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hanmo import charts
-from hanmo.console import console, human_bytes, human_count
+from hanmo.console import console, human_bytes
 from hanmo.errors import HanmoError
-from hanmo.evaluate import report as run_report
 from hanmo.files import JsonlZstWriter, atomic_write, write_json
+from hanmo.pages import environment
 from hanmo.pool import cores, run_tasks
 from hanmo.tokenizer.kinds import KINDS, kinds_of
 from hanmo.tokenizer.measure import PARTS, MeasureTask, measure
 from hanmo.tokenizer.opening import open_tokenizer
 from hanmo.tokenizer.texts import documents
-from hanmo.tokenizer.words import both, tip
+from hanmo.tokenizer.words import PAGE, tip
 
 #: Characters of one document that are measured, so that no book stands for its source alone.
 _LONGEST = 20_000
@@ -154,24 +153,13 @@ def _draw(paths: Sequence[Path], most: int, out: Path) -> dict[str, Any]:
 
 def render(result: dict[str, Any], language: str) -> str:
     """The page as one HTML document."""
-    shared = Path(run_report.__file__).parent / "page"
     own = Path(__file__).parent / "page"
-    environment = Environment(
-        loader=FileSystemLoader(own, encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=run_report.visible,
-    )
-    environment.filters |= {
-        "count": human_count,
-        "grouped": lambda value: f"{value:,}",
-        "percent": run_report.percent,
+    page = environment(own, PAGE)
+    page.filters |= {
         "fixed": lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}",
         "share": lambda value, whole: f"{100 * value / whole:.3f}" if whole else "0",
     }
-    environment.globals |= {"t": both, "tip": tip}
+    page.globals |= {"tip": tip}
     tokenizers = result["tokenizers"]
     view = {
         "report": result,
@@ -188,12 +176,9 @@ def render(result: dict[str, Any], language: str) -> str:
         ],
         "parts": PARTS,
         "training": [_histogram(one) for one in tokenizers if "training" in one],
-        "style": Markup(
-            "\n".join(path.read_text(encoding="utf-8") for path in (shared / "report.css", own / "own.css"))
-        ),
-        "script": Markup((shared / "report.js").read_text(encoding="utf-8")),
+        "style": Markup("{}\n{}").format(page.globals["style"], Markup((own / "own.css").read_text(encoding="utf-8"))),
     }
-    return environment.get_template("report.html.j2").render(view)
+    return page.get_template("report.html.j2").render(view)
 
 
 def doubtful(counts: dict[str, Any]) -> bool:

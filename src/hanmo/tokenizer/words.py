@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from hanmo.evaluate.report import visible
+from hanmo.pages import Words
 
 WORDS: dict[str, tuple[str, str]] = {
     "title": ("Tokenizers, side by side", "分词器对比"),
@@ -124,11 +124,8 @@ WORDS: dict[str, tuple[str, str]] = {
 }
 
 
-def both(key: str, **values: object) -> Markup:
-    """A text in both languages, of which the page shows one; an unknown key is shown as it is."""
-    shown = {name: visible(value) for name, value in values.items()}
-    english, chinese = (text.format(**shown) for text in WORDS.get(key, (key, key)))
-    return Markup('<span class="en">{}</span><span class="zh" lang="zh-Hans">{}</span>').format(english, chinese)
+#: The page's words, as its template takes them.
+PAGE = Words(WORDS)
 
 
 def tip(key: str, value: str) -> Markup:
