@@ -47,7 +47,7 @@ def ours(source: Path, tokenizer: Path, out: Path, workers: int, plain: bool) ->
     from hanmo.tokens import stage as tokens
     from hanmo.tokens.settings import TokensSettings
 
-    quality = QualitySettings()
+    quality = QualitySettings(rules=not plain)
     corpus.run(
         CorpusSettings(quality=quality, heldout_fraction=0, workers=workers), {"documents": [source]}, out / "corpus"
     )
@@ -76,7 +76,9 @@ def theirs(source: Path, tokenizer: Path, out: Path, workers: int, plain: bool) 
     signature = MinhashDedupSignature(str(out / "signatures"), language=language)
     # Its own function passes str, which xxhash 4 refuses.
     signature._hash_func = _hash  # pyright: ignore[reportAttributeAccessIssue]
-    rules = [] if plain else [GopherRepetitionFilter(language=language), GopherQualityFilter(language=language)]
+    # Its defaults are for English: words of three letters and more, "the" and "of". Chinese would all be rejected.
+    words = GopherQualityFilter(language=language, min_avg_word_length=1, stop_words=list("的了是在不和有一"))
+    rules = [] if plain else [GopherRepetitionFilter(language=language), words]
 
     def run(name: str, steps: list[Any], tasks: int) -> None:
         LocalPipelineExecutor(steps, tasks=tasks, workers=workers, logging_dir=str(out / "logs" / name)).run()
