@@ -7,7 +7,7 @@ in turn gives the next of its documents, so that a small one is not crowded out 
 A held-out document must not come back in training in another guise. Equal texts are one document to the second pass,
 whichever sources they are in. For the others, `guard` compares every document with all held-out ones once more, after
 near-duplicates have been found among all (see `near`, which compares a document only with the first of its band): here
-42 bands of 3 values are taken, so that of a pair that is 0.75 alike 1 in 10**10 would be missed.
+42 bands of 3 values are taken, so that of a pair that is 0.7 alike 2 in 10**8 would be missed.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class CorpusSettings(WorkerSettings):
     dedup: bool = setting(True, "reject documents whose text, white space aside, was seen before")
 
     near_similarity: float = setting(
-        0.75,
+        0.7,
         "reject documents at least this much like another (Jaccard index of 5-character shingles, estimated by "
         "signatures to about 0.04); at least 0.5, or 0 for off",
         ge=0,
