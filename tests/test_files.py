@@ -348,3 +348,9 @@ def test_fingerprint_of_a_large_file_looks_at_both_ends(tmp_path: Path, monkeypa
 def test_fingerprint_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(HanmoError, match="no such file or folder"):
         files.fingerprint_path(tmp_path / "absent")
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(HanmoError, match="a folder stands where a file is wanted"), files.atomic_write(tmp_path):
+        pass
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))

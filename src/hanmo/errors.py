@@ -23,6 +23,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+_MISPLACED = {
+    errno.EISDIR: "a folder stands where a file is wanted",
+    errno.ENOTDIR: "a file stands where a folder is wanted",
+    errno.EEXIST: "a file stands where a folder is wanted",
+}
+
+
 def describe_os_error(error: Exception) -> str | None:
     """One line for the operating-system faults that are the user's to mend (disk, permissions), else None.
 
@@ -36,6 +43,9 @@ def describe_os_error(error: Exception) -> str | None:
         return f"the disk quota is used up{where}: free some space, then run the same command again"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to write or read{where}: choose another --out or mend the permissions"
+    if number in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST) and isinstance(error, OSError):
+        named = error.filename2 or error.filename
+        return f"{named}: {_MISPLACED[number]}; choose another path"
     from hanmo.remote import CLIENTS, describe
 
     if type(error).__module__.partition(".")[0] in CLIENTS:

@@ -56,6 +56,8 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
                 text_file.flush()
                 text_file.detach()
         return
+    if path.is_dir():
+        raise HanmoError(f"{path}: a folder stands where a file is wanted; choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two machines may write the same file, each in a process of the same number.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
@@ -273,7 +275,7 @@ def fingerprint_path(path: Path | str) -> str:
         if any(part.startswith(".") for part in Path(name).parts):
             continue
         size = file.stat().st_size
-        digest.update(f"{name}\0{size}\0".encode())
+        digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))  # names that are no UTF-8
         with file.open("rb") as stream:
             if size <= _WHOLE:
                 while block := stream.read(1 << 20):

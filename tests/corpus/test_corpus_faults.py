@@ -18,6 +18,9 @@ from hanmo import pool
 from hanmo.corpus import gather, stage
 from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.errors import HanmoError
+from hanmo.files import fingerprint_path, read_jsonl
+from hanmo.recipe import check_settings
+from hanmo.stages import KINDS
 
 GOOD = [{"text": article(number)} for number in range(30)]
 
@@ -243,3 +246,29 @@ def test_killed_at_several_moments_it_goes_on_to_the_same_result(tmp_path: Path)
             process.wait()
     subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
+def test_a_name_that_is_no_utf8_is_shown_by_its_bytes(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    with open(os.fsencode(raw) + b"/\xb4\xba.txt", "wb") as file:  # noqa: PTH123
+        file.write("春天到了，花园里的花都开了，小明和外婆去河边散步。".encode())
+    fingerprint_path(raw)
+    stage.run(CorpusSettings(sources=[Source(path=str(raw))], heldout_fraction=0, workers=1), {}, tmp_path / "out")
+    [path] = (tmp_path / "out" / "train").iterdir()
+    [(_, record)] = read_jsonl(path)
+    assert record["id"] == "raw:\\xb4\\xba.txt:1"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"clean": {"convret": "auto"}}, r"sources\.0 \(web\): clean\.convret: unknown key; did you mean 'convert'\?"),
+        ({"quality": {"min_char": 3}}, r"sources\.0 \(web\): quality\.min_char: unknown key; did you mean"),
+        ({"clean": {"mask": ["phnoe"]}}, r"sources\.0 \(web\): clean\.mask\.0: Input should be 'phone'"),
+    ],
+)
+def test_a_slip_in_a_source_s_own_settings_names_the_source(wrong: dict, line: str) -> None:
+    with pytest.raises(HanmoError, match=line):
+        check_settings(KINDS["corpus"], {"sources": [{"path": "a.txt", "name": "web", **wrong}]}, "corpus")

@@ -112,7 +112,7 @@ def source_files(source: Source) -> list[tuple[Path, str]]:
         paths = [path for path in root.glob(pattern) if path.is_file()]
     else:
         raise HanmoError(f"source '{source.name}': {source.path}: no such file or folder")
-    named = [(path, path.relative_to(root).as_posix()) for path in _without_states(paths)]
+    named = [(path, _readable(path.relative_to(root).as_posix())) for path in _without_states(paths)]
     return sorted(
         (item for item in named if not any(part.startswith(".") for part in item[1].split("/"))),
         key=lambda item: item[1],
@@ -135,6 +135,11 @@ def _remote_files(source: Source) -> list[tuple[Path, str]]:
     shown = [item for item in named if not any(part.startswith(".") for part in item[1].split("/"))]
     # An archive is opened as a file of this machine.
     return [(brought(path) if archives.ending_of(name) else path, name) for path, name in shown]
+
+
+def _readable(name: str) -> str:
+    """A file's name as text; bytes that are no UTF-8 (names from another system) stand as \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _without_states(paths: list[Path]) -> list[Path]:

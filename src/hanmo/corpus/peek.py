@@ -31,6 +31,8 @@ _STEP = 16 << 10
 #: A text file above this (bytes) is hardly one document.
 _ONE_DOCUMENT = 2 << 20
 PLAIN = ("txt", "md")
+#: Formats whose bytes are text in some encoding; the others are told by their readers.
+_TEXTUAL = (*PLAIN, "jsonl", "json", "csv", "tsv")
 
 
 class _Counted:
@@ -138,7 +140,7 @@ def _guess(path: Path) -> str | None:
 def _look(path: Path, name: str, kind: str, compression: str, room: int) -> Look:
     look = Look(path, name, path.stat().st_size, kind, compression)
     try:
-        if kind != "parquet":
+        if kind in _TEXTUAL:
             look.encoding = _encoding(look)
         _read(look, room)
     except FileFault as fault:

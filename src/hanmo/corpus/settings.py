@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from hanmo.corpus.hubapi import is_hub, parse
 from hanmo.corpus.quality.settings import ChineseRules, EnglishRules
+from hanmo.errors import nearest
 from hanmo.files import expand
 from hanmo.pool import WorkerSettings
 from hanmo.remote import as_path, is_url, matching
@@ -217,9 +218,18 @@ class CorpusSettings(WorkerSettings):
 
     @model_validator(mode="after")
     def _overrides(self) -> CorpusSettings:
-        for source in self.sources:
-            self.clean_of(source)
-            self.quality_of(source)
+        for index, source in enumerate(self.sources):
+            for group, check in (("clean", self.clean_of), ("quality", self.quality_of)):
+                try:
+                    check(source)
+                except ValidationError as error:
+                    first = error.errors(include_url=False)[0]
+                    key = ".".join(map(str, first["loc"]))
+                    schema = CleanSettings if group == "clean" else QualitySettings
+                    hint = nearest(key, schema.model_fields) if first["type"] == "extra_forbidden" else ""
+                    said = f"unknown key{hint}" if first["type"] == "extra_forbidden" else first["msg"]
+                    where = f"sources.{index} ({source.name or source.path}): {group}.{key}"
+                    raise ValueError(f"{where}: {said}") from None
         return self
 
     def clean_of(self, source: Source) -> CleanSettings:

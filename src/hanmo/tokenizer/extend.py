@@ -112,7 +112,11 @@ def read_pieces(path: Path) -> list[str]:
         HanmoError: nothing there.
     """
     found: list[str] = []
-    if path.suffix == ".txt" and "[UNK]" not in (lines := path.read_text(encoding="utf-8").split("\n")):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.suffix == ".txt" else ["[UNK]"]
+    except UnicodeDecodeError as error:
+        raise HanmoError(f"{path}: not UTF-8 at byte {error.start}; save the list of pieces as UTF-8") from None
+    if "[UNK]" not in lines:
         found = [line.removesuffix("\r") for line in lines]
     else:
         for piece in open_tokenizer(path).pieces:
@@ -186,6 +190,8 @@ def _fill(base: _Base) -> dict[str, Any]:
     Added tokens above the vocabulary get their ids by counting from its end, unless the vocabulary has them itself.
     """
     model = base.json["model"]
+    if model["type"] != "BPE":
+        raise HanmoError(f"{base.opened.path}: its model is {model['type']}; only a BPE can be extended")
     taken = set(model["vocab"].values())
     for index, piece in enumerate(base.opened.pieces):
         if index not in taken:

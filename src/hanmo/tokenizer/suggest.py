@@ -174,4 +174,9 @@ def by_support(texts: Sequence[str], kind: str, size: int, most: int) -> Suggest
     seen = fixed + sum(count >= least for count in counts.values())
     if kind != "word":
         seen += seen // 3  # pieces of words in other scripts
-    return Suggestion(max(LADDER[0] + 64, min(seen, most) // STEP * STEP), 0, seen, ())
+    # Characters are the alphabet of these kinds: one that is left out falls apart into bytes.
+    alphabet = fixed + 256 + sum(count > 1 and "\u2e80" <= char <= "\U0003347f" for char, count in counts.items())
+    found = max(LADDER[0] + 64, min(seen, most) // STEP * STEP)
+    if kind != "word":
+        found = max(found, -(-alphabet // STEP) * STEP)
+    return Suggestion(found, 0, seen, ())
