@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -221,11 +222,11 @@ def test_suspicions() -> None:
 def test_no_text_is_too_odd(texts: list[str]) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
     traits.suspicions(texts, whole=True)
-    assert (
-        sum(share for name, share in traits.scripts(texts).items() if name != "traditional")
-        == pytest.approx(1, abs=0.01)
-        or not "".join(texts).strip()
-    )
+    shares = traits.scripts(texts)
+    seen = [char for char in "".join(texts) if char > " " and char not in "\xa0\u3000"]
+    assert bool(shares) == bool(seen)
+    if seen:
+        assert sum(share for name, share in shares.items() if name != "traditional") == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -238,3 +239,17 @@ def test_real_files(shared_data: Path, tmp_path: Path, name: str) -> None:
     if name.startswith("pretrain"):
         assert made(found, tmp_path)["train"]["documents"] >= 2
     assert inspection.inspect([str(shared_data / name)]) == found
+
+
+def test_members_of_an_archive_are_looked_into(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"正文": f"这是第{number}篇文章，春天到了，花都开了。"}, ensure_ascii=False) for number in range(40)
+    ]
+    with zipfile.ZipFile(tmp_path / "law.zip", "w") as archive:
+        archive.writestr("a/one.jsonl", "\n".join(lines))
+        archive.writestr("b.bin", b"\0\1")
+    found = inspect([str(tmp_path / "law.zip")])
+    [group] = found["groups"]
+    assert group["text"] == ["正文"] and group["records"] == 40 and not found["faults"]
+    assert "law.zip: 1 members looked into, 1 not" in found["notes"]
+    assert str(tmp_path / "law.zip") in found["recipe"] and "!/" not in found["recipe"]

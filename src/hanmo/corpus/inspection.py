@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from hanmo.corpus.fields import choose, text_of
 from hanmo.corpus.hubapi import is_hub, parse
 from hanmo.corpus.hubfile import HubFile
 from hanmo.corpus.inputs import source_files
-from hanmo.corpus.peek import ALL, PLAIN, Look, kind_of, look_at
+from hanmo.corpus.peek import ALL, PLAIN, Look, kind_of, look_at, unpacked
 from hanmo.corpus.settings import QualitySettings, Source
 from hanmo.errors import HanmoError
 
@@ -60,10 +61,12 @@ def inspect(paths: Sequence[str], samples: int = 3, hub: str = "") -> dict[str, 
             raise HanmoError(f"{given}: no file there")
         files += len(found)
         size += sum(path.stat().st_size for path, _ in found)
-        looks, others = look_at(found)
-        left_out.update(others)
-        faults += [{"file": str(look.path), "fault": look.fault} for look in looks if look.fault]
-        mine = _groups(given, found, looks, samples)
+        with tempfile.TemporaryDirectory(prefix="hanmo-") as folder:
+            inside = unpacked(found, Path(folder), notes)
+            looks, others = look_at(inside)
+            left_out.update(others)
+            faults += [{"file": _shown(look), "fault": look.fault} for look in looks if look.fault]
+            mine = _groups(given, inside, looks, samples)
         groups += mine
         sources += _sources(source, found, looks, mine)
     if not any(group["records"] for group in groups):
@@ -79,6 +82,10 @@ def inspect(paths: Sequence[str], samples: int = 3, hub: str = "") -> dict[str, 
         "recipe": _recipe(sources, bad, bool(faults)) if sources else "",
         "notes": notes,
     }
+
+
+def _shown(look: Look) -> str:
+    return look.name if "!/" in look.name else str(look.path)
 
 
 def _why_not(faults: list[dict[str, str]], groups: list[dict[str, Any]], left_out: Counter[str]) -> str:
@@ -273,10 +280,15 @@ def _sources(
     if wants and same and (known or len(groups) == 1):
         return [{"path": path, **extra, **wants[0]}]
     sources = []
+    archives = {name: path for path, name in found}
     for group, want in zip(usable, wants, strict=True):
         names = [look for look in looks if _belongs(look, group)]
         for look in names:
             place = f"{_root(path)}/{look.name}" if is_hub(path) else str(look.path)
+            if "!/" in look.name:  # a member is read with its archive, and its field is found when it is read
+                place = str(archives[look.name.partition("!/")[0]])
+                if any(one["path"] == place for one in sources):
+                    continue
             sources.append({"path": place, **extra, **want})
     return sources
 

@@ -28,6 +28,8 @@ def show(found: dict[str, Any]) -> None:
     if found["left_out"]:
         listed = ", ".join(f"{count} {ending}" for ending, count in list(found["left_out"].items())[:8])
         out.print(f"\nLeft out, since no reader is known by their ending: {listed}", markup=False, soft_wrap=True)
+    for note in found["notes"][:_FAULTS]:
+        out.print(note, markup=False, soft_wrap=True)
     for fault in found["faults"][:_FAULTS]:
         out.print(Text(f"faulty  {fault['file']}: {fault['fault']}", style="red"), soft_wrap=True)
     if len(found["faults"]) > _FAULTS:

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
+from hanmo.corpus import archives
 from hanmo.corpus.formats import IDS, format_of, read
 from hanmo.corpus.hubfile import HubFile
 from hanmo.corpus.readers.jsons import sniff_json
@@ -26,6 +27,8 @@ _RECORDS = 300
 _BYTES = 2 << 20
 #: Files of lines are read through to count them, as long as they take fewer bytes than these in all.
 _THROUGH = 64 << 20
+#: Of an archive, at most so many members are listed, and members above so many bytes are not looked into.
+_MEMBERS, _MEMBER = 5000, 32 << 20
 #: Bytes of a file that are read at once: how much was read tells how much a document takes.
 _STEP = 16 << 10
 #: A text file above this (bytes) is hardly one document.
@@ -118,6 +121,35 @@ def look_at(found: list[tuple[Path, str]]) -> tuple[list[Look], Counter[str]]:
             if look.exact and not look.whole:
                 through -= look.size
     return looks, left_out
+
+
+def unpacked(found: list[tuple[Path, str]], folder: Path, notes: list[str]) -> list[tuple[Path, str]]:
+    """The files, and in the place of an archive copies in `folder` of some of its members, named `a.zip!/inner.txt`."""
+    shown: list[tuple[Path, str]] = []
+    for number, (path, name) in enumerate(found):
+        if not isinstance(path, Path) or not archives.ending_of(name):
+            shown.append((path, name))
+            continue
+        copied = other = 0
+        for member in islice(archives.members(path), _MEMBERS):
+            if member.fault or format_of(member.name) in (None, *IDS) or member.size > _MEMBER or copied == ALL:
+                other += 1
+                if member.fault:
+                    notes.append(f"{name}!/{member.name}: {member.fault[1]}")
+                continue
+            copy = folder / str(number) / member.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with copy.open("wb") as file:
+                    for block in archives.blocks(path, member):
+                        file.write(block)
+            except FileFault as fault:
+                notes.append(f"{name}!/{member.name}: {fault.detail}")
+                continue
+            copied += 1
+            shown.append((copy, f"{name}!/{member.name}"))
+        notes.append(f"{name}: {copied} members looked into" + (f", {other} not" if other else ""))
+    return shown
 
 
 def kind_of(path: Path) -> tuple[str | None, str]:
