@@ -30,7 +30,7 @@ from hanmo.corpus.settings import CorpusSettings, Source
 from hanmo.corpus.spill import Spilled, SpillWriter
 from hanmo.corpus.stream import FileFault
 from hanmo.corpus.tally import Tally
-from hanmo.files import JsonlZstWriter, atomic_write, read_json, write_json
+from hanmo.files import JsonlZstWriter, atomic_write, write_json
 from hanmo.remote import work_of
 
 
@@ -235,11 +235,6 @@ class _Gatherer:
                 "reason": reason,
             }
         )
-
-
-def result_of(task: GatherTask) -> dict[str, Any]:
-    """What a finished task counted."""
-    return read_json(task.done)
 
 
 def merged(results: list[dict[str, Any]], sources: int) -> list[Tally]:

@@ -23,6 +23,7 @@ from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, whole_folder, write_json
 from hanmo.tokenizer import load, save, spm
+from hanmo.tokenizer.forms import spm as forms
 from hanmo.tokenizer.grow import Grown, learn, surely_chinese
 from hanmo.tokenizer.opening import SPACE, OpenTokenizer, open_tokenizer, read_proto
 from hanmo.tokenizer.texts import sample
@@ -147,7 +148,7 @@ def _open(path: Path) -> _Base:
     if proto is not None:
         # Added tokens stand above the model's pieces: as pieces that no text can give they keep their ids in it, too.
         for index, piece in list(enumerate(opened.pieces))[len(proto.pieces) :]:
-            kind = {"special": spm.CONTROL, "unused": spm.UNUSED}.get(piece.kind, spm.USER_DEFINED)
+            kind = {"special": forms.CONTROL, "unused": forms.UNUSED}.get(piece.kind, forms.USER)
             spm.append(proto, piece.name or f"<unused_{index}>", 0.0, kind)
     config = read_json(opened.path) if opened.path.suffix == ".json" else {}
     return _Base(opened, folder, proto, config)
@@ -175,7 +176,7 @@ def _grow_pieces(base: _Base, wanted: Iterable[Grown], add: int | None, equal_sc
         first = len(base.opened.pieces)
         model["vocab"] |= {name: first + number for number, name in enumerate(fresh)}
         if base.proto is not None:
-            scores = {piece.piece: piece.score for piece in base.proto.pieces if piece.type == spm.NORMAL}
+            scores = {piece.piece: piece.score for piece in base.proto.pieces if piece.type == forms.NORMAL}
             model["merges"] = [list(pair) for pair in spm.merges(scores)]
         else:
             usable = {piece.name for piece in base.opened.pieces if piece.kind == "normal"} | set(fresh)

@@ -12,13 +12,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hanmo.errors import HanmoError
-from hanmo.tokenizer.opening import SPACE
+from hanmo.tokenizer.forms.spm import CONTROL, NORMAL, SPACE, UNKNOWN, USER, normalizers_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-#: Types of pieces in a SentencePiece model.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 #: Scores below this mark pieces that must not be merged to (LLaMA's runs of spaces).
 _BARRED = -1e8
 
@@ -46,11 +44,10 @@ def fast_tokenizer(proto: Any) -> Tokenizer:
     Raises:
         HanmoError: it is of another kind than BPE, or it normalises text in a way that cannot be written down.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
     if proto.trainer_spec.model_type != 2:
         raise HanmoError("the SentencePiece model is not a BPE (unigram models are not converted here)")
-    spec = proto.normalizer_spec
     vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == NORMAL}
     names = {piece.type: piece.piece for piece in proto.pieces}
@@ -63,17 +60,12 @@ def fast_tokenizer(proto: Any) -> Tokenizer:
             byte_fallback=proto.trainer_spec.byte_fallback,
         )
     )
-    steps: list[Any] = []
-    if spec.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
-    if spec.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
-    if spec.add_dummy_prefix:
-        steps.append(normalizers.Prepend(SPACE))
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    tokenizer.normalizer = normalizers.Sequence(normalizers_of(proto.normalizer_spec))
     undo: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*undo, *([decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else [])])
-    kinds = {CONTROL: True, UNKNOWN: True, USER_DEFINED: False}
+    tokenizer.decoder = decoders.Sequence(
+        [*undo, *([decoders.Strip(" ", 1, 0)] if proto.normalizer_spec.add_dummy_prefix else [])]
+    )
+    kinds = {CONTROL: True, UNKNOWN: True, USER: False}
     tokenizer.add_tokens(
         [
             AddedToken(piece.piece, special=kinds[piece.type], normalized=False)

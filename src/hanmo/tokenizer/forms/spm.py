@@ -183,7 +183,7 @@ def convert(model: Any, plain_spaces: bool = False) -> Tokenizer:
 
     space = " " if plain_spaces else SPACE
     tokenizer = Tokenizer(_unigram(model, space) if model.trainer_spec.model_type == UNIGRAM else _bpe(model, space))
-    steps = [] if plain_spaces else _normalizers(model.normalizer_spec)
+    steps = [] if plain_spaces else normalizers_of(model.normalizer_spec)
     if steps:
         tokenizer.normalizer = normalizers.Sequence(steps)  # pyright: ignore[reportAttributeAccessIssue]
     splitter = _splitter(model, space)
@@ -247,7 +247,8 @@ def _unigram(model: Any, space: str) -> Any:
     return models.Unigram(scores, unk_id=unknown, byte_fallback=model.trainer_spec.byte_fallback)
 
 
-def _normalizers(spec: Any) -> list[Any]:
+def normalizers_of(spec: Any) -> list[Any]:
+    """The normalisers of `tokenizers` that do what a model's NormalizerSpec says."""
     from tokenizers import Regex, normalizers
 
     steps: list[Any] = []
