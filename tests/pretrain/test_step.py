@@ -47,9 +47,9 @@ def test_a_document_does_not_see_its_neighbours(tiny_model) -> None:
     position = np.tile(np.arange(8), 2)[None].astype(np.int32)
     other = inputs.copy()
     other[0, :8] += 100
+    visible = step._visible(Rows(inputs, inputs, position, segment))
     first, second = (
-        step._hidden(torch.from_numpy(ids), torch.from_numpy(position), torch.from_numpy(segment))
-        for ids in (inputs, other)
+        step._hidden(torch.from_numpy(ids), torch.from_numpy(position), visible) for ids in (inputs, other)
     )
     assert torch.equal(first[0, 8:], second[0, 8:])
     assert not torch.equal(first[0, :8], second[0, :8])

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from hanmo.console import console
 from hanmo.models.attention import PRODUCTS, SHORT
 from hanmo.models.loss import chunk_step, linear_cross_entropy
+from hanmo.models.varlen import VARLEN, boundaries, usable
 from hanmo.tokens.order import Rows
 
-#: Tokens whose logits are held at a time.
-LOSS_CHUNK = 1024
+#: Tokens whose logits are held at a time on a CPU, which its caches like; and bytes of logits on other devices, whose
+#: products want to be large.
+LOSS_CHUNK, LOSS_BYTES = 1024, 1 << 29
 
 
 class PackedStep:
@@ -29,18 +31,26 @@ class PackedStep:
         model: a transformers causal LM whose decoder takes `inputs_embeds`, `position_ids` and a 4-d mask.
         dtype: compute dtype.
         compiled: compile the layer and the loss; falls back to eager where no compiler works, with one message.
-        context: tokens in a row; short rows on a CPU take an attention of their own (`hanmo.models.attention`).
+        context: tokens in a row; short rows on a CPU take an attention of their own (`hanmo.models.attention`), rows
+            on CUDA one that goes by documents (`hanmo.models.varlen`).
     """
 
     def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int) -> None:
         self.model = model
         self.dtype = dtype
         self.device = next(model.parameters()).device
-        if self.device.type == "cpu" and context <= SHORT:
+        self._varlen = usable(self.device, dtype)
+        if self._varlen:
+            model.set_attn_implementation(VARLEN)
+        elif self.device.type == "cpu" and context <= SHORT:
             model.set_attn_implementation(PRODUCTS)
         self._decoder = model.get_decoder()
         self._embedding: nn.Parameter = model.get_input_embeddings().weight
         self._head: nn.Parameter = model.get_output_embeddings().weight
+        rows = self._head.shape[0]
+        self._loss_chunk = (
+            LOSS_CHUNK if self.device.type == "cpu" else max(1024, 1 << (LOSS_BYTES // 4 // rows).bit_length() - 1)
+        )
         self._layers = [dict(layer.named_parameters()) for layer in self._decoder.layers]
         block = self._decoder.layers[0]
 
@@ -56,32 +66,38 @@ class PackedStep:
         self._layer = torch.compile(layer, dynamic=False) if compiled else layer
         self._chunk = torch.compile(chunk_step, dynamic=False) if compiled else chunk_step
 
-    def _hidden(self, inputs: Tensor, position: Tensor, segment: Tensor) -> Tensor:
-        """Last hidden states [rows, context, d] in the compute dtype."""
-        embedded = F.embedding(inputs, self._embedding).to(self.dtype)
-        length = position.shape[1]
+    def _visible(self, rows: Rows) -> Tensor:
+        """What tells attention the documents: a mask [rows, 1, context, context], or `boundaries`."""
+        if self._varlen:
+            return torch.from_numpy(boundaries(rows.position)).to(self.device, non_blocking=True)
+        segment = torch.from_numpy(rows.segment).to(self.device, non_blocking=True)
+        length = segment.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
         visible = (segment[:, :, None] == segment[:, None, :]) & causal
         mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
-        mask = mask.masked_fill_(~visible, float("-inf"))[:, None]
+        return mask.masked_fill_(~visible, float("-inf"))[:, None]
+
+    def _hidden(self, inputs: Tensor, position: Tensor, visible: Tensor) -> Tensor:
+        """Last hidden states [rows, context, d] in the compute dtype."""
+        embedded = F.embedding(inputs, self._embedding).to(self.dtype)
         with torch.no_grad():
             cosine, sine = self._decoder.rotary_emb(embedded, position)
         hidden = embedded
         for weights in self._layers:
-            hidden = self._layer(weights, hidden, mask, cosine, sine)
+            hidden = self._layer(weights, hidden, visible, cosine, sine)
         gain = self._decoder.norm
         return F.rms_norm(hidden.float(), (hidden.shape[-1],), gain.weight, gain.variance_epsilon).to(self.dtype)
 
     def loss(self, rows: Rows) -> Tensor:
         """Sum of the cross-entropies over all targets of `rows`, in nats; call `.backward()` on a multiple of it."""
-        inputs, targets, position, segment = (
+        inputs, targets, position = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in (rows.inputs, rows.targets, rows.position, rows.segment)
+            for array in (rows.inputs, rows.targets, rows.position)
         )
         try:
-            hidden = self._hidden(inputs, position, segment)
+            hidden = self._hidden(inputs, position, self._visible(rows))
             return linear_cross_entropy(
-                hidden.flatten(0, 1), self._head, targets.flatten(), chunk=LOSS_CHUNK, step=self._chunk
+                hidden.flatten(0, 1), self._head, targets.flatten(), chunk=self._loss_chunk, step=self._chunk
             )
         except Exception as error:
             # Only the compiler's own failures are forgiven, and only on the way that has an alternative.
