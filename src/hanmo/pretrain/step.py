@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hanmo.console import console
 from hanmo.models.attention import PRODUCTS, SHORT
@@ -39,9 +39,7 @@ class PackedStep:
         if self.device.type == "cpu" and context <= SHORT:
             model.set_attn_implementation(PRODUCTS)
         self._decoder = model.get_decoder()
-        self._embedding: nn.Parameter = model.get_input_embeddings().weight
-        self._head: nn.Parameter = model.get_output_embeddings().weight
-        self._layers = [dict(layer.named_parameters()) for layer in self._decoder.layers]
+        self._layers: list[Any] = [dict(layer.named_parameters()) for layer in self._decoder.layers]
         block = self._decoder.layers[0]
 
         def layer(weights: dict[str, Tensor], hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -58,7 +56,7 @@ class PackedStep:
 
     def _hidden(self, inputs: Tensor, position: Tensor, segment: Tensor) -> Tensor:
         """Last hidden states [rows, context, d] in the compute dtype."""
-        embedded = F.embedding(inputs, self._embedding).to(self.dtype)
+        embedded = F.embedding(inputs, self.model.get_input_embeddings().weight).to(self.dtype)
         length = position.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
         visible = (segment[:, :, None] == segment[:, None, :]) & causal
@@ -80,14 +78,18 @@ class PackedStep:
         )
         try:
             hidden = self._hidden(inputs, position, segment)
+            head = self.model.get_output_embeddings().weight
             return linear_cross_entropy(
-                hidden.flatten(0, 1), self._head, targets.flatten(), chunk=LOSS_CHUNK, step=self._chunk
+                hidden.flatten(0, 1), head, targets.flatten(), chunk=LOSS_CHUNK, step=self._chunk
             )
         except Exception as error:
             # Only the compiler's own failures are forgiven, and only on the way that has an alternative.
             compiler = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
             if not compiler or self._layer is self._eager_layer:
                 raise
-            console.print(f"[yellow]torch.compile does not work here ({type(error).__name__}); going on without it[/]")
-            self._layer, self._chunk = self._eager_layer, chunk_step
+            self._without_compiler(error)
             return self.loss(rows)
+
+    def _without_compiler(self, error: Exception) -> None:
+        console.print(f"[yellow]torch.compile does not work here ({type(error).__name__}); going on without it[/]")
+        self._layer, self._chunk = self._eager_layer, chunk_step
