@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanmo import ranks
 from hanmo.errors import HanmoError
+from hanmo.files import read_json
 from hanmo.recipe import check_settings, load_recipe
 from hanmo.remote import as_path, is_remote, is_url
-from hanmo.run import Job, Plan, execute, plan, run_recipe, source_result
+from hanmo.run import Job, Plan, execute, follow, plan, run_recipe, source_result
 from hanmo.stages import KINDS
 
 PathLike = str | Path
@@ -29,6 +31,16 @@ def run_stage(
     Raises:
         HanmoError: a wrong setting or input; the stage's own faults, as the line it printed says.
     """
+    if ranks.following():
+        follow()
+        return read_json(as_path(out) / "manifest.json")
+    with ranks.leading():
+        return _run_stage(do, as_path(out), inputs, settings)
+
+
+def _run_stage(
+    do: str, out: Path, inputs: dict[str, PathLike | Iterable[PathLike]] | None, settings: dict[str, Any]
+) -> dict[str, Any]:
     what = KINDS[do]
     given = {role: _paths(value) for role, value in (inputs or {}).items() if value is not None}
     for item in what.inputs:
@@ -38,12 +50,9 @@ def run_stage(
             raise HanmoError(f"{do}: {item.role} takes one path, {len(given[item.role])} are given")
     checked = check_settings(what, settings, do).anchored(Path.cwd())
     results = {role: [source_result(path) for path in paths] for role, paths in given.items()}
-    out = as_path(out)
     job = Job(out.name if is_remote(out) else out.resolve().name, what, checked, given, out, results)
     todo: Plan = plan(job)
     if todo.action == "skip":
-        from hanmo.files import read_json
-
         return read_json(out / "manifest.json")
     return execute(job, todo)
 

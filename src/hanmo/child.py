@@ -12,19 +12,25 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hanmo import ranks
 from hanmo.console import console
-from hanmo.errors import HanmoError, describe_os_error
+from hanmo.errors import HanmoError, Interrupted, describe_os_error
 from hanmo.files import read_json, write_json
-from hanmo.remote import as_path, brought, publish, settle
+from hanmo.remote import as_path, brought, home_of, publish, settle
 from hanmo.slurm import WAITING, Waiting
 from hanmo.stages import KINDS
 
+#: Exit status of a stage that was asked to stop and can go on (that of a shell's command after Ctrl-C).
+STOPPED = 130
+#: Exit status of a process that lost another one of its group (EX_PROTOCOL of sysexits.h).
+LOST = 76
 _LIBRARIES = ("hanmo", "torch", "transformers", "tokenizers", "trl", "numpy")
 
 
 def main(out: Path) -> int:
     """Run the stage described in `out`; returns the exit status."""
-    _die_with_parent()
+    die_with_parent()
+    console.quiet = ranks.following()
     begun = read_json(out / "stage.json")
     what = KINDS[begun["do"]]
     settings = what.settings.model_validate(begun["settings"])
@@ -32,10 +38,12 @@ def main(out: Path) -> int:
     started, clock = datetime.now(UTC), time.perf_counter()
     memory = MemoryWatch()
     try:
-        place = out if what.remote == "writes" else settle(out, begun["key"])
+        place = out if what.remote == "writes" else _settled(out, begun["key"])
         if not what.remote:
             inputs = {role: [brought(path) for path in paths] for role, paths in inputs.items()}
         counts = what.load()(settings, inputs, place)
+        if ranks.following():
+            return 0
         if place != out:
             publish(place, out)
         seconds = time.perf_counter() - clock
@@ -53,6 +61,10 @@ def main(out: Path) -> int:
                 "machine": machine(),
             },
         )
+    except Interrupted as stop:
+        if not ranks.following():
+            console.print(str(stop), markup=False)
+        return STOPPED
     except HanmoError as error:
         return fail(str(error))
     except Waiting as waiting:
@@ -62,15 +74,33 @@ def main(out: Path) -> int:
         return fail(f"stage '{begun['stage']}': out of memory; close other programs or use smaller settings")
     except Exception as error:
         line = describe_os_error(error)
+        if line is None and ranks.grouped() and ranks.left_by_another(error):
+            return LOST
         if line is None:
             raise
         return fail(line)
     return 0
 
 
+def _settled(out: Path, key: str) -> Path:
+    """`settle`, done by the first of several processes."""
+    if not ranks.grouped() or home_of(out) == out:
+        return settle(out, key)
+    if ranks.local()[1] != ranks.size():
+        raise HanmoError(f"{out}: several machines that train together need an --out in a folder that all of them see")
+    if ranks.following():
+        ranks.store().wait(["settled"])
+        return home_of(out)
+    place = settle(out, key)
+    ranks.store().set("settled", "1")
+    return place
+
+
 def fail(line: str) -> int:
-    """Print one error line on stderr and return the exit status for it."""
-    console.print(f"error: {line}", style="red", markup=False)
+    """Print one error line on stderr, unless another process has told of its own, and return the exit status for it."""
+    if ranks.first_to_tell():
+        console.quiet = False
+        console.print(f"error: {line}", style="red", markup=False)
     return 2
 
 
@@ -136,7 +166,7 @@ class MemoryWatch:
         self._rss, self._anonymous = max(self._rss, rss), max(self._anonymous, anonymous)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """End this process and its workers when the runner is gone: the pipe on stdin then closes."""
 
     def watch() -> None:

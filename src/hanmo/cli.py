@@ -18,6 +18,7 @@ import click
 import yaml
 from pydantic_core import PydanticUndefined
 
+from hanmo import ranks
 from hanmo.errors import HanmoError, describe_os_error, nearest
 from hanmo.models.commands import COMMANDS as MODEL_COMMANDS
 from hanmo.remote import as_path, is_url
@@ -219,7 +220,8 @@ def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> clic
                     place = place.setdefault(group, {})
                 place[name] = _value(text, key[4:].replace("__", "."))
         manifest = run_stage(what.do, out=out, inputs=inputs, **settings)
-        click.echo(json.dumps({"out": str(out), **manifest["counts"]}, ensure_ascii=False))
+        if not ranks.following():
+            click.echo(json.dumps({"out": str(out), **manifest["counts"]}, ensure_ascii=False))
 
     summary = what.summary[0].upper() + what.summary[1:] + "."
     if room is None:
@@ -403,6 +405,9 @@ def main() -> None:
 def _fail(line: str) -> None:
     from hanmo.console import console
 
+    if not ranks.first_to_tell():
+        sys.exit(2)
+    console.quiet = False
     console.print(f"error: {line}", style="red", markup=False)
     sys.exit(2)
 

@@ -17,6 +17,10 @@ class HanmoError(Exception):
     """A fault the user can mend; `str(error)` is one complete line."""
 
 
+class Interrupted(HanmoError):
+    """A signal asked the work to stop, and what was done so far is kept: the same command goes on."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the closest of `known`, or an empty string when nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -23,12 +23,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from hanmo import ranks
 from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.recipe import Recipe, Stage
-from hanmo.remote import faults, home_of, is_remote, remove_tree
+from hanmo.remote import as_path, faults, home_of, is_remote, remove_tree
 from hanmo.stage import Affects, Settings, StageKind, affects_of, by_effect
+from hanmo.stages import KINDS
 
 #: Seconds that a stage gets to write its checkpoint after a stop was asked for.
 GRACE = 60
@@ -137,23 +139,44 @@ def execute(job: Job, what: Plan) -> dict[str, Any]:
                 "external": job.external(),
             },
         )
-        _child(job)
+        if _by_all(job.kind):
+            number = ranks.tell({"stage": job.name, "do": job.kind.do, "out": str(job.out)})
+            _child(job.name, job.kind, job.out, ranks.together(f"{number}-{job.name}"))
+        else:
+            _child(job.name, job.kind, job.out, ranks.alone())
     finally:
         lock.release()
     return read_json(job.out / "manifest.json")
 
 
-def _child(job: Job) -> None:
-    """Start the stage's process, pass signals on to it, and wait.
+def _by_all(kind: StageKind) -> bool:
+    """Whether all processes that were started together do a stage of this kind, each with a child of its own."""
+    return ranks.grouped() and kind.process != "hanmo.child"
+
+
+def follow() -> None:
+    """Take part in what the first of several processes runs, up to its end.
+
+    Raises:
+        SystemExit: a stage failed.
+    """
+    for told in ranks.heard():
+        out = as_path(told["out"])
+        _child(told["stage"], KINDS[told["do"]], out, ranks.together(f"{told['number']}-{told['stage']}"))
+
+
+def _child(name: str, kind: StageKind, out: Path, environment: dict[str, str]) -> None:
+    """Start a stage's process, pass signals on to it, and wait.
 
     The child leads a process group of its own and holds a pipe to us: when we die it ends itself with all its workers
     (`hanmo.child`), and when it dies we sweep up after it.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "hanmo.child", str(job.out)],
+        [sys.executable, "-m", kind.process, str(out)],
         stdin=subprocess.PIPE,
         stdout=2,
         start_new_session=os.name == "posix",
+        env=environment,
     )
     stopped = False
 
@@ -164,7 +187,8 @@ def _child(job: Job) -> None:
 
     handlers = {}
     with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-        handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        asking = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+        handlers = {number: signal.signal(number, stop) for number in asking}
     try:
         while True:
             try:
@@ -179,13 +203,14 @@ def _child(job: Job) -> None:
         if os.name == "posix":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+        if process.stdin:  # workers in sessions of their own end when it closes
+            process.stdin.close()
     if stopped:
-        console.print(f"stopped in stage '{job.name}'; the same command goes on from there")
+        console.print(f"stopped in stage '{name}'; the same command goes on from there")
         raise SystemExit(130)
     if status < 0 or status == 137:
-        raise HanmoError(
-            f"stage '{job.name}' was killed (signal {abs(status)}, often out of memory); the same command goes on"
-        )
+        number = 9 if status == 137 else -status
+        raise HanmoError(f"stage '{name}' was killed (signal {number}, often out of memory); the same command goes on")
     if status:
         raise SystemExit(status)
 
@@ -231,6 +256,16 @@ def run_recipe(
         until: the last stage to look at.
         only: look at no stage but this one; those that it reads must be done.
     """
+    if ranks.following():
+        follow()
+        return []
+    with ranks.leading():
+        return _run_recipe(recipe, out, start, until, dry, only)
+
+
+def _run_recipe(
+    recipe: Recipe, out: Path, start: str | None, until: str | None, dry: bool, only: str | None
+) -> list[tuple[str, Plan]]:
     names = [stage.name for stage in recipe.stages]
     for name in (start, until, only):
         if name is not None and name not in names:

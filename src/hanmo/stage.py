@@ -101,6 +101,8 @@ class StageKind:
     #: What of it may be elsewhere (see `hanmo.remote`): "reads" for its inputs, "writes" for its folder too. What may
     #: not is brought to this machine first, and sent when it is done.
     remote: Literal["", "reads", "writes"] = ""
+    #: What is run as the stage's process, as `python -m MODULE FOLDER`; "hanmo.child" is one process.
+    process: str = "hanmo.child"
 
     def load(self) -> StageFunction:
         """Import and return the stage's function."""

@@ -58,6 +58,7 @@ _ALL = (
         ),
         "hanmo.pretrain.stage:run",
         remote="reads",
+        process="hanmo.pretrain.launch",
     ),
     StageKind(
         "sft",

@@ -15,8 +15,7 @@ from hanmo.tokens.shards import split_of
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def tiny_order() -> Order:
+def make_order() -> Order:
     """Rows of 32 over 60 documents in which every token is followed by the next number: learnable in a few steps."""
     generator = np.random.Generator(np.random.PCG64(0))
     pieces, ends, total = [], [], 0
@@ -29,8 +28,13 @@ def tiny_order() -> Order:
     return Order(split_of(np.concatenate(pieces).astype(np.uint16), np.array(ends)), 32, seed=1)
 
 
-@pytest.fixture
-def tiny_settings() -> PretrainSettings:
+@pytest.fixture(scope="session")
+def tiny_order() -> Order:
+    """See `make_order`."""
+    return make_order()
+
+
+def make_settings() -> PretrainSettings:
     """20 steps of 4 rows, eager and in fp32 so that a test takes a second."""
     return PretrainSettings(
         preset="hanmo-1m",
@@ -46,17 +50,25 @@ def tiny_settings() -> PretrainSettings:
 
 
 @pytest.fixture
-def tiny_model():
-    """A function that builds the same random model of 320 tokens every time."""
+def tiny_settings() -> PretrainSettings:
+    """See `make_settings`."""
+    return make_settings()
+
+
+def make_model():
+    """The same random model of 320 tokens every time."""
     from transformers import Qwen3ForCausalLM
 
     from hanmo.models.presets import build_config
 
-    def build():
-        torch.manual_seed(0)
-        return Qwen3ForCausalLM(build_config("hanmo-1m", 320, 32)).train()
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(build_config("hanmo-1m", 320, 32)).train()
 
-    return build
+
+@pytest.fixture
+def tiny_model():
+    """See `make_model`."""
+    return make_model
 
 
 def weights(model) -> dict[str, torch.Tensor]:

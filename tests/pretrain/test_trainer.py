@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from conftest import weights  # type: ignore[import-not-found]
-from hanmo.errors import HanmoError
+from hanmo.errors import HanmoError, Interrupted
 from hanmo.pretrain.optimizer import orthogonalise
 from hanmo.pretrain.schedule import Schedule
 from hanmo.pretrain.settings import PretrainSettings, parse_count
-from hanmo.pretrain.trainer import Batches, Interrupted, Trainer
+from hanmo.pretrain.trainer import Batches, Trainer
 
 
 def trained(model, settings: PretrainSettings, order, out: Path, stop_at: int | None = None) -> Trainer:
@@ -25,10 +25,10 @@ def trained(model, settings: PretrainSettings, order, out: Path, stop_at: int | 
         return trainer
     one_step = trainer._one_step
 
-    def stopping(rows):
+    def stopping(rows, targets):
         if trainer.step == stop_at:
             trainer._stop.set()
-        return one_step(rows)
+        return one_step(rows, targets)
 
     trainer._one_step = stopping  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
@@ -72,7 +72,7 @@ def test_extended_equals_the_longer_run(tiny_model, tiny_settings, tiny_order, t
 def test_torn_checkpoint_is_passed_over(tiny_model, tiny_settings, tiny_order, out: Path, capfd) -> None:
     trained(tiny_model(), tiny_settings, tiny_order, out, stop_at=15)
     newest = sorted((out / "checkpoints").iterdir())[-1]
-    file = newest / "model.safetensors"
+    file = newest / "__0_0.distcp"
     file.write_bytes(file.read_bytes()[:-100])
     trainer = Trainer(tiny_model(), tiny_settings, tiny_order, out, torch.float32)
     assert trainer.resume() and trainer.step == 12
@@ -105,7 +105,7 @@ def test_nan_is_one_line(tiny_model, tiny_settings, tiny_order, out: Path) -> No
 
 def test_batches() -> None:
     settings = PretrainSettings(context=32, batch_tokens=32 * 12, micro_tokens=32 * 5)
-    assert Batches.plan(settings) == Batches(rows=12, micro=4)
+    assert Batches.plan(settings) == Batches(rows=12, micro=4, share=12)
     with pytest.raises(HanmoError, match="batch_tokens: 100 is no multiple of context 32; 96 is"):
         Batches.plan(PretrainSettings(context=32, batch_tokens=100))
 

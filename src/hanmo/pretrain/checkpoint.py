@@ -1,27 +1,40 @@
-"""Checkpoints that are whole or do not count.
+"""Checkpoints that are whole or do not count, written while the training goes on.
 
-A checkpoint is a folder `step-00000120/` with the fp32 weights, the optimisers' state and `state.json`, which holds the
-step and a checksum of every file. It is written beside its name, flushed and moved over in one rename; on loading, one
-whose checksums do not hold is passed over with a message for the one before.
+A checkpoint is a folder `step-00000120/` in the format of `torch.distributed.checkpoint`: every process has written the
+parts of the tensors that it holds, and any number of processes can read them again. `state.json` beside them holds the
+step and a checksum of every file. The tensors are copied when the checkpoint is due, and a thread writes the copies
+under another name, flushes them and moves the folder over in one rename. On loading, a checkpoint whose checksums do
+not hold is passed over with a message for the one before. Where the disk is full the training goes on, and the last
+good checkpoint stays.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 import xxhash
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException, FileSystemReader, FileSystemWriter
 
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, write_json
-from hanmo.models.save import storage_errors
+from hanmo.pretrain.distributed import World
+
+# Without a group of processes torch says at every checkpoint that it takes this for a single one; it is.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+#: Of the files and of the names of tensors in them; others are refused.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -38,99 +51,170 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, newest last."""
+    """The checkpoints of one run, newest last. All processes of the run make the same calls in the same order.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: which all of them see.
+        keep: how many of the newest are kept.
+    """
 
-    def save(self, model: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]) -> Path:
-        """Write the checkpoint of `state["step"]`; an older one of the same step is replaced."""
-        final = self.folder / f"step-{state['step']:08d}"
-        temporary = self.folder / f".{final.name}.{os.getpid()}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
-            with storage_errors(final):
-                save_file(weights, temporary / "model.safetensors")
-                save_file(_flatten(optimizers), temporary / "optimizer.safetensors")
-            checksums = {}
-            for file in sorted(temporary.iterdir()):
-                with file.open("rb+") as stream:
-                    os.fsync(stream.fileno())
-                checksums[file.name] = _checksum(file)
-            write_json(temporary / "state.json", {**state, "checksums": checksums})
+    def __init__(self, folder: Path, world: World, keep: int = 2) -> None:
+        self.folder, self.world, self.keep = folder, world, keep
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[str] | None = None
+
+    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], also: int | None = None) -> None:
+        """Copy the tensors and have the checkpoint of `state["step"]` written; waits for the one before, if need be.
+
+        Args:
+            tensors: by name. What is a plain tensor is the same in all processes that have it.
+            also: a step whose checkpoint is kept when newer ones come.
+        """
+        self.wait()
+        temporary = self.folder / f".{self._name(state['step'])}.tmp"
+        files = FileSystemWriter(temporary)
+        copied = files.stage({name: tensor.detach() for name, tensor in tensors.items()})
+        self._writing = self._writer.submit(self._write, files, copied, {**state, "format": FORMAT}, temporary, also)
+
+    def wait(self) -> str:
+        """Wait for what is being written; returns why it could not be, or an empty string."""
+        return self._writing.result() if self._writing else ""
+
+    def _write(
+        self, files: FileSystemWriter, tensors: dict[str, Any], state: dict[str, Any], temporary: Path, also: int | None
+    ) -> str:
+        """Write, check, move, in the thread; the same outcome in all processes."""
+        final = self.folder / self._name(state["step"])
+
+        def begin() -> None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+
+        def checked() -> dict[str, str]:
+            mine = {path.name: path for path in temporary.glob(f"__{self.world.rank}_*")}
+            if self.world.first:
+                mine[".metadata"] = temporary / ".metadata"
+            return {name: checksum(path) for name, path in sorted(mine.items())}
+
+        def commit() -> None:
+            sums = {name: value for part in parts for name, value in part.items()}
+            write_json(temporary / "state.json", {**state, "checksums": sums})
             if final.exists():
                 shutil.rmtree(final)
             temporary.replace(final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        return final
+            if os.name == "posix":  # the rename itself must reach the disk before older ones are removed
+                handle = os.open(self.folder, os.O_RDONLY)
+                os.fsync(handle)
+                os.close(handle)
+            self._rotate(also)
 
-    def rotate(self, keep: int, also: int | None = None) -> None:
-        """Remove all but the newest `keep` checkpoints and the one of step `also`."""
-        for path in self._paths()[:-keep]:
-            if also is None or path.name != f"step-{also:08d}":
+        try:
+            self.world.agreed(begin, files=True)
+            dcp.save(tensors, storage_writer=files, process_group=self.world.files, no_dist=self.world.size == 1)
+            parts = self.world.gathered(checked, files=True)
+            self.world.agreed(commit, files=True)
+        except Exception as error:
+            size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+            why = self._why(error, size)
+            if self.world.first:
+                shutil.rmtree(temporary, ignore_errors=True)
+                console.print(f"[yellow]step {state['step']}: no checkpoint could be written ({why})[/]")
+            return why
+        return ""
+
+    def _why(self, error: Exception, size: int) -> str:
+        """The reason in a few words: of the operating system where it gave one."""
+        causes = [error]
+        if isinstance(error, CheckpointException):
+            causes = [caught for caught, _ in error.failures.values()]
+        for cause in causes:
+            if isinstance(cause, OSError) and cause.strerror:
+                return cause.strerror
+        # torch's own writer has no errno; a folder that has no room for as much again is full.
+        if self.folder.exists() and shutil.disk_usage(self.folder).free < size:
+            return os.strerror(28)
+        return " ".join(str(causes[0]).split())[:200] or type(causes[0]).__name__
+
+    def _rotate(self, also: int | None) -> None:
+        """Remove all but the newest checkpoints and the one of step `also`."""
+        for path in self._paths()[: -self.keep]:
+            if also is None or path.name != self._name(also):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def newest(self, usable=lambda state: True) -> Checkpoint | None:
-        """The newest checkpoint whose files are whole and whose state is `usable`, or None."""
-        for leftover in self.folder.glob(".step-*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for path in reversed(self._paths()):
-            try:
-                state = read_json(path / "state.json")
-                torn = [name for name, value in state["checksums"].items() if _checksum(path / name) != value]
-            except (HanmoError, OSError, KeyError, TypeError):
-                torn = ["state.json"]
-                state = {}
-            if torn:
-                console.print(f"[yellow]{path.name}: {torn[0]} is torn; going back to the checkpoint before[/]")
-            elif usable(state):
-                return Checkpoint(path, state)
+    def newest(self, usable: Callable[[dict[str, Any]], bool] = lambda state: True) -> Checkpoint | None:
+        """The newest checkpoint whose files are whole and whose state is `usable`, or None; the same in all processes.
+
+        Raises:
+            HanmoError: an earlier version wrote it.
+        """
+
+        def candidates() -> list[str]:
+            for leftover in self.folder.glob(".step-*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            return [path.name for path in reversed(self._paths())]
+
+        for name in self.world.agreed(candidates):
+            path = self.folder / name
+            state, torn = self.world.agreed(lambda path=path: self._state(path, usable))
+            if state is not None:
+                sums = sorted(state["checksums"].items())[self.world.rank :: self.world.size]
+                found = self.world.gathered(
+                    lambda path=path, sums=sums: [n for n, s in sums if checksum(path / n) != s]
+                )
+                torn = [name for part in found for name in part]
+                if not torn:
+                    return Checkpoint(path, state)
+            if torn and self.world.first:
+                console.print(f"[yellow]{name}: {torn[0]} is torn; going back to the checkpoint before[/]")
         return None
 
-    def load(self, checkpoint: Checkpoint, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-        """Put a checkpoint's weights and optimiser state into the given objects."""
-        weights = load_file(checkpoint.path / "model.safetensors")
-        parameters = dict(model.named_parameters())
-        if weights.keys() != parameters.keys():
-            odd = sorted(weights.keys() ^ parameters.keys())
-            raise HanmoError(f"{checkpoint.path}: other weights than the model's ({odd[0]}); use another --out")
+    def _state(self, path: Path, usable: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any] | None, list[str]]:
+        """(what state.json says, or None where it does not serve; the torn file, if any)."""
+        try:
+            state = read_json(path / "state.json")
+            form = state.get("format", 1)
+            _ = state["checksums"], state["step"]
+        except (HanmoError, OSError, KeyError, TypeError, AttributeError):
+            return None, ["state.json"]
+        if form != FORMAT:
+            raise HanmoError(f"{path}: another version of hanmo wrote this checkpoint; give another --out")
+        return (state if usable(state) else None), []
+
+    def load(self, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+        """Put a checkpoint's values into the given tensors; they may be cut otherwise than when they were written.
+
+        Raises:
+            HanmoError: it holds other tensors.
+        """
+        reader = FileSystemReader(checkpoint.path)
+        known = reader.read_metadata().state_dict_metadata
+        odd = {name for name, t in tensors.items() if getattr(known.get(name), "size", None) != t.shape}
+        odd |= {name for name in known if name.startswith("model.") and name not in tensors}
+        if odd:
+            raise HanmoError(f"{checkpoint.path}: other weights than the model's ({min(odd)}); use another --out")
+        values: dict[str, Any] = {name: tensor.detach() for name, tensor in tensors.items()}
         with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(weights[name])
-        _unflatten(optimizers, load_file(checkpoint.path / "optimizer.safetensors"))
+            dcp.load(values, storage_reader=reader, process_group=self.world.files, no_dist=self.world.size == 1)
+
+    def close(self) -> None:
+        """End the thread, once it has written what it has."""
+        self._writer.shutdown(wait=True)
+
+    @staticmethod
+    def _name(step: int) -> str:
+        return f"step-{step:08d}"
 
     def _paths(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("step-*") if p.is_dir())
 
 
-def _flatten(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Optimiser state as `{"<optimizer>.<parameter>.<name>": tensor}`."""
-    flat = {}
-    for number, optimizer in enumerate(optimizers):
-        for index, values in optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                flat[f"{number}.{index}.{name}"] = value.detach().clone().contiguous()
-    return flat
-
-
-def _unflatten(optimizers: list[torch.optim.Optimizer], flat: dict[str, Tensor]) -> None:
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in flat.items():
-            which, index, name = key.split(".", 2)
-            if int(which) == number:
-                state.setdefault(int(index), {})[name] = value
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """xxh3 of a file's bytes; empty where there is no such file."""
     digest = xxhash.xxh3_64()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    except FileNotFoundError:
+        return ""
     return digest.hexdigest()

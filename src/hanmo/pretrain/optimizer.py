@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 #: Coefficients of the quintic iteration (Jordan et al.), tuned to lift small singular values fast.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
+
+T = TypeVar("T")
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -34,46 +39,142 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised. Parameters must be matrices.
 
     The update is scaled by sqrt(max(1, rows / columns)), so that one learning rate serves all shapes.
+
+    Among several processes every matrix is orthogonalised by one of them. Where all hold whole matrices, each keeps
+    the momentum of its own and all gather the updates. Where matrices are cut by rows (FSDP2), each process gets the
+    rows of its matrices from the others, in one exchange for all matrices of a shape, and sends the updates back.
+
+    Args:
+        rank, size: this process among those that train together.
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        rank: int = 0,
+        size: int = 1,
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._rank, self._size = rank, size
+        for group in self.param_groups:
+            for mine in self._by_shape(group["params"]):
+                for parameter in mine.kept:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+
+    def _by_shape(self, parameters: Iterable[Tensor]) -> list[_Alike]:
+        """The parameters by shape, in an order that all processes share."""
+        shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for parameter in parameters:
+            shapes[parameter.shape].append(parameter)
+        first, found = 0, []
+        for alike in shapes.values():
+            found.append(_Alike(alike, self._rank, self._size, first))
+            # The next shape's first owner is the one behind this shape's last, so that remainders do not pile up.
+            first = (first + -(-len(alike) // found[-1].each)) % self._size
+        return found
 
     @torch.no_grad()
     def step(self, closure=None) -> None:  # type: ignore[override]
-        """One update of all parameters that have a gradient."""
+        """One update of all parameters that have a gradient; they are the same ones in all processes."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            for shape, parameters in by_shape.items():
-                gradients = [p.grad for p in parameters if p.grad is not None]
-                buffers = [self._buffer(p) for p in parameters]
-                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-                # Nesterov: look one momentum step ahead.
-                ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
-                updates = orthogonalise(torch.stack(ahead)).float().unbind(0)
+            for alike in self._by_shape(p for p in group["params"] if p.grad is not None):
+                gradients = [local(p.grad) for p in alike.kept if p.grad is not None]
+                buffers = [local(self.state[p]["momentum"]) for p in alike.kept]
+                ahead: list[Tensor] = []
+                if buffers:
+                    torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+                    # Nesterov: look one momentum step ahead.
+                    ahead = list(torch._foreach_lerp(gradients, buffers, group["momentum"]))
+                updates = alike.updates(ahead)
+                parameters = [local(p) for p in alike.parameters]
                 if group["weight_decay"]:
                     torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                scale = max(1.0, alike.shape[0] / alike.shape[1]) ** 0.5
                 torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
 
-    def _buffer(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        return state["momentum"]
+
+class _Alike:
+    """Matrices of one shape, and which process treats which: `each` of them in a row, from process `first` on.
+
+    Attributes:
+        kept: those whose momentum (or whose rows of it) this process keeps.
+    """
+
+    def __init__(self, parameters: list[Tensor], rank: int, size: int, first: int) -> None:
+        self.parameters, self.shape = parameters, parameters[0].shape
+        self._rank, self._size, self._first = rank, size, first
+        self.each = -(-len(parameters) // size)
+        self._cut = isinstance(parameters[0], DTensor)
+        self.kept = parameters if self._cut else self._of(rank, parameters)
+
+    def _of(self, process: int, items: list[T]) -> list[T]:
+        start = (process - self._first) % self._size * self.each
+        return items[start : start + self.each]
+
+    def updates(self, ahead: list[Tensor]) -> list[Tensor]:
+        """The orthogonal matrices (or this process's rows of them) that replace `ahead`, one for every parameter."""
+        if self._size == 1:
+            return list(orthogonalise(torch.stack(ahead)).float().unbind(0))
+        return self._exchanged(ahead) if self._cut else self._gathered(ahead)
+
+    def _gathered(self, ahead: list[Tensor]) -> list[Tensor]:
+        device = self.parameters[0].device
+        mine = torch.zeros(self.each, *self.shape, dtype=torch.bfloat16, device=device)
+        if ahead:
+            mine[: len(ahead)] = orthogonalise(torch.stack(ahead))
+        everyone = torch.empty(self._size * self.each, *self.shape, dtype=torch.bfloat16, device=device)
+        # As bytes: not every backend knows bf16, and nothing is computed on the way.
+        dist.all_gather_into_tensor(everyone.view(torch.uint8), mine.view(torch.uint8))
+        whole = everyone.float().unbind(0)
+        start = self._first * self.each
+        return [*whole[start:], *whole[:start]][: len(self.parameters)]
+
+    def _exchanged(self, ahead: list[Tensor]) -> list[Tensor]:
+        rows, columns = self.shape
+        piece = -(-rows // self._size)  # torch cuts like this; the last processes may have fewer rows, or none
+        heights = [max(0, min(piece, rows - piece * process)) for process in range(self._size)]
+        owned = [len(self._of(process, self.parameters)) for process in range(self._size)]
+        count, mine = owned[self._rank], heights[self._rank]
+        sent = [number * mine * columns for number in owned]
+        taken = [count * height * columns for height in heights]
+        order = [tensor for process in range(self._size) for tensor in self._of(process, ahead)]
+        outgoing = torch.stack(order).to(torch.bfloat16).flatten()
+        incoming = outgoing.new_empty(sum(taken))
+        _exchange(incoming, outgoing, taken, sent)
+        if count:
+            shards = [part.view(count, -1, columns) for part in incoming.split(taken)]
+            whole = orthogonalise(torch.cat(shards, 1))
+            incoming = torch.cat([part.flatten() for part in whole.split(heights, 1)])
+        _exchange(outgoing, incoming, sent, taken)
+        back = outgoing.view(len(order), mine, columns).float().unbind(0)
+        start = sum(owned[process] for process in range(self._first))
+        return [*back[start:], *back[:start]]
+
+
+def _exchange(taken: Tensor, sent: Tensor, take: list[int], send: list[int]) -> None:
+    """All to all, so many bf16 numbers from and to each process; as bytes, since not every backend knows bf16."""
+    into, out_of = taken.view(torch.uint8), sent.view(torch.uint8)
+    dist.all_to_all_single(into, out_of, [2 * count for count in take], [2 * count for count in send])
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds: all of a plain one."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def build_optimizers(
-    model: nn.Module, kind: str, lr: float, matrix_lr: float, weight_decay: float
+    model: nn.Module, kind: str, lr: float, matrix_lr: float, weight_decay: float, rank: int = 0, size: int = 1
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of a decoder: Muon for matrices inside layers, AdamW (0.9, 0.95) for all else, or AdamW for all.
 
-    Every parameter group remembers its full rate as `base_lr`, which the schedule multiplies.
+    Every parameter group remembers its full rate as `base_lr`, which the schedule multiplies. All state is there from
+    the beginning, as zeros, so that a checkpoint can be loaded into it.
+
+    Args:
+        rank, size: this process among those that train together.
     """
     matrices, embeddings, gains = [], [], []
     for name, parameter in model.named_parameters():
@@ -89,8 +190,29 @@ def build_optimizers(
     )
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if kind == "muon":
-        optimizers.append(Muon(matrices, lr=matrix_lr, weight_decay=weight_decay))
+        optimizers.append(Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, rank=rank, size=size))
+    for group in adamw.param_groups:
+        for parameter in group["params"]:
+            adamw.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return optimizers
+
+
+def state_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """What a checkpoint holds: weights as `model.<name>`, optimiser state as `optimizer.<name of the weight>.<name>`.
+
+    The tensors are those in use: what is copied into them counts.
+    """
+    found: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        found[f"model.{name}"] = parameter.detach()
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{name}.{key}"] = value
+    return found

@@ -67,8 +67,15 @@ class PretrainSettings(Settings):
     )
     compile: bool = setting(True, "compile the step (needs a C++ compiler on CPU)", affects="speed")
     micro_tokens: int = setting(0, "tokens in one forward pass; 0: the batch, at most 8192", affects="speed", ge=0)
-    threads: int = setting(0, "CPU threads; 0: torch's default", affects="speed", ge=0)
+    processes: int = setting(
+        0, "on this machine; 0: one for every accelerator, or 1. Without meaning under torchrun", affects="speed", ge=0
+    )
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp", "among processes: ddp, each holds all weights; fsdp, each a part of every weight", affects="speed"
+    )
+    threads: int = setting(0, "CPU threads; 0: torch's default, or a share of the cores", affects="speed", ge=0)
     checkpoint_seconds: float = setting(60.0, "time between checkpoints", affects="speed", gt=0)
+    checkpoint_steps: int = setting(0, "steps between checkpoints; 0: by time alone", affects="speed", ge=0)
     log_every: int = setting(10, "steps between lines of log.jsonl", affects="speed", ge=1)
     eval_every: int = setting(200, "steps between looks at held-out text; 0: only at the end", affects="speed", ge=0)
     eval_bytes: int = setting(100_000, "held-out text to look at, in UTF-8 bytes", affects="speed", ge=1000)

@@ -19,9 +19,10 @@ from hanmo.models.presets import build_config
 from hanmo.models.save import save_model
 from hanmo.pretrain.checkpoint import CheckpointStore
 from hanmo.pretrain.data import Data, amounts, opened, tell_mix
-from hanmo.pretrain.precision import choose, pick_device
+from hanmo.pretrain.distributed import World, joined
+from hanmo.pretrain.precision import choose
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.pretrain.trainer import Interrupted, Trainer
+from hanmo.pretrain.trainer import Trainer
 from hanmo.remote import brought
 from hanmo.tokenizer import encode_text, load
 from hanmo.tokens.order import Rows
@@ -38,46 +39,52 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
     checkpoint at the start of the decay.
     """
     keep_freed_memory()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    with opened(settings, inputs["data"][0], out) as data:
-        counts = _train(settings, inputs, data, out)
-        if data.remote:
-            data.remote.remove()
+    with joined(settings) as world:
+        # What is fetched is every process's own: which shards are at hand changes while it reads.
+        fetched = out if world.first else out / f"shards-{world.rank}"
+        with opened(settings, inputs["data"][0], fetched) as data:
+            counts = _train(settings, inputs, data, out, world)
+            if data.remote:
+                data.remote.remove()
+                if not world.first:
+                    fetched.rmdir()
     return counts
 
 
-def _train(settings: PretrainSettings, inputs: dict[str, list[Path]], data: Data, out: Path) -> dict[str, Any]:
+def _train(
+    settings: PretrainSettings, inputs: dict[str, list[Path]], data: Data, out: Path, world: World
+) -> dict[str, Any]:
     shards, facts, order = data.folder, data.facts, data.order
     tokenizer = load(shards / "tokenizer")
-    device = pick_device(settings.device)
-    dtype = _dtype(out, device, settings)
-    model = _model(settings, inputs, facts["vocab_size"]).to(device)
-    trainer = Trainer(model, settings, order, out, dtype, look=_look(settings, shards, tokenizer, facts["eos_id"]))
+    dtype = _dtype(out, settings, world)
+    given = world.agreed(lambda: [resolve(brought(path)) for path in inputs.get("model", [])])
+    model = _model(settings, given, facts["vocab_size"]).to(world.device)
+    look = _look(settings, shards, tokenizer, facts["eos_id"])
+    trainer = Trainer(model, settings, order, out, dtype, look, world)
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{human_count(parameters)} parameters, {human_count(settings.tokens)} tokens "
         f"({settings.tokens / order.total:.2f} passes over {human_count(order.total)}{', mixed' * bool(order.mix)}), "
-        f"{trainer.schedule.steps} steps, {str(dtype).removeprefix('torch.')} on {device}"
+        f"{trainer.schedule.steps} steps, {str(dtype).removeprefix('torch.')} on {world.device}{_told(settings, world)}"
     )
     rows = trainer.schedule.steps * trainer.batches.rows
     if order.mix:
         tell_mix(order.mix, rows, settings)
-    if not trainer.resume():
+    if not trainer.resume() and world.first:
         for name in ("log.jsonl", "samples.jsonl"):
             (out / name).unlink(missing_ok=True)
-    try:
-        last = trainer.run()
-    except Interrupted as error:
-        raise HanmoError(str(error)) from None
-    save_model(model.to("cpu"), tokenizer, out / "model", stops=[facts["eos_id"]])
+    last = trainer.run()
+    whole = trainer.spread.whole()
+    if world.first:
+        save_model(whole.to("cpu"), tokenizer, out / "model", stops=[facts["eos_id"]])
     counts = {
         "parameters": parameters,
         "steps": trainer.schedule.steps,
         "tokens": trainer.schedule.steps * settings.batch_tokens,
         "passes": round(trainer.schedule.steps * settings.batch_tokens / order.total, 3),
         "dtype": str(dtype).removeprefix("torch."),
-        "device": str(device),
+        "device": str(world.device),
+        "processes": world.size,
         "training_seconds": round(trainer.seconds, 1),
     }
     if order.mix:
@@ -85,18 +92,22 @@ def _train(settings: PretrainSettings, inputs: dict[str, list[Path]], data: Data
     return counts | {key: last[key] for key in ("loss", "heldout_bpb") if key in last}
 
 
-def _dtype(out: Path, device: torch.device, settings: PretrainSettings) -> torch.dtype:
+def _told(settings: PretrainSettings, world: World) -> str:
+    return f", {world.size} processes ({settings.parallel})" if world.size > 1 else ""
+
+
+def _dtype(out: Path, settings: PretrainSettings, world: World) -> torch.dtype:
     """The dtype that the run began with, else what a probe finds: a resumed run must not change its arithmetic."""
-    begun = CheckpointStore(out / "checkpoints").newest()
-    if begun is not None and settings.precision == "auto":
+    begun = CheckpointStore(out / "checkpoints", world).newest() if settings.precision == "auto" else None
+    if begun is not None:
         return getattr(torch, begun.state["dtype"])
-    return choose(device, settings.precision)
+    return world.agreed(lambda: choose(world.device, settings.precision))
 
 
-def _model(settings: PretrainSettings, inputs: dict[str, list[Path]], vocab_size: int) -> Any:
+def _model(settings: PretrainSettings, given: list[Path], vocab_size: int) -> Any:
     """The preset with fresh weights, or the given model."""
-    if given := inputs.get("model"):
-        folder = resolve(brought(given[0]))
+    if given:
+        folder = given[0]
         transformers.utils.logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         rows, longest = model.config.vocab_size, model.config.max_position_embeddings
@@ -127,8 +138,10 @@ def _look(
             found["heldout_bpb"] = round(bits / int(sizes[:count].sum()), 5)
             trainer.append("log.jsonl", {"step": trainer.step, "heldout_bpb": found["heldout_bpb"]})
             console.print(f"step {trainer.step}: held-out {found['heldout_bpb']:.3f} bits per byte")
+        if not prompts or (model := trainer.spread.whole()) is None:
+            return found
         for text, prompt in zip(settings.sample_prompts, prompts, strict=True):
-            sample = _sample(trainer, prompt, eos)
+            sample = _sample(model, prompt, eos, settings.context)
             line = {"step": trainer.step, "prompt": text, "text": tokenizer.decode(sample, skip_special_tokens=True)}
             trainer.append("samples.jsonl", line)
         return found
@@ -142,10 +155,11 @@ def _packed_bits(trainer: Trainer, tokens: Any, ends: np.ndarray, eos: int) -> f
     A document that a row cuts loses its earlier context there: this is the quick look of a training log, slightly above
     the exact figure of `hanmo eval`.
     """
-    context, micro = trainer.settings.context, trainer.batches.micro
+    context, micro, world = trainer.settings.context, trainer.batches.micro, trainer.world
     total = int(ends[-1])
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
-    place = np.arange(-(-total // (context * micro)) * context * micro)
+    piece_tokens = context * micro * world.size
+    place = np.arange(-(-total // piece_tokens) * piece_tokens)
     document = np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)
     targets = np.full(len(place), -100, np.int64)
     targets[:total] = tokens[:total]
@@ -158,18 +172,16 @@ def _packed_bits(trainer: Trainer, tokens: Any, ends: np.ndarray, eos: int) -> f
     arrays = [inputs, targets, (place - begin).astype(np.int32), document.astype(np.int32)]
     arrays = [array.reshape(shape) for array in arrays]
     nats = 0.0
-    for first in range(0, len(arrays[0]), micro):
-        piece = Rows(*(array[first : first + micro] for array in arrays))
-        # Gradients stay on: the same compiled graph serves, and nobody calls backward.
-        nats += float(trainer.step_function.loss(piece).detach())
-    return nats / float(np.log(2))
+    for first in range(world.rank * micro, len(arrays[0]), micro * world.size):
+        nats += trainer.spread.measure(Rows(*(array[first : first + micro] for array in arrays)))
+    return world.sum(nats)[0] / float(np.log(2))
 
 
 @torch.no_grad()
-def _sample(trainer: Trainer, prompt: list[int], pad: int, length: int = 64) -> list[int]:
+def _sample(model: Any, prompt: list[int], pad: int, context: int, length: int = 64) -> list[int]:
     """Continue `prompt` by sampling at temperature 0.8 with a fixed seed; the run's own state is not touched."""
-    model, device = trainer.model, next(trainer.model.parameters()).device
-    room = min(length, trainer.settings.context - len(prompt))
+    device = next(model.parameters()).device
+    room = min(length, context - len(prompt))
     if room < 1:
         return prompt
     model.eval()

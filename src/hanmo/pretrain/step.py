@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hanmo.console import console
 from hanmo.models.attention import PRODUCTS, SHORT
@@ -45,13 +45,11 @@ class PackedStep:
         elif self.device.type == "cpu" and context <= SHORT:
             model.set_attn_implementation(PRODUCTS)
         self._decoder = model.get_decoder()
-        self._embedding: nn.Parameter = model.get_input_embeddings().weight
-        self._head: nn.Parameter = model.get_output_embeddings().weight
-        rows = self._head.shape[0]
-        self._loss_chunk = (
-            LOSS_CHUNK if self.device.type == "cpu" else max(1024, 1 << (LOSS_BYTES // 4 // rows).bit_length() - 1)
-        )
-        self._layers = [dict(layer.named_parameters()) for layer in self._decoder.layers]
+        self._loss_chunk = LOSS_CHUNK
+        if self.device.type != "cpu":  # the largest power of two whose fp32 logits fit
+            rows = model.get_output_embeddings().weight.shape[0]
+            self._loss_chunk = max(LOSS_CHUNK, 1 << (LOSS_BYTES // 4 // rows).bit_length() - 1)
+        self._layers: list[Any] = [dict(layer.named_parameters()) for layer in self._decoder.layers]
         block = self._decoder.layers[0]
 
         def layer(weights: dict[str, Tensor], hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -79,7 +77,7 @@ class PackedStep:
 
     def _hidden(self, inputs: Tensor, position: Tensor, visible: Tensor) -> Tensor:
         """Last hidden states [rows, context, d] in the compute dtype."""
-        embedded = F.embedding(inputs, self._embedding).to(self.dtype)
+        embedded = F.embedding(inputs, self.model.get_input_embeddings().weight).to(self.dtype)
         with torch.no_grad():
             cosine, sine = self._decoder.rotary_emb(embedded, position)
         hidden = embedded
@@ -96,14 +94,18 @@ class PackedStep:
         )
         try:
             hidden = self._hidden(inputs, position, self._visible(rows))
+            head = self.model.get_output_embeddings().weight
             return linear_cross_entropy(
-                hidden.flatten(0, 1), self._head, targets.flatten(), chunk=self._loss_chunk, step=self._chunk
+                hidden.flatten(0, 1), head, targets.flatten(), chunk=self._loss_chunk, step=self._chunk
             )
         except Exception as error:
             # Only the compiler's own failures are forgiven, and only on the way that has an alternative.
             compiler = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
             if not compiler or self._layer is self._eager_layer:
                 raise
-            console.print(f"[yellow]torch.compile does not work here ({type(error).__name__}); going on without it[/]")
-            self._layer, self._chunk = self._eager_layer, chunk_step
+            self._without_compiler(error)
             return self.loss(rows)
+
+    def _without_compiler(self, error: Exception) -> None:
+        console.print(f"[yellow]torch.compile does not work here ({type(error).__name__}); going on without it[/]")
+        self._layer, self._chunk = self._eager_layer, chunk_step

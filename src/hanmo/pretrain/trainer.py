@@ -16,34 +16,37 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
 from hanmo.console import console, human_count, progress
-from hanmo.errors import HanmoError
+from hanmo.errors import HanmoError, Interrupted
+from hanmo.models.loss import IGNORE
 from hanmo.pretrain.checkpoint import CheckpointStore
-from hanmo.pretrain.optimizer import build_optimizers
+from hanmo.pretrain.distributed import World
+from hanmo.pretrain.optimizer import build_optimizers, state_tensors
+from hanmo.pretrain.parallel import spread
 from hanmo.pretrain.schedule import Schedule
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.pretrain.step import PackedStep
 from hanmo.tokens.order import Order, Rows
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; its checkpoint is written."""
 
 
 @dataclass
 class Batches:
-    """How a step is cut: `rows` packed rows of one optimiser step in pieces of `micro` rows."""
+    """How a step is cut: of its `rows` packed rows every process computes `share`, in pieces of `micro` rows.
+
+    All processes compute equally many, so that they meet in their communication; where `rows` does not divide by their
+    number, some fill up with rows without targets.
+    """
 
     rows: int
     micro: int
+    share: int
 
     @classmethod
-    def plan(cls, settings: PretrainSettings) -> Batches:
+    def plan(cls, settings: PretrainSettings, processes: int = 1) -> Batches:
         """Cut `batch_tokens` into equal micro-batches of at most `micro_tokens` (8192 when that is 0)."""
         if settings.batch_tokens % settings.context:
             raise HanmoError(
@@ -52,8 +55,9 @@ class Batches:
             )
         rows = settings.batch_tokens // settings.context
         most = max(1, (settings.micro_tokens or 8192) // settings.context)
-        micro = next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
-        return cls(rows, micro)
+        share = -(-rows // processes)
+        micro = next(size for size in range(min(most, share), 0, -1) if share % size == 0)
+        return cls(rows, micro, share)
 
 
 @dataclass
@@ -86,10 +90,12 @@ class Trainer:
         out: Path,
         dtype: torch.dtype,
         look=None,
+        world: World | None = None,
     ) -> None:
         self.model, self.settings, self.order, self.out = model, settings, order, out
+        self.world = world or World(next(model.parameters()).device)
         out.mkdir(parents=True, exist_ok=True)
-        self.batches = Batches.plan(settings)
+        self.batches = Batches.plan(settings, self.world.size)
         steps = max(1, math.ceil(settings.tokens / settings.batch_tokens))
         self.schedule = Schedule(
             steps=steps,
@@ -97,11 +103,10 @@ class Trainer:
             decay=round(steps * settings.decay_fraction),
         )
         self.dtype = dtype
-        self.optimizers = build_optimizers(
-            model, settings.optimizer, settings.lr, settings.matrix_lr, settings.weight_decay
-        )
-        self.step_function = PackedStep(model, dtype, settings.compile, settings.context)
-        self.store = CheckpointStore(out / "checkpoints")
+        self.spread = spread(model, settings, dtype, self.world)
+        rates = settings.lr, settings.matrix_lr, settings.weight_decay
+        self.optimizers = build_optimizers(model, settings.optimizer, *rates, self.world.rank, self.world.size)
+        self.store = CheckpointStore(out / "checkpoints", self.world)
         self.step = 0
         self.seconds = 0.0
         self._look = look
@@ -127,9 +132,10 @@ class Trainer:
         checkpoint = self.store.newest(usable)
         if checkpoint is None:
             return False
-        self.store.load(checkpoint, self.model, self.optimizers)
+        self.store.load(checkpoint, state_tensors(self.model, self.optimizers))
         self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
-        self._trim_logs()
+        if self.world.first:
+            self._trim_logs()
         console.print(f"resuming at step {self.step} of {self.schedule.steps} ({checkpoint.path.name})")
         return True
 
@@ -137,12 +143,13 @@ class Trainer:
         """Train to the end of the budget; returns the last line's figures.
 
         Raises:
-            Interrupted: after SIGTERM or SIGINT, once the checkpoint is written.
-            HanmoError: the loss is no longer a number, or the device's memory does not suffice.
+            Interrupted: after SIGTERM, SIGINT or SIGUSR1, once the checkpoint is written.
+            HanmoError: the loss is no longer a number, the device's memory does not suffice, or the last checkpoint
+                could not be written.
         """
         began = time.perf_counter() - self.seconds
         last: dict[str, Any] = {}
-        saved = time.perf_counter()
+        saved, saved_step = time.perf_counter(), self.step
         losses: list[float] = []
         mark, mark_step = time.perf_counter(), self.step
         with self._signals(), progress() as bar, ThreadPoolExecutor(1) as loader:
@@ -150,9 +157,27 @@ class Trainer:
             waiting = loader.submit(self._rows, self.step)
             while self.step < self.schedule.steps:
                 with self._meter.part("data"):
-                    rows = self._waited(waiting)
+                    rows, fault = self._waited(waiting)
                     waiting = loader.submit(self._rows, self.step + 1)
-                losses.append(self._one_step(rows))
+                # What all must do together is agreed here, once a step: it may have come up in one of them only.
+                seconds = time.perf_counter() - saved
+                found = 0 if rows is None else int(np.count_nonzero(rows.targets != IGNORE))
+                due = self.world.first and seconds > self.settings.checkpoint_seconds
+                targets, due, stop, faults = self.world.sum(found, due, self._stop.is_set(), fault is not None)
+                every = self.settings.checkpoint_steps
+                due = due or (every and self.step - saved_step >= every) or self.step == self.schedule.decay_start
+                if (due or stop or faults) and self.step > saved_step:
+                    self.seconds = time.perf_counter() - began
+                    with self._meter.part("checkpoint"):
+                        self.save()
+                    saved, saved_step = time.perf_counter(), self.step
+                if faults:
+                    self.store.close()
+                    raise HanmoError(next(filter(None, self.world.gathered(lambda line=str(fault or ""): line))))
+                if stop:
+                    self._stopped(saved_step)
+                assert rows is not None
+                losses.append(self._one_step(rows, int(targets)))
                 self.step += 1
                 bar.update(task, completed=self.step)
                 done = self.step == self.schedule.steps
@@ -167,20 +192,31 @@ class Trainer:
                 if self._look and (done or (every and self.step % every == 0)):
                     with self._meter.part("look"):
                         last |= self._look(self)
-                due = time.perf_counter() - saved > self.settings.checkpoint_seconds
-                if due or done or self._stop.is_set() or self.step == self.schedule.decay_start:
-                    self.seconds = time.perf_counter() - began
-                    with self._meter.part("checkpoint"):
-                        self.save()
-                    saved = time.perf_counter()
                 if mark_step == self.step:
                     mark = time.perf_counter()
-                if self._stop.is_set() and not done:
-                    raise Interrupted(f"stopped at step {self.step}; the same command goes on from there")
+            self.seconds = time.perf_counter() - began
+            if self.step > saved_step:
+                self.save()
+        if fault := self.store.wait():
+            raise HanmoError(
+                f"{self.store.folder}: the last checkpoint could not be written ({fault}); mend that, and the same "
+                "command goes on from the one before"
+            )
+        self.store.close()
         return last
 
+    def _stopped(self, saved_step: int) -> NoReturn:
+        fault = self.store.wait()
+        self.store.close()
+        if fault:
+            raise Interrupted(
+                f"stopped at step {self.step}, without a checkpoint of it ({fault}); the same command goes on from the "
+                "one before"
+            )
+        raise Interrupted(f"stopped at step {saved_step}; the same command goes on from there")
+
     def save(self) -> None:
-        """Write a checkpoint of this moment and drop those that no longer serve."""
+        """Begin to write a checkpoint of this moment; those that no longer serve are dropped when it is there."""
         state = {
             "step": self.step,
             "steps": self.schedule.steps,
@@ -189,39 +225,48 @@ class Trainer:
             "seconds": self.seconds,
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
+            "processes": self.world.size,
+            "parallel": self.settings.parallel if self.world.size > 1 else "none",
         }
-        self.store.save(self.model, self.optimizers, state)
-        self.store.rotate(keep=2, also=self.schedule.decay_start)
+        self.store.save(state_tensors(self.model, self.optimizers), state, also=self.schedule.decay_start)
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Add one JSON line to a log file of this run."""
+        if not self.world.first:
+            return
         with (self.out / name).open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _rows(self, step: int) -> Rows:
-        return self.order.rows(step * self.batches.rows, self.batches.rows)
+        """This process's share of a step's rows."""
+        first, last = self.world.share(self.batches.rows)
+        rows = self.order.rows(step * self.batches.rows + first, last - first)
+        return filled_up(rows, self.batches.share)
 
-    def _waited(self, coming: Future[Rows]) -> Rows:
-        """The next rows; where they cannot be had, what was trained so far is kept."""
+    def _waited(self, coming: Future[Rows]) -> tuple[Rows | None, HanmoError | None]:
+        """The next rows, or why they cannot be had."""
         try:
-            return coming.result()
-        except HanmoError:
-            if self.step:
-                self.save()
-            raise
+            return coming.result(), None
+        except HanmoError as error:
+            return None, error
 
-    def _one_step(self, rows: Rows) -> float:
-        """One optimiser step; returns the mean loss per target in nats."""
-        targets = rows.targets.size
+    def _one_step(self, rows: Rows, targets: int) -> float:
+        """One optimiser step; returns the mean loss per target in nats, over all processes.
+
+        Args:
+            rows: this process's.
+            targets: of all processes.
+        """
         total = 0.0
-        for start in range(0, self.batches.rows, self.batches.micro):
+        for start in range(0, self.batches.share, self.batches.micro):
             part = slice(start, start + self.batches.micro)
             piece = Rows(rows.inputs[part], rows.targets[part], rows.position[part], rows.segment[part])
             try:
-                with self._meter.part("forward"):
-                    loss = self.step_function.loss(piece)
-                with self._meter.part("backward"):
-                    (loss / targets).backward()
+                with self.spread.summing(last=part.stop == self.batches.share):
+                    with self._meter.part("forward"):
+                        loss = self.spread.loss(piece)
+                    with self._meter.part("backward"):
+                        (loss / targets).backward()
             except torch.OutOfMemoryError:
                 smaller = self.batches.micro * self.settings.context // 2
                 raise HanmoError(
@@ -229,12 +274,13 @@ class Trainer:
                     f"set micro_tokens: {smaller} (same result, less memory)"
                 ) from None
             total += float(loss.detach())
-        mean = total / targets
+        with self._meter.part("communication"):
+            mean = self.world.sum(total)[0] / targets
         if not math.isfinite(mean):
             raise HanmoError(f"the loss is {mean} at step {self.step}; lower lr and matrix_lr and run again")
         with self._meter.part("optimiser"):
             if self.settings.clip:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip, foreach=True)
+                self.spread.clip(self.settings.clip)
             factor = self.schedule.factor(self.step)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
@@ -278,13 +324,32 @@ class Trainer:
 
     @contextmanager
     def _signals(self):
-        """SIGTERM and SIGINT end the run at the next step, with a checkpoint."""
+        """A signal that asks to stop ends the run before the next step, with a checkpoint.
+
+        SIGUSR1 is how Slurm says beforehand that a job will be preempted.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        old = {number: signal.signal(number, lambda *_: self._stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+        asking = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+        old = {number: signal.signal(number, lambda *_: self._stop.set()) for number in asking}
         try:
             yield
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+
+def filled_up(rows: Rows, count: int) -> Rows:
+    """The rows with as many behind them, without targets, as make `count`."""
+    short = count - len(rows.inputs)
+    if not short:
+        return rows
+    shape = (short, rows.inputs.shape[1])
+    position = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    return Rows(
+        np.concatenate([rows.inputs, np.zeros(shape, np.int64)]),
+        np.concatenate([rows.targets, np.full(shape, IGNORE, np.int64)]),
+        np.concatenate([rows.position, position]),
+        np.concatenate([rows.segment, np.zeros(shape, np.int32)]),
+    )

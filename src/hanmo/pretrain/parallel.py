@@ -1,0 +1,187 @@
+"""How a model is spread over the processes that train it: not at all, copied (DDP), or cut (FSDP2).
+
+Each way has the same few methods, and the trainer does not know which it has. Gradients are summed over processes, not
+averaged: the trainer has divided the loss by the targets of the whole batch, wherever they are, so that any number of
+processes, with any shares of the rows, comes to the gradient of one big batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from hanmo.errors import HanmoError
+from hanmo.pretrain.distributed import World
+from hanmo.pretrain.optimizer import local
+from hanmo.pretrain.settings import PretrainSettings
+from hanmo.pretrain.step import PackedStep
+from hanmo.tokens.order import Rows
+
+
+class Alone:
+    """One process holds and computes everything."""
+
+    def __init__(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World) -> None:
+        self.model, self.world = model, world
+        self._step = self._make_step(model, settings, dtype)
+
+    def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype) -> PackedStep:
+        return PackedStep(model, dtype, settings.compile, settings.context)
+
+    def loss(self, rows: Rows) -> Tensor:
+        """The summed cross-entropy of this process's rows, to call `backward` on."""
+        return self._step.loss(rows)
+
+    def measure(self, rows: Rows) -> float:
+        """The same as a number, for a look at the model. All processes look at the same number of rows."""
+        # Gradients stay on: the same compiled graph serves, and nobody calls backward.
+        return float(self._step.loss(rows).detach())
+
+    def summing(self, last: bool) -> AbstractContextManager[None]:
+        """Around one forward and backward pass: gradients are summed over processes in the `last` of a step alone."""
+        return contextlib.nullcontext()
+
+    def clip(self, limit: float) -> Tensor:
+        """Scale the gradients to a norm of at most `limit` over all weights (0: of any); returns the norm before."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if limit:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm, foreach=True)
+        return norm
+
+    def whole(self) -> Any:
+        """The model with all its weights, in the first process; None in the others. All must ask for it."""
+        return self.model if self.world.first else None
+
+
+class Copied(Alone):
+    """Every process holds all weights and computes its rows: torch's DistributedDataParallel."""
+
+    def __init__(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World) -> None:
+        super().__init__(model, settings, dtype, world)
+        self._copies = DistributedDataParallel(_Module(model, self._step.loss), gradient_as_bucket_view=True)
+        self._copies.register_comm_hook(None, _sum)
+
+    def loss(self, rows: Rows) -> Tensor:
+        return self._copies(rows)
+
+    def summing(self, last: bool) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if last else self._copies.no_sync()
+
+
+def _sum(_, bucket):
+    """Sum a bucket of gradients: DDP's own way divides by the number of processes.
+
+    Without annotations, since DDP compares them with the classes themselves and ours are strings.
+    """
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda done: done.value()[0])
+
+
+class Cut(Alone):
+    """Every process holds a part of each weight (FSDP2); a layer's weights are gathered when it computes."""
+
+    def __init__(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World) -> None:
+        super().__init__(model, settings, dtype, world)
+        layers = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        # What is outside of the layers stays in fp32, as in one process: the embedding's gradient is a sum over all
+        # places of a token, and the head is cast inside of the loss.
+        rest = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+        mesh = dist.init_device_mesh(world.device.type, (world.size,))
+        for layer in model.get_decoder().layers:
+            fully_shard(layer, mesh=mesh, mp_policy=layers)
+        self._root = fully_shard(_Module(model, self._step.loss), mesh=mesh, mp_policy=rest)
+        for module in self._root.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+        self._plain: Any = None
+
+    def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype) -> PackedStep:
+        return _ModuleStep(model, dtype, settings.compile, settings.context)
+
+    def loss(self, rows: Rows) -> Tensor:
+        return self._root(rows)
+
+    def measure(self, rows: Rows) -> float:
+        loss = float(self._root(rows).detach())
+        # Without a backward pass the gathered weights would stay, and be taken for the parameters.
+        self._root.reshard()
+        return loss
+
+    @contextlib.contextmanager
+    def summing(self, last: bool):
+        self._root.set_requires_gradient_sync(last)
+        yield
+
+    def clip(self, limit: float) -> Tensor:
+        gradients = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
+        square = torch.stack(torch._foreach_norm(gradients)).square().sum()
+        dist.all_reduce(square)
+        norm = square.sqrt()
+        if limit:
+            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    def whole(self) -> Any:
+        weights = {}
+        for name, parameter in self.model.named_parameters():
+            full = parameter.detach().full_tensor()
+            if self.world.first:
+                weights[name] = full
+        if not self.world.first:
+            return None
+        if self._plain is None:
+            self._plain = type(self.model)(self.model.config).to(self.world.device)
+        with torch.no_grad():
+            for name, parameter in self._plain.named_parameters():
+                parameter.copy_(weights[name])
+        return self._plain
+
+
+class _Module(nn.Module):
+    """The packed step as a module, since DDP and FSDP2 wrap the forward pass of one."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Rows], Tensor]) -> None:
+        super().__init__()
+        self.model, self._loss = model, loss
+
+    def forward(self, rows: Rows) -> Tensor:
+        return self._loss(rows)
+
+
+class _ModuleStep(PackedStep):
+    """A packed step that calls the layers as modules: FSDP2 gathers their weights when they are called."""
+
+    def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int) -> None:
+        super().__init__(model, dtype, compiled, context)
+        self._layers = list(self._decoder.layers)
+        self._layer = self._call
+        if compiled:
+            for layer in self._layers:
+                # Only the forward pass, around which FSDP2's hooks run. Layers share its code, and so one graph.
+                layer.forward = torch.compile(layer.forward, dynamic=False)
+
+    @staticmethod
+    def _call(layer: Any, hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        return layer(hidden, attention_mask=mask, position_embeddings=(cosine, sine))
+
+    def _without_compiler(self, error: Exception) -> None:
+        # Some processes may have come further than others, so that going on is not safe.
+        raise HanmoError(f"torch.compile does not work here ({type(error).__name__}); set compile: false")
+
+
+def spread(model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World) -> Alone:
+    """Spread a model over the processes of `world` as `settings.parallel` says."""
+    if world.size == 1:
+        return Alone(model, settings, dtype, world)
+    return {"ddp": Copied, "fsdp": Cut}[settings.parallel](model, settings, dtype, world)
