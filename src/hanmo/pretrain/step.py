@@ -7,6 +7,8 @@ which bf16 would round away for frequent characters. The head and the loss run c
 
 from __future__ import annotations
 
+import copy
+import threading
 from typing import Any
 
 import torch
@@ -33,9 +35,12 @@ class PackedStep:
         compiled: compile the layer and the loss; falls back to eager where no compiler works, with one message.
         context: tokens in a row; short rows on a CPU take an attention of their own (`hanmo.models.attention`), rows
             on CUDA one that goes by documents (`hanmo.models.varlen`).
+        options: of the compiler.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int) -> None:
+    def __init__(
+        self, model: Any, dtype: torch.dtype, compiled: bool, context: int, options: dict[str, Any] | None = None
+    ) -> None:
         self.model = model
         self.dtype = dtype
         self.device = next(model.parameters()).device
@@ -52,17 +57,27 @@ class PackedStep:
         self._layers: list[Any] = [dict(layer.named_parameters()) for layer in self._decoder.layers]
         block = self._decoder.layers[0]
 
-        def layer(weights: dict[str, Tensor], hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        def layer(
+            weights: dict[str, Tensor], hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor, block: Any = block
+        ) -> Tensor:
             """One decoder layer, [rows, context, d] -> the same, with the weights given."""
             cast = {name: value.to(dtype) for name, value in weights.items()}
             rotary = {"attention_mask": mask, "position_embeddings": (cosine, sine)}
             return torch.func.functional_call(block, cast, (hidden,), rotary)
 
+        def eager_layer(*arguments: Any) -> Tensor:
+            # Without a compiler the block holds the weights while it is called, so each thread needs one of its own.
+            if not hasattr(own, "block"):
+                own.block = copy.deepcopy(block)
+            return layer(*arguments, block=own.block)
+
+        own = threading.local()
+
         # All layers are alike but for their weights, so that one compiled graph serves them all: a fifth to a
         # twentieth of the time that compiling the whole decoder takes.
-        self._eager_layer = layer
-        self._layer = torch.compile(layer, dynamic=False) if compiled else layer
-        self._chunk = torch.compile(chunk_step, dynamic=False) if compiled else chunk_step
+        self._eager_layer = eager_layer
+        self._layer = torch.compile(layer, dynamic=False, options=options) if compiled else eager_layer
+        self._chunk = torch.compile(chunk_step, dynamic=False, options=options) if compiled else chunk_step
 
     def _visible(self, rows: Rows) -> Tensor:
         """What tells attention the documents: a mask [rows, 1, context, context], or `boundaries`."""
