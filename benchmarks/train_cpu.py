@@ -2,10 +2,10 @@
 
     python benchmarks/train_cpu.py [--sizes 16m,92m] [--cores 0-3] [--rounds 3] [--minimind PATH]
 
-The runners, each in a process of its own on the same cores, take turns for several rounds: Hanmo at its defaults (packed
-documents that do not see each other, Muon), the Trainer at its defaults (fp32, eager, AdamW), the Trainer with bf16 and
-torch.compile, and MiniMind's training script (a checkout, run unchanged) with a model of about as many parameters. In
-the same round a 4096^3 bf16 matrix product is timed, which is what the device can do: model FLOP/s (see
+The runners, each in a process of its own on the same cores, take turns for several rounds: Hanmo at its defaults
+(packed documents that do not see each other, Muon), the Trainer at its defaults (fp32, eager, AdamW), the Trainer with
+bf16 and torch.compile, and MiniMind's training script (a checkout, run unchanged) with a model of about as many
+parameters. In the same round a 4096^3 bf16 matrix product is timed, which is what the device can do: model FLOP/s (see
 hanmo.models.flops) are given as a share of it.
 
 All but MiniMind train the same Qwen3 shape on rows of the same random documents. MiniMind pads, so it gets texts of as
@@ -57,7 +57,7 @@ def take(options: argparse.Namespace, size: str, data: Path) -> dict[str, Any]:
                 skipped[name] = why
                 continue
             job = Job(name, size, steps, 5e-4, -1, str(data), str(data), "cpu", rows, options.context, checkout)
-            record = perform(job, __file__)
+            record = perform(job, __file__, data / "compiled")
             parameters[name] = record["parameters"]
             found[name] = figures(record, job.tokens) | {k: record[k] for k in ("dtype", "commit") if k in record}
         reference = matmul_flops()

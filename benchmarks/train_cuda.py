@@ -6,8 +6,8 @@ bf16, rows of 2,048 tokens, vocabulary of 32,768, random documents. Each runner 
 steps; a figure is the median over the steps behind the start-up, with the device synchronised at the end of each. Model
 FLOPs are each model's own, without the input embedding; the share is of `--peak`, the H100's dense bf16 rate where
 nothing else is said. The rate of a large matrix product, measured in the same call, stands beside it. nanochat's model
-is the one of its depths that comes nearest in multiplied parameters; without FlashAttention 3 (fetched from a hub by its
-script) it takes torch's attention over the full context.
+is the one of its depths that comes nearest in multiplied parameters; without FlashAttention 3 (which its script
+fetches from a hub) it takes torch's attention over the full context.
 
 Needs no network. `--device cpu --sizes tiny --context 128 --vocab 4096` runs the same way in a minute or two, to see
 that it does. The race on a GPU is `race.py --device cuda`.
@@ -22,6 +22,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from peers.clock import STARTUP, figures
 from peers.job import SIZES, Job
 from peers.random_text import write
@@ -35,8 +37,6 @@ LAYOUT = {"92m": (32, 32768), "1b1": (8, 16384)}
 
 def device_facts(device: str) -> dict[str, Any]:
     """Its name, memory, and the measured rate of a bf16 product."""
-    import torch
-
     from hanmo.pretrain.precision import matmul_rate
 
     size, seconds = (8192, 2.0) if device.startswith("cuda") else (1024, 0.3)
@@ -68,6 +68,9 @@ def main() -> None:
     parser.add_argument("--work", help="keeps the texts and nanochat's tokenizer for the next call")
     parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        print("skipped: torch sees no CUDA device here; --device cpu runs the same way on a small model")
+        return
     from hanmo.child import machine, versions
 
     result: dict[str, Any] = {
@@ -112,8 +115,8 @@ def main() -> None:
                     **{k: record[k] for k in ("dtype", "commit") if k in record},
                 }
                 print(
-                    f"{size}, {name}: {found['tokens_per_second']:.0f} tokens/s, {found['model_gflops'] / 1e3:.2f} TFLOP/s, "
-                    f"{facts[name]['share_of_peak']:.1%} of the peak",
+                    f"{size}, {name}: {found['tokens_per_second']:.0f} tokens/s, "
+                    f"{found['model_gflops'] / 1e3:.2f} TFLOP/s, {facts[name]['share_of_peak']:.1%} of the peak",
                     file=sys.stderr,
                 )
                 options.result.parent.mkdir(exist_ok=True)

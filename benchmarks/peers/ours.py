@@ -1,4 +1,4 @@
-"""Our engine, through its own pretraining stage and with nothing but its own settings."""
+"""Our engine, through its own pretraining stage and with nothing but settings of that stage (`Job.extra`)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from typing import Any
 from peers.clock import Clock, Scorer
 from peers.job import SIZES, Job
 from peers.text import heldout
-
-#: Settings that differ from the stage's defaults. Steps of 4,096 tokens: minutes of training want many of them.
-RECIPE: dict[str, Any] = {"warmup_tokens": 20_000}
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -38,7 +35,6 @@ def run(job: Job) -> dict[str, Any]:
             "eval_bytes": 1000,
             "sample_prompts": [],
             "checkpoint_seconds": 1e6,
-            **RECIPE,
             **job.extra,
         }
     )
@@ -47,7 +43,8 @@ def run(job: Job) -> dict[str, Any]:
     ends = [0.0] + [line["seconds"] for line in lines if "seconds" in line]
     clock = Clock(job.every, job.device)
     clock.seconds = [after - before for before, after in pairwise(ends)]
-    model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32).to(job.device)
+    model: Any = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
+    model.to(job.device)
     if job.every >= 0:
         tokenizer = load(data / "tokens" / "tokenizer")
         clock.scorer = Scorer(heldout(data), lambda text: encode_text(tokenizer, text), 0, 0, job.context)

@@ -1,4 +1,4 @@
-"""Training of the kind people write themselves: transformers' Trainer on concatenated chunks, and a plain lab script."""
+"""What people write themselves: transformers' Trainer on concatenated chunks, and a plain lab script."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def chunks(job: Job, extra: int) -> np.ndarray:
 
 
 def run_clm(job: Job, fast: bool) -> dict[str, Any]:
-    """As transformers' run_clm.py does: its Trainer at its defaults, or with bf16 and compile; our tokenizer and shape."""
+    """As transformers' run_clm.py: the Trainer at its defaults, or with bf16 and compile; our tokenizer and shape."""
     from transformers import Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
     torch.manual_seed(0)
@@ -85,7 +85,7 @@ def run_clm(job: Job, fast: bool) -> dict[str, Any]:
 
 
 def lab(job: Job) -> dict[str, Any]:
-    """Stock Qwen3 (15.7M at 8 layers of 384), packed rows, bf16, compile, fused loss, Muon 0.02, AdamW 3e-3, no decay."""
+    """Stock Qwen3 (15.7M at 16m), packed, bf16, compile, fused loss, Muon 0.02, AdamW 3e-3, no decay."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from hanmo.models.presets import preset
@@ -102,14 +102,12 @@ def lab(job: Job) -> dict[str, Any]:
         head_dim=64,
         max_position_embeddings=job.context,
         tie_word_embeddings=True,
-        attn_implementation="sdpa",
     )
-    model = Qwen3ForCausalLM(config).to(job.device)
+    model: Any = Qwen3ForCausalLM(config)
+    model.to(job.device)
     decoder = torch.compile(model.model)
     loss_step = torch.compile(chunk_step)
-    inner = [
-        p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name and "lm_head" not in name
-    ]
+    inner = [p for p in model.model.layers.parameters() if p.dim() == 2]
     chosen = {id(p) for p in inner}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     optimizers = [

@@ -45,8 +45,11 @@ def absent(name: str, checkout: str | None) -> str | None:
     return why_absent(checkout, marker, f"--{name}") if marker else None
 
 
-def perform(job: Job, script: str, timeout: float | None = None) -> dict[str, Any]:
+def perform(job: Job, script: str, cache: Path | None = None) -> dict[str, Any]:
     """Run a job by `python SCRIPT --job FILE RESULT` and return its record.
+
+    Args:
+        cache: where compiled code is kept and found again; without it the run compiles everything anew.
 
     Raises:
         RuntimeError: the process failed; with the end of what it said.
@@ -58,11 +61,10 @@ def perform(job: Job, script: str, timeout: float | None = None) -> dict[str, An
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            "TORCHINDUCTOR_CACHE_DIR": str(cache or Path(folder) / "compiled"),
         }
         command = [sys.executable, script, "--job", str(file), str(result)]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=timeout
-        )
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         if done.returncode or not result.is_file():
             raise RuntimeError(f"{job.runner}: ended with {done.returncode}\n{done.stdout[-2000:]}")
         return json.loads(result.read_text(encoding="utf-8"))

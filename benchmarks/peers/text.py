@@ -1,8 +1,9 @@
 """The text of a benchmark in the forms its runners read, all made from one corpus folder.
 
-MiniMind and nanochat take whatever begins a row as the beginning of a text and drop what does not fit, so long documents
-would lose most of their text there. They get the documents cut at ends of lines into pieces that fit a row: nothing is
-lost, and little is padded. Pieces are shuffled, so that any number of the first are an even sample. Our engine, the lab script and the Trainer read the token shards.
+MiniMind and nanochat take whatever begins a row as the beginning of a text and drop what does not fit, so long
+documents would lose most of their text there. They get the documents cut at ends of lines into pieces that fit a row,
+so that little is lost or padded. Pieces are shuffled, so that any number of the first are an even sample. Our
+engine, the lab script and the Trainer read the token shards.
 """
 
 from __future__ import annotations
