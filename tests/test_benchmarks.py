@@ -90,7 +90,7 @@ def test_comparison_reads_our_curve_at_what_the_peer_reaches() -> None:
         "nanochat": {"curve": points((600, 2.3))},
         "lab": {"curve": points((100, 2.6), (300, 2.42))},
     }
-    found = race.compare(runners)
+    found = race.compare(runners, race.AIMS["cpu"])
     assert found["minimind"]["seconds"] == {"peer": 600, "ours": 20, "ratio": 0.0333}
     assert found["run_clm"]["seconds"] == {"peer": 600, "ours": 40.0, "ratio": 0.0667}
     assert found["run_clm"]["seconds_with_startup"]["ours"] == 50.0
