@@ -240,6 +240,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of our recipe")
     parser.add_argument("--result", type=Path, default=RESULTS / "race.json", help="the picture is beside it")
     options = parser.parse_args()
+    if unknown := set(options.runners.split(",")) - set(RUNNERS):
+        parser.error(f"--runners: {min(unknown)} is none of {', '.join(RUNNERS)}")
     if not (Path(options.data) / "tokens" / "tokens.json").is_file():
         print(f"skipped: no text in {options.data}; make it by `hanmo run benchmarks/race.yaml --out {options.data}`")
         return

@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(options.work or folder).resolve()
         if not (data / "pieces.jsonl").is_file():
-            write(data, options.vocab, options.context, 4_000_000 if options.device != "cpu" else 60_000)
+            write(data, options.vocab, options.context, 1_000_000 if options.device != "cpu" else 60_000)
         for size in options.sizes.split(","):
             rows, micro = LAYOUT.get(size, (4, 0))
             rows, micro = options.rows or rows, options.micro_tokens or micro

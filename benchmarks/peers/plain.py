@@ -59,8 +59,9 @@ def run_clm(job: Job, fast: bool) -> dict[str, Any]:
         def on_train_begin(self, args, state, control, **kwargs) -> None:
             clock.start()
 
-        def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
-            clock.step(model)  # type: ignore[arg-type]
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            # Scored is the module as it was given, whose shapes may change; the compiled one would compile each.
+            clock.step(model)
 
     arguments = TrainingArguments(
         output_dir=job.scratch,
