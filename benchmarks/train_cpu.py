@@ -1,184 +1,128 @@
-"""Tokens a second of pretraining on CPU: Hanmo's step against the transformers Trainer on the same model and batch.
+"""Tokens a second of pretraining on CPU: Hanmo against transformers' Trainer and MiniMind's own script.
 
-    python benchmarks/train_cpu.py [--preset hanmo-16m] [--threads 4] [--rounds 3]
+    python benchmarks/train_cpu.py [--sizes 16m,92m] [--cores 0-3] [--rounds 3] [--minimind PATH]
 
-Three runners, each in a process of its own, take turns for several rounds: Hanmo at its defaults (packed documents that
-do not see each other, Muon), the Trainer at its defaults (fp32, eager, AdamW), and the Trainer with bf16 and
-torch.compile. All train the same Qwen3 shape from the same seed on rows of the same tokens. A figure is the median over
-the steps after the warm-up, compilation left out; a ratio is taken within a round, and its median reported.
+The runners, each in a process of its own on the same cores, take turns for several rounds: Hanmo at its defaults
+(packed documents that do not see each other, Muon), the Trainer at its defaults (fp32, eager, AdamW), the Trainer with
+bf16 and torch.compile, and MiniMind's training script (a checkout, run unchanged) with a model of about as many
+parameters. In the same round a 4096^3 bf16 matrix product is timed, which is what the device can do: model FLOP/s (see
+hanmo.models.flops) are given as a share of it.
+
+All but MiniMind train the same Qwen3 shape on rows of the same random documents. MiniMind pads, so it gets texts of as
+many tokens; of its tokens a second both are given, those of real targets and all. A figure is the median over the steps
+behind the start-up; a ratio is taken within a round, against MiniMind's real targets, and its median reported.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
-RUNNERS = ("hanmo", "trainer", "trainer-bf16-compile")
+from peers.clock import STARTUP, figures
+from peers.cores import settle
+from peers.job import SIZES, Job
+from peers.random_text import write
+from peers.runners import absent, perform
+from peers.runners import main as run_job
+
+RUNNERS = ("hanmo", "run_clm", "run_clm-bf16-compile", "minimind")
 RESULT = Path(__file__).parent / "results" / "train_cpu.json"
 
 
-def documents(vocab: int, total: int):
-    """Random documents of 20 to 600 tokens (about 200 on average): (tokens, ends)."""
-    import numpy as np
-
-    generator = np.random.Generator(np.random.PCG64(0))
-    lengths = []
-    while sum(lengths) < total:
-        lengths.append(int(min(600, 20 + generator.exponential(180))))
-    tokens = generator.integers(3, vocab, sum(lengths))
-    ends = np.cumsum(lengths)
-    tokens[ends - 1] = 0
-    return tokens.astype(np.uint16), ends
-
-
-def build(options: argparse.Namespace):
-    """The model that every runner trains."""
-    import torch
-    from transformers import Qwen3ForCausalLM
-
-    from hanmo.models.presets import build_config
-
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(build_config(options.preset, options.vocab, options.context))
-
-
-def run_hanmo(options: argparse.Namespace) -> list[float]:
-    """Seconds of every step of Hanmo's trainer."""
-    from hanmo.models.allocator import keep_freed_memory
-    from hanmo.pretrain.precision import choose, pick_device
-    from hanmo.pretrain.settings import PretrainSettings
-    from hanmo.pretrain.trainer import Trainer
-    from hanmo.tokens.order import Order
-    from hanmo.tokens.shards import split_of
-
-    keep_freed_memory()
-    batch = options.rows * options.context
-    settings = PretrainSettings(
-        preset=options.preset,
-        context=options.context,
-        batch_tokens=batch,
-        tokens=batch * options.steps,
-        eval_every=0,
-        checkpoint_seconds=1e6,
-        decay_fraction=0,
-    )
-    model = build(options)
-    dtype = choose(pick_device("cpu"), "auto")
-    order = Order(split_of(*documents(options.vocab, 4 * batch)), options.context, seed=1)
-    seconds: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(model, settings, order, Path(folder), dtype)
-        one_step = trainer._one_step
-
-        def timed(rows):
-            start = time.perf_counter()
-            loss = one_step(rows)
-            seconds.append(time.perf_counter() - start)
-            return loss
-
-        trainer._one_step = timed  # type: ignore[method-assign]
-        trainer.run()
-    return seconds
-
-
-def run_trainer(options: argparse.Namespace, fast: bool) -> list[float]:
-    """Seconds of every step of the transformers Trainer."""
-    import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    tokens, _ = documents(options.vocab, (options.steps + 2) * options.rows * options.context)
-    rows = torch.from_numpy(tokens.astype("int64"))
-    rows = rows[: len(rows) // options.context * options.context].view(-1, options.context)
-    data = [{"input_ids": row, "labels": row} for row in rows]
-    marks: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs) -> None:
-            marks.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=options.rows,
-            max_steps=options.steps,
-            use_cpu=True,
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-            bf16=fast,
-            torch_compile=fast,
-        )
-        trainer = Trainer(model=build(options), args=arguments, train_dataset=data, callbacks=[Clock()])  # type: ignore[arg-type]
-        trainer.train()
-    return [after - before for before, after in itertools.pairwise(marks)]
-
-
-def matmul_gflops(threads: int) -> float:
-    """The measured rate of a bf16 matrix product, to read the figures by."""
+def matmul_flops() -> float:
+    """FLOP/s of a 4096^3 bf16 matrix product on the cores of this process."""
     import torch
 
     from hanmo.pretrain.precision import matmul_rate
 
-    torch.set_num_threads(threads)
-    return matmul_rate(torch.device("cpu"), torch.bfloat16, size=2048, seconds=3) / 1e9
+    return matmul_rate(torch.device("cpu"), torch.bfloat16, size=4096, seconds=4)
+
+
+def take(options: argparse.Namespace, size: str, data: Path) -> dict[str, Any]:
+    """All rounds of one size."""
+    rows = options.rows if SIZES[size].preset != "hanmo-92m" else max(1, options.rows // 2)
+    steps = STARTUP + (options.steps if size != "92m" else max(2, options.steps // 3))
+    rounds, skipped, parameters = [], {}, {}
+    for number in range(options.rounds):
+        found: dict[str, Any] = {}
+        for name in RUNNERS:
+            checkout = options.minimind if name == "minimind" else None
+            if why := absent(name, checkout):
+                skipped[name] = why
+                continue
+            job = Job(name, size, steps, 5e-4, -1, str(data), str(data), "cpu", rows, options.context, checkout)
+            record = perform(job, __file__, data / "compiled")
+            parameters[name] = record["parameters"]
+            found[name] = figures(record, job.tokens) | {k: record[k] for k in ("dtype", "commit") if k in record}
+        reference = matmul_flops()
+        found["bf16_matmul_gflops"] = round(reference / 1e9, 1)
+        for facts in found.values():
+            if isinstance(facts, dict):
+                facts["share_of_matmul"] = round(facts["model_gflops"] * 1e9 / reference, 4)
+        rounds.append(found)
+        shown = ", ".join(f"{k} {v['tokens_per_second']:.0f}" for k, v in found.items() if isinstance(v, dict))
+        print(f"{size}, round {number + 1}: {shown} tokens/s; product {reference / 1e9:.0f} GFLOP/s", file=sys.stderr)
+
+    def real(facts: dict[str, float]) -> float:
+        return facts.get("real_tokens_per_second", facts["tokens_per_second"])
+
+    def middle(name: str) -> float:
+        return round(statistics.median(r["hanmo"]["tokens_per_second"] / real(r[name]) for r in rounds), 3)
+
+    return {
+        "rows": rows,
+        "steps": steps,
+        "parameters": parameters,
+        "rounds": rounds,
+        "ratio": {name: middle(name) for name in RUNNERS[1:] if name not in skipped},
+        "share_of_matmul": round(statistics.median(r["hanmo"]["share_of_matmul"] for r in rounds), 4),
+        "skipped": skipped,
+    }
 
 
 def main() -> None:
     """Take the rounds and write the result."""
+    if sys.argv[1:2] == ["--job"]:
+        run_job(*sys.argv[2:4])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="hanmo-16m")
+    parser.add_argument("--sizes", default="16m,92m", help=f"of {', '.join(SIZES)}")
     parser.add_argument("--vocab", type=int, default=16384)
     parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--rows", type=int, default=16, help="rows of a batch")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=3, help="steps left out")
+    parser.add_argument("--rows", type=int, default=16, help="rows of a batch; half at 92m")
+    parser.add_argument("--steps", type=int, default=9, help="behind the start-up; a third at 92m")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--only", choices=RUNNERS, help=argparse.SUPPRESS)
+    parser.add_argument("--cores", help="e.g. 0-3; all of the process where not given")
+    parser.add_argument("--minimind", help="a checkout of jingyaogong/minimind")
+    parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
-    if options.only:
-        steps = (
-            run_hanmo(options) if options.only == "hanmo" else run_trainer(options, options.only.endswith("compile"))
-        )
-        print(json.dumps(steps))
-        return
-
+    used = settle(options.cores)
     from hanmo.child import machine, versions
 
-    tokens = options.rows * options.context
-    rounds = []
-    for number in range(options.rounds):
-        rates = {}
-        for name in RUNNERS:
-            command = [sys.executable, __file__, "--only", name, *sys.argv[1:]]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            seconds = json.loads(done.stdout.strip().splitlines()[-1])[options.warmup :]
-            rates[name] = tokens / statistics.median(seconds)
-        rates["bf16_matmul_gflops"] = matmul_gflops(options.threads)
-        rounds.append(rates)
-        print(f"round {number + 1}: " + ", ".join(f"{k} {v:.0f}" for k, v in rates.items()), file=sys.stderr)
-    result = {
+    result: dict[str, Any] = {
         "what": "tokens per second of pretraining on CPU",
-        "settings": {k: v for k, v in vars(options).items() if k != "only"},
-        "parameters": sum(p.numel() for p in build(options).parameters()),
-        "rounds": rounds,
-        "ratio_to_trainer": statistics.median(r["hanmo"] / r["trainer"] for r in rounds),
-        "ratio_to_trainer_bf16_compile": statistics.median(r["hanmo"] / r["trainer-bf16-compile"] for r in rounds),
+        "settings": {k: getattr(options, k) for k in ("sizes", "vocab", "context", "rows", "steps", "rounds")}
+        | {"cores": used},
+        "sizes": {},
         "machine": machine(),
         "versions": versions(),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({k: v for k, v in result.items() if k.startswith("ratio")}))
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        write(data, options.vocab, options.context, 40 * options.rows * options.context)
+        for size in options.sizes.split(","):
+            result["sizes"][size] = take(options, size, data)
+            options.result.parent.mkdir(exist_ok=True)
+            options.result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps({k: {n: v[n] for n in ("ratio", "share_of_matmul")} for k, v in result["sizes"].items()}))
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     main()
