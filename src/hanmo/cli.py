@@ -142,7 +142,7 @@ def work(folder: Path, phase: str, share: str, workers: int) -> None:
 @click.option("--watts", type=click.FloatRange(min=0), help="Power of one device (default: the board's limit).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(recipe: Path, settings: tuple[str, ...], as_json: bool, **given: Any) -> None:
-    """Say what a RECIPE will cost: its way from text to tokens, measured on a sample, and its pretraining on a device."""
+    """Say what a RECIPE will cost: from text to tokens, measured on a sample; and its pretraining, on a device."""
     from hanmo.plan.whole import plan_recipe, show
     from hanmo.recipe import load_recipe
 

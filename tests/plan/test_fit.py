@@ -78,7 +78,10 @@ def test_recompute_auto_is_settled_by_the_memory_there_is(tiny_model, monkeypatc
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
         (RuntimeError("std::bad_alloc"), True),
         (OSError(12, "Cannot allocate memory"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
@@ -92,8 +95,8 @@ def test_shortage_is_told_from_other_faults(error: Exception, short: bool) -> No
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokens folder of 40,000 tokens with a tokenizer of 300."""
-    from hanmo.api import tokens as encode
     from hanmo.api import tokenizer as train
+    from hanmo.api import tokens as encode
     from hanmo.files import JsonlZstWriter
 
     folder = tmp_path_factory.mktemp("fit")
@@ -123,7 +126,18 @@ def test_the_advice_names_settings(tokens: Path) -> None:
 def test_a_run_that_dies_of_too_little_memory_passes_with_fit(tokens: Path, tmp_path: Path) -> None:
     limit = 900_000_000
     command = [sys.executable, "-m", "hanmo", "pretrain", "--data", str(tokens), "--out", str(tmp_path / "base")]
-    command += ["--preset", "hanmo-2m", "--context", "512", "--batch-tokens", "8192", "--tokens", "16k", "--threads", "1"]
+    command += [
+        "--preset",
+        "hanmo-2m",
+        "--context",
+        "512",
+        "--batch-tokens",
+        "8192",
+        "--tokens",
+        "16k",
+        "--threads",
+        "1",
+    ]
     command += ["--compile", "false", "--eval-every", "0", "--precision", "bf16", "--recompute", "none"]
 
     def run(*more: str) -> subprocess.CompletedProcess:

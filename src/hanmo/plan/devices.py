@@ -85,7 +85,7 @@ def here(name: str = "auto", precision: str = "auto", rate: bool = True) -> Devi
     It is looked at in a process of its own, which leaves nothing behind: a CUDA context would take memory from the run.
     """
     command = [sys.executable, "-m", "hanmo.plan.devices", name, precision, "rate" if rate else ""]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise HanmoError(f"device: {name}: cannot be looked at ({last[:200]})")

@@ -1,5 +1,5 @@
-"""Settings of pretraining under which it fits into memory: before a run (`--fit`), at its start (`recompute: auto`), and
-as the advice of the message when memory ran out.
+"""Settings of pretraining under which it fits into memory: before a run (`--fit`), at its start (`recompute: auto`),
+and as the advice of the message when memory ran out.
 
 What is chosen are settings that change the speed alone: `micro_tokens`, `recompute` and `parallel`. A run that died can
 therefore go on with them from its last checkpoint.
@@ -165,8 +165,9 @@ def explain(
     if found is None:
         return _nothing(shape, asked, has)
     return (
-        f"micro-batches of {asked.micro_tokens} tokens need about {human_bytes(wants)} and {human_bytes(has)} can be had: "
-        f"set {_words(changes(asked, found[0]))} (about {human_bytes(found[1].total)}, same result), or run it with --fit"
+        f"micro-batches of {asked.micro_tokens} tokens need about {human_bytes(wants)} and {human_bytes(has)} can be "
+        f"had: set {_words(changes(asked, found[0]))} (about {human_bytes(found[1].total)}, same result), or run it "
+        "with --fit"
     )
 
 

@@ -24,9 +24,9 @@ BLOCK, SHORT = 128, 1024
 #: Tokens whose logits are held at a time (`hanmo.pretrain.step.LOSS_CHUNK`).
 LOSS_CHUNK = 1024
 #: Bytes that a process takes before it holds a model: Python, torch, transformers, on CPU with the compiler as well.
-BASE = {"compiled": 0.5e9, "eager": 0.4e9, "accelerator": 0.9e9}
+BASE = {"compiled": 0.47e9, "eager": 0.45e9, "accelerator": 0.9e9}
 #: Share of the moment's memory that allocators lose between blocks.
-SLACK = {"cpu": 0.05, "accelerator": 0.08}
+SLACK = {"compiled": 0.05, "eager": 0.12, "accelerator": 0.08}
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ def kept(shape: Shape, layout: Layout) -> float:
     d, q, k, f = shape.hidden, shape.query, shape.key, shape.ffn
     short = layout.cpu and context <= SHORT
     if layout.compiled:
-        # Input, its norm, the sum behind the attention, its norm; queries and keys before their norm; gate, up, product.
+        # Input, its norm, the sum behind the attention, its norm; queries, keys before their norm; gate, up, product.
         stream = 4 * d + q + k + 3 * f
     else:
         # Every norm, rotation and activation keeps its own operands, in fp32 where it works in fp32.
         stream = 5 * d + 3 * q + 3 * k + 4 * f + (4 / c) * (2 * d + 2 * q + 2 * k)
     if not short:
-        # Queries, keys, values (repeated for their heads) and the output.
-        return c * (stream + 2 * q + 2 * k)
+        # Queries, the output, and keys and values repeated for all heads.
+        return c * (stream + 4 * q)
     # Blocks of queries look at ever longer stretches of keys and values, which are kept as copies.
     block = min(BLOCK, context)
     seen = (context + block) / 2
@@ -121,23 +121,22 @@ def need(shape: Shape, layout: Layout) -> Need:
     mask = tokens * shape.context * c if layout.cpu and shape.context > BLOCK else 0
     # The last norm works in fp32; the loss keeps the gradients to the hidden states and to the head.
     ends = tokens * shape.hidden * (4 + 4 + 2 * c)
-    logits = min(tokens, LOSS_CHUNK) * shape.vocab * (4 + 2 * c if layout.compiled else 14 + 2 * c)
+    logits = min(tokens, LOSS_CHUNK) * shape.vocab * (4 + 2 * c if layout.compiled else 20 + 2 * c)
     held = activations + copies + mask + ends
-    # One layer's backward pass: gradients of what it kept, about half of it at a time.
-    backward = 0.5 * layer + 4 * shape.layer
+    # One layer's backward pass: gradients of what it kept, half of it at a time, or many at once in eager mode.
+    backward = (0.5 if layout.compiled else 1.5) * layer + 4 * shape.layer
     head_gradient = 4 * head
     accumulates = layout.batch_tokens > layout.micro_tokens * layout.processes
     moments = {
         "loss": held + (gradients if accumulates else 0) + head_gradient + 2 * head * c + logits,
         "backward": held + gradients + max(head_gradient * 2, head_gradient + backward),
         "embedding gradient": gradients + 2 * head_gradient + mask + ends / 2,
-        "optimiser": gradients
-        + (_muon(shape) * (share if layout.processes > 1 else 1) if layout.optimizer == "muon" else 0),
+        "optimiser": gradients + (_muon(shape) / layout.processes if layout.optimizer == "muon" else 0),
         "checkpoint": (masters + state * share) if layout.cpu else 0,
     }
-    base = BASE["accelerator"] if not layout.cpu else BASE["compiled" if layout.compiled else "eager"]
-    parts = {"process": base, "weights (fp32)": masters, "optimiser state": state * share}
-    slack = SLACK["cpu" if layout.cpu else "accelerator"] * (masters + state * share + max(moments.values()))
+    kind = "accelerator" if not layout.cpu else "compiled" if layout.compiled else "eager"
+    parts = {"process": BASE[kind], "weights (fp32)": masters, "optimiser state": state * share}
+    slack = SLACK[kind] * (masters + state * share + max(moments.values()))
     return Need(parts, moments, slack)
 
 
@@ -158,12 +157,15 @@ def detail(shape: Shape, layout: Layout) -> dict[str, float]:
         "activations": per_layer * shape.layers,
         "activations_recomputed": tokens * shape.hidden * c * shape.layers + per_layer,
         "loss": 4 * head + 2 * head * c + min(tokens, LOSS_CHUNK) * shape.vocab * (4 + 2 * c),
-        "optimiser_work": _muon(shape) if layout.optimizer == "muon" else 0.0,
+        "optimiser_work": _muon(shape) / layout.processes if layout.optimizer == "muon" else 0.0,
     }
 
 
 def _muon(shape: Shape) -> float:
-    """Muon's copies while it treats all matrices of the commonest shape at once: two in fp32, five in bf16."""
+    """Muon's copies while it treats all matrices of the commonest shape at once: two in fp32, five in bf16.
+
+    Processes share this work.
+    """
     sizes = Counter()
     for rows, columns in shape.matrices:
         sizes[rows, columns] += rows * columns

@@ -1,9 +1,9 @@
 """How many tokens a second a run will do.
 
-On a CPU the time of a step is a sum of kinds of work, each at its own price: matrix products of the layers and the head,
-attention's products, the numbers that pass through memory between them, and the optimiser. The prices were fitted to
-measured runs (`benchmarks/plan_accuracy.py`), as multiples of what the same work costs in one large matrix product on
-the same machine, so that only that has to be measured.
+On a CPU the time of a step is a sum of kinds of work, each at its own price: matrix products of the layers and the
+head, attention's products, the numbers that pass through memory between them, and the optimiser. The prices were
+fitted to measured runs (`benchmarks/plan_accuracy.py`), as multiples of what the same work costs in one large matrix
+product on the same machine, so that only that has to be measured.
 
 On an accelerator it is the model FLOPs over the rate of its data sheet times an efficiency (MFU) that grows with the
 width of the model, as runs that others published have it.
@@ -43,9 +43,9 @@ class Work:
 
 
 #: Prices of the kinds of `Work` on a CPU, in the order of `Work.row`: fitted by benchmarks/plan_accuracy.py.
-CPU_PRICES = (1.35, 2.0, 60.0, 1.5, 60.0)
-#: MFU on accelerators by width of the model, from published runs on A100 that count as we do: nanoGPT's GPT-2 (width 768:
-#: 300B tokens in about 4 days on eight), and TinyLlama's 1.1B (width 2048: 24,000 tokens a second on one).
+CPU_PRICES = (1.37, 1.59, 58.9, 0.0, 376.0)
+#: MFU on accelerators by width of the model, from published runs on A100, by our count of FLOPs: nanoGPT's GPT-2 (width
+#: 768: 300B tokens in about 4 days on eight) and TinyLlama's 1.1B (width 2048: 24,000 tokens a second on one).
 ANCHORS = ((768, 0.30), (2048, 0.563))
 #: Bounds outside of which the line through the anchors is not believed.
 LEAST, MOST = 0.12, 0.58

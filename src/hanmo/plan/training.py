@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def plan_stage(
 ) -> dict[str, Any]:
     """Plan one training; see `plan_training`."""
     asked = layout_of(settings, device, processes)
-    usable = device if device.measured else _usable(device)
+    usable = device if device.measured else replace(device, memory=device.memory * USABLE)
     room = share_of(usable, asked)
     wants, layout = need(shape, asked), asked
     settings_to_take: dict[str, Any] | None = {}
@@ -115,12 +116,6 @@ def plan_stage(
         "cost": None if price is None else machines * price * hours,
         "disk": {"checkpoints": CHECKPOINTS * checkpoint, "model": 4 * shape.parameters, "writing": checkpoint},
     }
-
-
-def _usable(device: Device) -> Device:
-    from dataclasses import replace
-
-    return replace(device, memory=device.memory * USABLE)
 
 
 def _layout(layout: Layout) -> dict[str, Any]:
@@ -221,7 +216,8 @@ def show(plans: list[dict[str, Any]], device: Device, price: float | None) -> No
         table.add_row("its parts", parts)
         table.add_row(
             "recomputing",
-            f"{human_bytes(memory['peak_without_recompute'])} without, {human_bytes(memory['peak_with_recompute'])} with",
+            f"{human_bytes(memory['peak_without_recompute'])} without, "
+            f"{human_bytes(memory['peak_with_recompute'])} with it",
         )
         table.add_row("layout", ", ".join(f"{name}: {value}" for name, value in layout.items()))
         if not plan["fits"]:
