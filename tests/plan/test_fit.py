@@ -62,7 +62,16 @@ def test_needs_grow_as_they_should() -> None:
     assert all(128 <= layout.micro_tokens <= 8192 for layout in layouts(asked, 1024))
 
 
-def test_recompute_auto_is_settled_by_the_memory_there_is(tiny_model, monkeypatch, capfd) -> None:
+def tiny_model():
+    """A random model of 320 tokens."""
+    from transformers import Qwen3ForCausalLM
+
+    from hanmo.models.presets import build_config
+
+    return Qwen3ForCausalLM(build_config("hanmo-1m", 320, 32))
+
+
+def test_recompute_auto_is_settled_by_the_memory_there_is(monkeypatch, capfd) -> None:
     settings = PretrainSettings(preset="hanmo-1m", context=32, batch_tokens=8192)
     device = torch.device("cpu")
     for room, expected in ((4e9, "none"), (0.41e9, "layers")):

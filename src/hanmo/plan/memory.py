@@ -17,12 +17,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from hanmo.models.attention import BLOCK, SHORT
 from hanmo.plan.shape import Shape
+from hanmo.pretrain.step import LOSS_BYTES, LOSS_CHUNK
 
-#: Queries that the short attention takes together (`hanmo.models.attention.BLOCK`) and its longest row (`SHORT`).
-BLOCK, SHORT = 128, 1024
-#: Tokens whose logits are held at a time (`hanmo.pretrain.step.LOSS_CHUNK`).
-LOSS_CHUNK = 1024
 #: Bytes that a process takes before it holds a model: Python, torch, transformers, on CPU with the compiler as well.
 BASE = {"compiled": 0.47e9, "eager": 0.45e9, "accelerator": 0.9e9}
 #: Share of the moment's memory that allocators lose between blocks.
@@ -121,7 +119,7 @@ def need(shape: Shape, layout: Layout) -> Need:
     mask = tokens * shape.context * c if layout.cpu and shape.context > BLOCK else 0
     # The last norm works in fp32; the loss keeps the gradients to the hidden states and to the head.
     ends = tokens * shape.hidden * (4 + 4 + 2 * c)
-    logits = min(tokens, LOSS_CHUNK) * shape.vocab * (4 + 2 * c if layout.compiled else 20 + 2 * c)
+    logits = min(tokens, chunk(shape, layout)) * shape.vocab * (4 + 2 * c if layout.compiled else 20 + 2 * c)
     held = activations + copies + mask + ends
     # One layer's backward pass: gradients of what it kept, half of it at a time, or many at once in eager mode.
     backward = (0.5 if layout.compiled else 1.5) * layer + 4 * shape.layer
@@ -156,9 +154,16 @@ def detail(shape: Shape, layout: Layout) -> dict[str, float]:
         "activations_of_a_layer": per_layer,
         "activations": per_layer * shape.layers,
         "activations_recomputed": tokens * shape.hidden * c * shape.layers + per_layer,
-        "loss": 4 * head + 2 * head * c + min(tokens, LOSS_CHUNK) * shape.vocab * (4 + 2 * c),
+        "loss": 4 * head + 2 * head * c + min(tokens, chunk(shape, layout)) * shape.vocab * (4 + 2 * c),
         "optimiser_work": _muon(shape) / layout.processes if layout.optimizer == "muon" else 0.0,
     }
+
+
+def chunk(shape: Shape, layout: Layout) -> int:
+    """Tokens whose logits are held at a time."""
+    if layout.cpu:
+        return LOSS_CHUNK
+    return max(LOSS_CHUNK, 1 << max(1, LOSS_BYTES // 4 // shape.vocab).bit_length() - 1)
 
 
 def _muon(shape: Shape) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hanmo.models.attention import BLOCK, SHORT
 from hanmo.plan.devices import Device
 from hanmo.plan.memory import Layout, kept
 from hanmo.plan.shape import Shape
@@ -43,7 +44,7 @@ class Work:
 
 
 #: Prices of the kinds of `Work` on a CPU, in the order of `Work.row`: fitted by benchmarks/plan_accuracy.py.
-CPU_PRICES = (1.37, 1.59, 58.9, 0.0, 376.0)
+CPU_PRICES = (1.6, 1.27, 45.1, 0.0, 59.3)
 #: MFU on accelerators by width of the model, from published runs on A100, by our count of FLOPs: nanoGPT's GPT-2 (width
 #: 768: 300B tokens in about 4 days on eight) and TinyLlama's 1.1B (width 2048: 24,000 tokens a second on one).
 ANCHORS = ((768, 0.30), (2048, 0.563))
@@ -62,7 +63,8 @@ def work(shape: Shape, layout: Layout) -> Work:
     head = 6 * shape.vocab * shape.hidden
     layers = shape.flops - attention - head
     # Short rows on a CPU are taken in blocks that leave half of the masked part out.
-    seen = 0.5 * (1 + min(128, shape.context) / shape.context) if layout.cpu and shape.context <= 1024 else 1.0
+    short = layout.cpu and shape.context <= SHORT
+    seen = 0.5 * (1 + min(BLOCK, shape.context) / shape.context) if short else 1.0
     steps = 0.0
     if layout.optimizer == "muon":
         for rows, columns in shape.matrices:
