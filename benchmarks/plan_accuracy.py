@@ -154,9 +154,9 @@ def measure(run: dict[str, Any], steps: int, threads: int) -> dict[str, Any]:
         trainer = Trainer(model, settings, order, Path(folder), dtype)
         one_step = trainer._one_step
 
-        def timed(rows: Any) -> float:
+        def timed(*given: Any) -> float:
             start = clock()
-            loss = one_step(rows)
+            loss = one_step(*given)
             seconds.append(clock() - start)
             return loss
 

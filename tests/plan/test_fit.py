@@ -17,6 +17,7 @@ from hanmo.plan.fit import choose, explain, layout_of, layouts, settle
 from hanmo.plan.memory import need
 from hanmo.plan.shape import of_preset
 from hanmo.plan.shortage import out_of_memory
+from hanmo.pretrain.distributed import World
 from hanmo.pretrain.settings import PretrainSettings
 
 LARGE = PretrainSettings(preset="hanmo-1b5", context=2048, batch_tokens=2**19, micro_tokens=32768, device="cpu")
@@ -73,13 +74,13 @@ def tiny_model():
 
 def test_recompute_auto_is_settled_by_the_memory_there_is(monkeypatch, capfd) -> None:
     settings = PretrainSettings(preset="hanmo-1m", context=32, batch_tokens=8192)
-    device = torch.device("cpu")
+    world = World(torch.device("cpu"))
     for room, expected in ((4e9, "none"), (0.41e9, "layers")):
         monkeypatch.setattr("hanmo.plan.devices.room", lambda _, room=room: room)
-        assert settle(settings, tiny_model(), device, torch.float32).recompute == expected
+        assert settle(settings, tiny_model(), world, torch.float32).recompute == expected
     assert "layers are recomputed in the backward pass" in capfd.readouterr().err
     fixed = settings.model_copy(update={"recompute": "none"})
-    assert settle(fixed, tiny_model(), device, torch.float32).recompute == "none", "what is asked for is done"
+    assert settle(fixed, tiny_model(), world, torch.float32).recompute == "none", "what is asked for is done"
 
 
 @pytest.mark.parametrize(

@@ -106,16 +106,15 @@ def need(shape: Shape, layout: Layout) -> Need:
     state = 4 * matrices + 8 * others if layout.optimizer == "muon" else 8 * shape.parameters
     masters = 4 * shape.parameters * share
     gradients = 4 * shape.parameters * share
-    copies = shape.layer * shape.layers * c if c < 4 else 0  # the layers' weights as the backward pass will want them
+    # The layers' weights in the compute dtype, as the backward pass will want them: of all layers, or of the one at work
+    # and the next. FSDP gathers them anyway, and what is outside of the layers in fp32.
+    sharded = layout.parallel == "fsdp"
+    at_once = 2 if layout.recompute or sharded else shape.layers
+    copies = at_once * shape.layer * (c if c < 4 or sharded else 0) + (4 * shape.embedding if sharded else 0)
     head = shape.vocab * shape.hidden
     entry = tokens * shape.hidden * c * shape.layers
     layer = tokens * kept(shape, layout) + shape.layer * (c if c < 4 else 0)
-    if layout.parallel == "fsdp":
-        copies = 2 * shape.layer * c  # the layer at work and the one that is fetched
-    if layout.recompute:
-        activations, copies = entry + layer, min(copies, 2 * shape.layer * c)
-    else:
-        activations = tokens * kept(shape, layout) * shape.layers
+    activations = entry + layer if layout.recompute else tokens * kept(shape, layout) * shape.layers
     mask = tokens * shape.context * c if layout.cpu and shape.context > BLOCK else 0
     # The last norm works in fp32; the loss keeps the gradients to the hidden states and to the head.
     ends = tokens * shape.hidden * (4 + 4 + 2 * c)

@@ -162,9 +162,7 @@ class _Module(nn.Module):
 class _ModuleStep(PackedStep):
     """A packed step that calls the layers as modules: FSDP2 gathers their weights when they are called."""
 
-    def __init__(
-        self, model: Any, dtype: torch.dtype, compiled: bool, context: int, recompute: bool = False
-    ) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int, recompute: bool = False) -> None:
         super().__init__(model, dtype, compiled, context, recompute)
         self._layers = list(self._decoder.layers)
         self._layer = self._call
