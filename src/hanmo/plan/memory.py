@@ -106,7 +106,7 @@ def need(shape: Shape, layout: Layout) -> Need:
     state = 4 * matrices + 8 * others if layout.optimizer == "muon" else 8 * shape.parameters
     masters = 4 * shape.parameters * share
     gradients = 4 * shape.parameters * share
-    # The layers' weights in the compute dtype, as the backward pass will want them: of all layers, or of the one at work
+    # The layers' weights in the compute dtype, as the backward pass will want them: of all, or of the one at work
     # and the next. FSDP gathers them anyway, and what is outside of the layers in fp32.
     sharded = layout.parallel == "fsdp"
     at_once = 2 if layout.recompute or sharded else shape.layers
