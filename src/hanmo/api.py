@@ -9,6 +9,7 @@ from typing import Any
 from hanmo import ranks
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
+from hanmo.plan.shortage import fitted
 from hanmo.recipe import check_settings, load_recipe
 from hanmo.remote import as_path, is_remote, is_url
 from hanmo.run import Job, Plan, execute, follow, plan, run_recipe, source_result
@@ -18,7 +19,12 @@ PathLike = str | Path
 
 
 def run_stage(
-    do: str, *, out: PathLike, inputs: dict[str, PathLike | Iterable[PathLike]] | None = None, **settings: Any
+    do: str,
+    *,
+    out: PathLike,
+    inputs: dict[str, PathLike | Iterable[PathLike]] | None = None,
+    fit: bool = False,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Run one stage in a process of its own and return its manifest; one that is done already is not run again.
 
@@ -26,6 +32,7 @@ def run_stage(
         do: the verb, a key of `hanmo.stages.KINDS`.
         out: the stage's folder.
         inputs: role -> path or paths.
+        fit: choose the settings that decide memory so that the stage fits (see `hanmo.plan.fit`).
         settings: the stage's settings by name.
 
     Raises:
@@ -35,11 +42,11 @@ def run_stage(
         follow()
         return read_json(as_path(out) / "manifest.json")
     with ranks.leading():
-        return _run_stage(do, as_path(out), inputs, settings)
+        return _run_stage(do, as_path(out), inputs, settings, fit)
 
 
 def _run_stage(
-    do: str, out: Path, inputs: dict[str, PathLike | Iterable[PathLike]] | None, settings: dict[str, Any]
+    do: str, out: Path, inputs: dict[str, PathLike | Iterable[PathLike]] | None, settings: dict[str, Any], fit: bool
 ) -> dict[str, Any]:
     what = KINDS[do]
     given = {role: _paths(value) for role, value in (inputs or {}).items() if value is not None}
@@ -54,6 +61,8 @@ def _run_stage(
     todo: Plan = plan(job)
     if todo.action == "skip":
         return read_json(out / "manifest.json")
+    if fit:
+        job.settings = fitted(what, job.settings, job.inputs)
     return execute(job, todo)
 
 
@@ -64,9 +73,10 @@ def run(
     start: str | None = None,
     until: str | None = None,
     dry: bool = False,
+    fit: bool = False,
 ) -> list[tuple[str, Plan]]:
     """Run a recipe; see `hanmo.run.run_recipe`. `settings` are `stage.key=value` items."""
-    return run_recipe(load_recipe(recipe, list(settings)), as_path(out), start, until, dry)
+    return run_recipe(load_recipe(recipe, list(settings)), as_path(out), start, until, dry, fit=fit)
 
 
 def _paths(value: PathLike | Iterable[PathLike]) -> list[Path]:
@@ -95,7 +105,10 @@ def tokens(corpus: PathLike, tokenizer: PathLike, out: PathLike, **settings: Any
 
 
 def pretrain(data: PathLike, out: PathLike, model: PathLike | None = None, **settings: Any) -> dict[str, Any]:
-    """Pretrain a decoder on the shards in `data`, or continue `model`. See `PretrainSettings`."""
+    """Pretrain a decoder on the shards in `data`, or continue `model`. See `PretrainSettings`.
+
+    With `fit=True` micro-batches, recomputation and sharding are chosen so that it fits into the memory that is free.
+    """
     inputs: dict[str, PathLike | Iterable[PathLike]] = {"data": data}
     if model is not None:
         inputs["model"] = model

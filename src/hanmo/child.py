@@ -16,6 +16,7 @@ from hanmo import ranks
 from hanmo.console import console
 from hanmo.errors import HanmoError, Interrupted, describe_os_error
 from hanmo.files import read_json, write_json
+from hanmo.plan.shortage import advice, out_of_memory
 from hanmo.remote import as_path, brought, home_of, publish, settle
 from hanmo.slurm import WAITING, Waiting
 from hanmo.stages import KINDS
@@ -70,9 +71,9 @@ def main(out: Path) -> int:
     except Waiting as waiting:
         console.print(f"{begun['stage']}: {waiting}", markup=False)
         return WAITING
-    except MemoryError:
-        return fail(f"stage '{begun['stage']}': out of memory; close other programs or use smaller settings")
     except Exception as error:
+        if out_of_memory(error):
+            return fail(f"stage '{begun['stage']}': out of memory{advice(what, settings, inputs)}")
         line = describe_os_error(error)
         if line is None and ranks.grouped() and ranks.left_by_another(error):
             return LOST

@@ -61,6 +61,7 @@ def cli() -> None:
 @click.option("--until", metavar="STAGE", help="Stop behind this stage.")
 @click.option("--only", metavar="STAGE", help="Run this stage alone; what it reads must be done.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and why.")
+@click.option("--fit", is_flag=True, help="Choose micro-batches and the like so that training fits into memory.")
 def run(
     recipe: Path,
     settings: tuple[str, ...],
@@ -69,6 +70,7 @@ def run(
     until: str | None,
     only: str | None,
     dry_run: bool,
+    fit: bool,
 ) -> None:
     """Run a RECIPE: all its stages that are not done, each in a process of its own.
 
@@ -79,7 +81,7 @@ def run(
     from hanmo.run import run_recipe
 
     checked = load_recipe(recipe, list(settings))
-    run_recipe(checked, out or Path("runs") / checked.name, start, until, dry_run, only)
+    run_recipe(checked, out or Path("runs") / checked.name, start, until, dry_run, only, fit)
 
 
 @cli.command()
@@ -132,24 +134,23 @@ def work(folder: Path, phase: str, share: str, workers: int) -> None:
     "--text", multiple=True, metavar="SIZE", help="Size of the text, e.g. 200GB (several; default: the sources' own)."
 )
 @click.option("--cores", type=int, help="Processors of all machines together (default: this machine's).")
-@click.option("--sample", default=16.0, show_default=True, help="Megabytes of text to measure on.")
+@click.option("--sample", default=16.0, show_default=True, help="Megabytes of text to measure on; 0: leave text out.")
+@click.option("--device", default="this", show_default=True, help="h100, a100, rtx4090, t4, ..., cpu, this.")
+@click.option("--devices", type=click.IntRange(min=1), help="So many train together (default: as the stages have it).")
+@click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Model FLOPs over the device's rate, if known.")
+@click.option("--price", type=click.FloatRange(min=0), help="Of one device for an hour.")
+@click.option("--watts", type=click.FloatRange(min=0), help="Power of one device (default: the board's limit).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(
-    recipe: Path, settings: tuple[str, ...], text: tuple[str, ...], cores: int | None, sample: float, as_json: bool
-) -> None:
-    """Say what a RECIPE's way from text to tokens will cost, measured on a sample of its sources."""
-    from hanmo.plan import describe, show, size_of
-    from hanmo.plan import plan as measure
-    from hanmo.pool import cores as here
+def plan(recipe: Path, settings: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Say what a RECIPE will cost: from text to tokens, measured on a sample; and its pretraining, on a device."""
+    from hanmo.plan.whole import plan_recipe, show
     from hanmo.recipe import load_recipe
 
-    sizes = [size_of(item) for item in text]
-    rates, own, sample_mb = measure(load_recipe(recipe, list(settings)), sample)
-    found = [describe(rates, size, cores or here(), sample_mb) for size in sizes or [own]]
+    found = plan_recipe(load_recipe(recipe, list(settings)), **given)
     if as_json:
-        click.echo(json.dumps({"rates": vars(rates), "plans": found}, ensure_ascii=False, indent=2))
-        return
-    show(rates, own, found)
+        click.echo(json.dumps(found.as_json(), ensure_ascii=False, indent=2))
+    else:
+        show(found)
 
 
 @cli.command()
@@ -205,9 +206,13 @@ def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> clic
             )
         )
     options.append(click.Option(["--out"], type=_Place(path_type=Path), required=True, help="the folder to make"))
+    if what.planner:
+        options.append(
+            click.Option(["--fit"], is_flag=True, help="choose what decides memory so that it fits into what is free")
+        )
     options += _settings_options(what.settings)
 
-    def call(out: Path, **given: Any) -> None:
+    def call(out: Path, fit: bool = False, **given: Any) -> None:
         from hanmo.api import run_stage
 
         inputs = {key[6:]: value for key, value in given.items() if key.startswith("input_") and value}
@@ -219,7 +224,7 @@ def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> clic
                 for group in groups:
                     place = place.setdefault(group, {})
                 place[name] = _value(text, key[4:].replace("__", "."))
-        manifest = run_stage(what.do, out=out, inputs=inputs, **settings)
+        manifest = run_stage(what.do, out=out, inputs=inputs, fit=fit, **settings)
         if not ranks.following():
             click.echo(json.dumps({"out": str(out), **manifest["counts"]}, ensure_ascii=False))
 

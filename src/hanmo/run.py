@@ -27,6 +27,7 @@ from hanmo import ranks
 from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
+from hanmo.plan.shortage import fitted, killed_advice
 from hanmo.recipe import Recipe, Stage
 from hanmo.remote import as_path, faults, home_of, is_remote, remove_tree
 from hanmo.stage import Affects, Settings, StageKind, affects_of, by_effect
@@ -208,9 +209,13 @@ def _child(name: str, kind: StageKind, out: Path, environment: dict[str, str]) -
     if stopped:
         console.print(f"stopped in stage '{name}'; the same command goes on from there")
         raise SystemExit(130)
-    if status < 0 or status == 137:
-        number = 9 if status == 137 else -status
-        raise HanmoError(f"stage '{name}' was killed (signal {number}, often out of memory); the same command goes on")
+    if status < 0 or status in (134, 137):
+        # 128 and more is how a shell, a container or a launcher says the same.
+        number = abs(status) % 128
+        more = killed_advice(kind, out) if number in (signal.SIGABRT, 9) else ""
+        raise HanmoError(
+            f"stage '{name}' was killed (signal {number}, often out of memory); the same command goes on{more}"
+        )
     if status:
         raise SystemExit(status)
 
@@ -248,6 +253,7 @@ def run_recipe(
     until: str | None = None,
     dry: bool = False,
     only: str | None = None,
+    fit: bool = False,
 ) -> list[tuple[str, Plan]]:
     """Run what must be run; returns what was done (or, with `dry`, would be) stage by stage.
 
@@ -255,16 +261,17 @@ def run_recipe(
         start: run this stage and all that reads it anew, even when done.
         until: the last stage to look at.
         only: look at no stage but this one; those that it reads must be done.
+        fit: choose micro-batches, recomputation and sharding so that each training stage fits into memory.
     """
     if ranks.following():
         follow()
         return []
     with ranks.leading():
-        return _run_recipe(recipe, out, start, until, dry, only)
+        return _run_recipe(recipe, out, start, until, dry, only, fit)
 
 
 def _run_recipe(
-    recipe: Recipe, out: Path, start: str | None, until: str | None, dry: bool, only: str | None
+    recipe: Recipe, out: Path, start: str | None, until: str | None, dry: bool, only: str | None, fit: bool
 ) -> list[tuple[str, Plan]]:
     names = [stage.name for stage in recipe.stages]
     for name in (start, until, only):
@@ -291,6 +298,8 @@ def _run_recipe(
             continue
         console.print(f"[bold]{label}[/]: {what.action}{f' ({what.reason})' if what.reason else ''}")
         if not dry:
+            if fit:
+                job.settings = fitted(job.kind, job.settings, job.inputs)
             manifest = execute(job, what)
             ran.add(job.name)
             console.print(f"{label}: {human_seconds(manifest['seconds'])}, {manifest['peak_memory_mb']:.0f} MB")

@@ -103,6 +103,8 @@ class StageKind:
     remote: Literal["", "reads", "writes"] = ""
     #: What is run as the stage's process, as `python -m MODULE FOLDER`; "hanmo.child" is one process.
     process: str = "hanmo.child"
+    #: The module that knows which settings fit into memory: its `fitted` chooses them, its `explain` names them.
+    planner: str = ""
 
     def load(self) -> StageFunction:
         """Import and return the stage's function."""

@@ -59,6 +59,7 @@ _ALL = (
         "hanmo.pretrain.stage:run",
         remote="reads",
         process="hanmo.pretrain.launch",
+        planner="hanmo.plan.fit",
     ),
     StageKind(
         "sft",

@@ -103,3 +103,36 @@ def test_the_models_own_forward_stays_causal(tiny_model) -> None:
         written = model.generate(ids[:, :5], max_new_tokens=12, do_sample=False, pad_token_id=0)
         plain = tiny_model().eval().generate(ids[:, :5], max_new_tokens=12, do_sample=False, pad_token_id=0)
         assert torch.equal(written, plain)
+
+
+@pytest.mark.parametrize(("dtype", "compiled"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
+def test_recomputed_layers_give_the_same_bits(tiny_model, tiny_order: Order, dtype: str, compiled: bool) -> None:
+    rows = tiny_order.rows(0, 4)
+    losses, gradients = [], []
+    for recompute in (False, True):
+        model = tiny_model()
+        loss = PackedStep(model, getattr(torch, dtype), compiled, context=32, recompute=recompute).loss(rows)
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert torch.equal(*losses)
+    for name, value in gradients[0].items():
+        assert torch.equal(value, gradients[1][name]), name
+
+
+def test_recomputing_keeps_only_what_enters_a_layer(tiny_model, tiny_order: Order) -> None:
+    rows = tiny_order.rows(0, 4)
+    sizes = []
+    for recompute in (False, True):
+        step = PackedStep(tiny_model(), torch.float32, compiled=False, context=32, recompute=recompute)
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def pack(tensor: torch.Tensor, kept=kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        weights = {p.untyped_storage().data_ptr() for p in step.model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            step.loss(rows)
+        sizes.append(sum(storage.nbytes() for place, storage in kept.items() if place not in weights))
+    assert sizes[1] < 0.4 * sizes[0]

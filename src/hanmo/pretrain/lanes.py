@@ -39,7 +39,8 @@ class Laned(Alone):
         self._ready: set[int] = set()
 
     def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype) -> PackedStep:
-        return PackedStep(model, dtype, settings.compile, settings.context, OPTIONS)
+        recompute = settings.recompute == "layers"
+        return PackedStep(model, dtype, settings.compile, settings.context, recompute, OPTIONS)
 
     def loss(self, rows: Rows) -> Tensor:
         return _Lanes.apply(lambda: self._each(rows, self._loss_and_gradients), *self._parameters)  # type: ignore[return-value]

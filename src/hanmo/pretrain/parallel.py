@@ -34,7 +34,7 @@ class Alone:
         self._step = self._make_step(model, settings, dtype)
 
     def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype) -> PackedStep:
-        return PackedStep(model, dtype, settings.compile, settings.context)
+        return PackedStep(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
 
     def loss(self, rows: Rows) -> Tensor:
         """The summed cross-entropy of this process's rows, to call `backward` on."""
@@ -107,7 +107,7 @@ class Cut(Alone):
         self._plain: Any = None
 
     def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype) -> PackedStep:
-        return _ModuleStep(model, dtype, settings.compile, settings.context)
+        return _ModuleStep(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
 
     def loss(self, rows: Rows) -> Tensor:
         return self._root(rows)
@@ -162,8 +162,8 @@ class _Module(nn.Module):
 class _ModuleStep(PackedStep):
     """A packed step that calls the layers as modules: FSDP2 gathers their weights when they are called."""
 
-    def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int) -> None:
-        super().__init__(model, dtype, compiled, context)
+    def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int, recompute: bool = False) -> None:
+        super().__init__(model, dtype, compiled, context, recompute)
         self._layers = list(self._decoder.layers)
         self._layer = self._call
         if compiled:

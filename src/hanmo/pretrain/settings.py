@@ -67,6 +67,11 @@ class PretrainSettings(Settings):
     )
     compile: bool = setting(True, "compile the step (needs a C++ compiler on CPU)", affects="speed")
     micro_tokens: int = setting(0, "tokens in one forward pass; 0: the batch, at most 8192", affects="speed", ge=0)
+    recompute: Literal["auto", "none", "layers"] = setting(
+        "auto",
+        "layers: keep only the layers' inputs for the backward pass; auto: where memory does not suffice otherwise",
+        affects="speed",
+    )
     processes: int = setting(
         0, "on this machine; 0: one for every accelerator, or 1. Without meaning under torchrun", affects="speed", ge=0
     )

@@ -17,6 +17,7 @@ from hanmo.models.allocator import keep_freed_memory
 from hanmo.models.folder import resolve
 from hanmo.models.presets import build_config
 from hanmo.models.save import save_model
+from hanmo.plan.fit import settle
 from hanmo.pretrain.checkpoint import CheckpointStore
 from hanmo.pretrain.data import Data, amounts, opened, tell_mix
 from hanmo.pretrain.distributed import World, joined
@@ -59,6 +60,7 @@ def _train(
     dtype = _dtype(out, settings, world)
     given = world.agreed(lambda: [resolve(brought(path)) for path in inputs.get("model", [])])
     model = _model(settings, given, facts["vocab_size"]).to(world.device)
+    settings = settle(settings, model, world, dtype)
     look = _look(settings, shards, tokenizer, facts["eos_id"])
     trainer = Trainer(model, settings, order, out, dtype, look, world)
     parameters = sum(p.numel() for p in model.parameters())

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from hanmo.console import console
 from hanmo.models.attention import PRODUCTS, SHORT
@@ -35,13 +36,22 @@ class PackedStep:
         compiled: compile the layer and the loss; falls back to eager where no compiler works, with one message.
         context: tokens in a row; short rows on a CPU take an attention of their own (`hanmo.models.attention`), rows
             on CUDA one that goes by documents (`hanmo.models.varlen`).
+        recompute: keep only every layer's input for the backward pass, which then runs the layer's forward pass again:
+            a third more arithmetic, the same bits.
         options: of the compiler.
     """
 
     def __init__(
-        self, model: Any, dtype: torch.dtype, compiled: bool, context: int, options: dict[str, Any] | None = None
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        compiled: bool,
+        context: int,
+        recompute: bool = False,
+        options: dict[str, Any] | None = None,
     ) -> None:
         self.model = model
+        self.recompute = recompute
         self.dtype = dtype
         self.device = next(model.parameters()).device
         self._varlen = usable(self.device, dtype)
@@ -97,7 +107,12 @@ class PackedStep:
             cosine, sine = self._decoder.rotary_emb(embedded, position)
         hidden = embedded
         for weights in self._layers:
-            hidden = self._layer(weights, hidden, visible, cosine, sine)
+            given = (weights, hidden, visible, cosine, sine)
+            if self.recompute:
+                # No layer draws random numbers, so that their state need not be kept and set again.
+                hidden = checkpoint(self._layer, *given, use_reentrant=False, preserve_rng_state=False)
+            else:
+                hidden = self._layer(*given)
         gain = self._decoder.norm
         return F.rms_norm(hidden.float(), (hidden.shape[-1],), gain.weight, gain.variance_epsilon).to(self.dtype)
 

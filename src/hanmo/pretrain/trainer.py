@@ -144,8 +144,7 @@ class Trainer:
 
         Raises:
             Interrupted: after SIGTERM, SIGINT or SIGUSR1, once the checkpoint is written.
-            HanmoError: the loss is no longer a number, the device's memory does not suffice, or the last checkpoint
-                could not be written.
+            HanmoError: the loss is no longer a number, or the last checkpoint could not be written.
         """
         began = time.perf_counter() - self.seconds
         last: dict[str, Any] = {}
@@ -261,18 +260,11 @@ class Trainer:
         for start in range(0, self.batches.share, self.batches.micro):
             part = slice(start, start + self.batches.micro)
             piece = Rows(rows.inputs[part], rows.targets[part], rows.position[part], rows.segment[part])
-            try:
-                with self.spread.summing(last=part.stop == self.batches.share):
-                    with self._meter.part("forward"):
-                        loss = self.spread.loss(piece)
-                    with self._meter.part("backward"):
-                        (loss / targets).backward()
-            except torch.OutOfMemoryError:
-                smaller = self.batches.micro * self.settings.context // 2
-                raise HanmoError(
-                    f"the device's memory does not hold {self.batches.micro * self.settings.context} tokens at once; "
-                    f"set micro_tokens: {smaller} (same result, less memory)"
-                ) from None
+            with self.spread.summing(last=part.stop == self.batches.share):
+                with self._meter.part("forward"):
+                    loss = self.spread.loss(piece)
+                with self._meter.part("backward"):
+                    (loss / targets).backward()
             total += float(loss.detach())
         with self._meter.part("communication"):
             mean = self.world.sum(total)[0] / targets

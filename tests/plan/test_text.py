@@ -12,7 +12,7 @@ import pytest
 
 from hanmo.errors import HanmoError
 from hanmo.files import JsonlZstWriter
-from hanmo.plan import JOINED_DOCUMENT, Rates, describe, plan, project, size_of
+from hanmo.plan.text import JOINED_DOCUMENT, Rates, describe, plan, project, size_of
 from hanmo.recipe import load_recipe
 
 RATES = Rates(

@@ -1,0 +1,248 @@
+"""What the pretraining stages of a recipe will cost on given devices: memory, time, energy, money and disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hanmo.console import human_bytes, human_count, human_seconds
+from hanmo.errors import HanmoError
+from hanmo.files import read_json
+from hanmo.plan.devices import USABLE, Device
+from hanmo.plan.fit import MARGIN, changes, choose, layout_of, share_of
+from hanmo.plan.memory import Layout, Need, detail, need
+from hanmo.plan.shape import Shape, of_folder, of_preset
+from hanmo.plan.speed import tokens_per_second
+from hanmo.pretrain.settings import PretrainSettings
+from hanmo.recipe import Recipe, Stage
+
+#: Tokens that stand in for `vocab_size: auto`, which a plan cannot know before the corpus is there.
+AUTO_VOCABULARY = 16384
+#: Checkpoints that a run keeps: the two newest and that of the decay's start; one more while it is written.
+CHECKPOINTS = 3
+
+
+def plan_training(
+    recipe: Recipe,
+    device: Device,
+    processes: int | None = None,
+    mfu: float | None = None,
+    price: float | None = None,
+    watts: float | None = None,
+) -> list[dict[str, Any]]:
+    """Plan every pretraining stage of a recipe.
+
+    Args:
+        device: to train on.
+        processes: devices that work together; without it as the stages have it.
+        mfu: model FLOPs over the device's rate, where it is known; without it by the rules of `hanmo.plan.speed`.
+        price: of one device for an hour, in any currency.
+        watts: power of one device; without it the board's limit.
+
+    Returns:
+        One dict a stage, as `hanmo plan --json` prints it. "settings" are those to change so that it fits; None where
+        nothing fits, with "layout" and "memory" of what was asked for.
+
+    Raises:
+        HanmoError: a stage whose model is not known before it runs.
+    """
+    stages = {stage.name: stage for stage in recipe.stages}
+    found = []
+    for stage in recipe.stages:
+        if isinstance(stage.settings, PretrainSettings):
+            shape = _shape(stage, stages, recipe.name)
+            found.append(
+                plan_stage(stage.settings, shape, device, processes, mfu, price, watts) | {"stage": stage.name}
+            )
+            found[-1]["disk"]["shards"] = _shards(stage, stages, shape)
+    return found
+
+
+def plan_stage(
+    settings: PretrainSettings,
+    shape: Shape,
+    device: Device,
+    processes: int | None = None,
+    mfu: float | None = None,
+    price: float | None = None,
+    watts: float | None = None,
+) -> dict[str, Any]:
+    """Plan one training; see `plan_training`."""
+    asked = layout_of(settings, device, processes)
+    usable = device if device.measured else replace(device, memory=device.memory * USABLE)
+    room = share_of(usable, asked)
+    wants, layout = need(shape, asked), asked
+    settings_to_take: dict[str, Any] | None = {}
+    if wants.total > room * MARGIN:
+        chosen = choose(shape, asked, usable)
+        if chosen is None:
+            settings_to_take = None
+        else:
+            settings_to_take = changes(asked, chosen[0])
+            layout, wants = chosen
+    rate = tokens_per_second(shape, layout, device, mfu)
+    steps = math.ceil(settings.tokens / settings.batch_tokens)
+    tokens = steps * settings.batch_tokens
+    hours = tokens / rate / 3600
+    power = watts if watts is not None else device.watts
+    machines = 1 if device.cpu else layout.processes
+    state = detail(shape, layout.with_(parallel="ddp"))
+    checkpoint = state["weights_fp32"] + state["optimiser_matrices"] + state["optimiser_others"]
+    return {
+        "model": shape.name,
+        "parameters": shape.parameters,
+        "parameters_by_part": {
+            "embeddings": shape.embedding,
+            "layers": shape.layers * shape.layer,
+            "gains": shape.gains,
+        },
+        "vocabulary": shape.vocab,
+        "flops_per_token": shape.flops,
+        "tokens": tokens,
+        "steps": steps,
+        "device": device.name,
+        "devices": layout.processes,
+        "device_flops": device.rate,
+        "fits": settings_to_take is not None,
+        "settings": settings_to_take,
+        "layout": _layout(layout),
+        "memory": _memory(shape, layout, wants, room),
+        "mfu": rate * shape.flops / device.rate / machines,
+        "tokens_per_second": rate,
+        "hours": hours,
+        "kwh": None if power is None else machines * power * hours / 1000,
+        "cost": None if price is None else machines * price * hours,
+        "disk": {"checkpoints": CHECKPOINTS * checkpoint, "model": 4 * shape.parameters, "writing": checkpoint},
+    }
+
+
+def _layout(layout: Layout) -> dict[str, Any]:
+    return {
+        "micro_tokens": layout.micro_tokens,
+        "recompute": "layers" if layout.recompute else "none",
+        "parallel": layout.parallel,
+        "processes": layout.processes,
+        "accumulation": math.ceil(layout.batch_tokens / layout.processes / layout.micro_tokens),
+    }
+
+
+def _memory(shape: Shape, layout: Layout, wants: Need, room: float) -> dict[str, Any]:
+    other = need(shape, layout.with_(recompute=not layout.recompute))
+    with_, without = (wants, other) if layout.recompute else (other, wants)
+    return {
+        "peak": wants.total,
+        "room": room if math.isfinite(room) else None,
+        "peak_at": wants.moment,
+        "peak_without_recompute": without.total,
+        "peak_with_recompute": with_.total,
+        "parts": {name: round(value) for name, value in detail(shape, layout).items()},
+        "process": wants.parts["process"],
+        "slack": wants.slack,
+        "moments": {name: round(value) for name, value in wants.moments.items()},
+    }
+
+
+def _shape(stage: Stage, stages: dict[str, Stage], recipe: str) -> Shape:
+    """The shape of the model that a stage trains."""
+    settings = stage.settings
+    assert isinstance(settings, PretrainSettings)
+    if given := stage.sources.get("model"):
+        source = given[0]
+        if isinstance(source, Path):
+            return of_folder(source, settings.context)
+        before = stages[source]
+        if not isinstance(before.settings, PretrainSettings):
+            raise HanmoError(f"{recipe}: stage '{stage.name}' continues '{source}', whose model is not known yet")
+        longer = before.settings.model_copy(update={"context": settings.context})
+        return _shape(Stage(before.name, before.kind, longer, before.sources), stages, recipe)
+    return of_preset(settings.preset, _vocabulary(stage, stages, recipe), settings.context)
+
+
+def _vocabulary(stage: Stage, stages: dict[str, Stage], recipe: str) -> int:
+    """Tokens of the vocabulary that a stage's data will have."""
+    data = stage.sources["data"][0]
+    if isinstance(data, Path):
+        return int(read_json(data / "tokens.json")["vocab_size"])
+    source = stages[data].sources.get("tokenizer", [None])[0]
+    if isinstance(source, Path):
+        from hanmo.tokenizer import load
+
+        return len(load(source))
+    size = getattr(stages[source].settings, "vocab_size", None) if source else None
+    if size is None:
+        raise HanmoError(f"{recipe}: stage '{stage.name}': the vocabulary of '{data}' is not known before it is made")
+    return AUTO_VOCABULARY if size == "auto" else size
+
+
+def _shards(stage: Stage, stages: dict[str, Stage], shape: Shape) -> float:
+    """Bytes of token shards: what is there, else what one pass over the budget takes."""
+    width = 2 if shape.vocab <= 1 << 16 else 4
+    data = stage.sources["data"][0]
+    if isinstance(data, Path) and (data / "tokens.json").is_file():
+        facts = read_json(data / "tokens.json")
+        splits = [facts[name] for name in ("train", "heldout")]
+        # Beside its tokens each document has its end, its bytes and its source.
+        return sum(part["tokens"] * width + part["documents"] * (8 + 4 + 2) for part in splits)
+    settings = stage.settings
+    assert isinstance(settings, PretrainSettings)
+    return float(settings.tokens * width)
+
+
+def show(plans: list[dict[str, Any]], device: Device, price: float | None) -> None:
+    """Print the plans for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console()
+    for plan in plans:
+        memory, layout = plan["memory"], plan["layout"]
+        count = f"{plan['devices']} x {device.name}" if plan["devices"] > 1 else device.name
+        table = Table(show_header=False, title=f"{plan['stage']}: {plan['model']} on {count}", title_justify="left")
+        embeddings, layers = (plan["parameters_by_part"][name] for name in ("embeddings", "layers"))
+        table.add_row(
+            "parameters",
+            f"{human_count(plan['parameters'])} ({human_count(embeddings)} embeddings of {plan['vocabulary']} tokens, "
+            f"{human_count(layers)} in layers)",
+        )
+        table.add_row("training", f"{human_count(plan['tokens'])} tokens, {plan['steps']} steps")
+        table.add_row("FLOPs a token", f"{human_count(plan['flops_per_token'])}")
+        parts = ", ".join(
+            f"{name.replace('_', ' ')} {human_bytes(value)}" for name, value in memory["parts"].items() if value
+        )
+        room = "" if memory["room"] is None else f" of {human_bytes(memory['room'])}"
+        table.add_row("memory a device", f"{human_bytes(memory['peak'])}{room}, at its most: {memory['peak_at']}")
+        table.add_row("its parts", parts)
+        table.add_row(
+            "recomputing",
+            f"{human_bytes(memory['peak_without_recompute'])} without, "
+            f"{human_bytes(memory['peak_with_recompute'])} with it",
+        )
+        table.add_row("layout", ", ".join(f"{name}: {value}" for name, value in layout.items()))
+        if not plan["fits"]:
+            table.add_row("fits", "no: a smaller preset, fsdp over more devices, or more memory is needed")
+        elif plan["settings"]:
+            table.add_row("to take", ", ".join(f"{name}: {value}" for name, value in plan["settings"].items()))
+        table.add_row("speed", f"{human_count(plan['tokens_per_second'])} tokens/s, MFU {plan['mfu']:.0%}")
+        table.add_row("time", human_seconds(plan["hours"] * 3600))
+        if plan["kwh"] is not None:
+            table.add_row("energy", f"{plan['kwh']:.3g} kWh at the boards' full power")
+        if price is not None:
+            table.add_row("cost", f"{plan['cost']:.2f} at {price:g} a device and hour")
+        disk = plan["disk"]
+        table.add_row(
+            "disk",
+            f"shards {human_bytes(disk['shards'])}, checkpoints {human_bytes(disk['checkpoints'])} "
+            f"({human_bytes(disk['writing'])} more while one is written), model {human_bytes(disk['model'])}",
+        )
+        out.print(table)
+    if not device.cpu:
+        out.print(_grounds(device), highlight=False, soft_wrap=True)
+
+
+def _grounds(device: Device) -> str:
+    """What the speed of an accelerator rests on."""
+    if device.name in ("a100", "a100-40gb", "h100", "h200"):
+        return "The speed is that of published runs of similar size; well and badly tuned ones are up to a third apart."
+    return f"No published run on {device.name} stands behind its speed: it is taken to do as well as an A100."
