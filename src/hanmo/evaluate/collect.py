@@ -19,7 +19,10 @@ from hanmo.evaluate.settings import ReportSettings
 from hanmo.files import read_json, read_jsonl
 
 #: Figures of a log line that are places on an axis or bookkeeping, not curves.
-_NOT_CURVES = {"step", "tokens", "epoch", "seconds", "shares"}
+_NOT_CURVES = {
+    *("step", "tokens", "epoch", "seconds", "bits_per_byte", "model_flops_per_second", "memory_mb", "batch_tokens"),
+    *("skipped", "rollbacks", "loss_scale", "overflows"),
+}
 #: Items shown of an exam: so many that were learnt on the way, and so many that the last model still gets wrong.
 _LEARNT, _STILL_WRONG = 6, 3
 

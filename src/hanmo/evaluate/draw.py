@@ -18,12 +18,13 @@ PANELS: tuple[tuple[str, ...], ...] = (
     ("reward_chosen", "reward_rejected"),
     ("log_prob_chosen", "log_prob_rejected", "validation_log_prob_chosen", "validation_log_prob_rejected"),
     ("tokens_per_second",),
+    ("mfu",),
     ("gradient_norm",),
 )
 #: Series that have no noise to smooth.
 _SMOOTH_ALREADY = ("lr", "learning_rate", "heldout_bpb", "validation_")
 #: Series whose axis starts at zero, since their size matters and not only their change.
-_FROM_ZERO = ("lr", "learning_rate", "tokens_per_second", "gradient_norm")
+_FROM_ZERO = ("lr", "learning_rate", "tokens_per_second", "mfu", "gradient_norm")
 #: Widths of so many panels, in sixths of the page, so that every row is full.
 _SPANS = {
     1: (6,),

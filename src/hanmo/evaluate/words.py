@@ -89,6 +89,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "learning_rate": ("learning rate", "学习率"),
     "token_accuracy": ("share of tokens guessed right", "词元预测正确率"),
     "tokens_per_second": ("tokens per second", "每秒词元数"),
+    "mfu": ("model FLOP/s by the device's measured rate", "模型算力利用率（相对实测算力）"),
     "gradient_norm": ("norm of the gradient", "梯度范数"),
     "entropy": ("entropy of the predictions", "预测熵"),
     "margin": ("margin of the chosen answer", "优选回答的优势"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +63,12 @@ class CheckpointStore:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[str] | None = None
 
-    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], also: int | None = None) -> None:
+    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], also: Collection[int] = ()) -> None:
         """Copy the tensors and have the checkpoint of `state["step"]` written; waits for the one before, if need be.
 
         Args:
             tensors: by name. What is a plain tensor is the same in all processes that have it.
-            also: a step whose checkpoint is kept when newer ones come.
+            also: steps whose checkpoints are kept when newer ones come.
         """
         self.wait()
         temporary = self.folder / f".{self._name(state['step'])}.tmp"
@@ -81,7 +81,12 @@ class CheckpointStore:
         return self._writing.result() if self._writing else ""
 
     def _write(
-        self, files: FileSystemWriter, tensors: dict[str, Any], state: dict[str, Any], temporary: Path, also: int | None
+        self,
+        files: FileSystemWriter,
+        tensors: dict[str, Any],
+        state: dict[str, Any],
+        temporary: Path,
+        also: Collection[int],
     ) -> str:
         """Write, check, move, in the thread; the same outcome in all processes."""
         final = self.folder / self._name(state["step"])
@@ -135,11 +140,23 @@ class CheckpointStore:
             return os.strerror(28)
         return " ".join(str(causes[0]).split())[:200] or type(causes[0]).__name__
 
-    def _rotate(self, also: int | None) -> None:
-        """Remove all but the newest checkpoints and the one of step `also`."""
+    def _rotate(self, also: Collection[int]) -> None:
+        """Remove all but the newest checkpoints and those of the steps `also`."""
+        named = {self._name(step) for step in also}
         for path in self._paths()[: -self.keep]:
-            if also is None or path.name != self._name(also):
+            if path.name not in named:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of steps after `step`: the run went back and will come to them in another way."""
+
+        def drop() -> None:
+            for path in self._paths():
+                if path.name > self._name(step):
+                    shutil.rmtree(path, ignore_errors=True)
+
+        self.wait()
+        self.world.agreed(drop)
 
     def newest(self, usable: Callable[[dict[str, Any]], bool] = lambda state: True) -> Checkpoint | None:
         """The newest checkpoint whose files are whole and whose state is `usable`, or None; the same in all processes.

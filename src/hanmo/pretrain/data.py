@@ -10,6 +10,7 @@ from typing import Any
 
 from hanmo.console import console, human_count
 from hanmo.errors import HanmoError
+from hanmo.pretrain.schedule import BatchSizes
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.remote import is_remote
 from hanmo.tokens.mix import Mix, mix_sources
@@ -75,7 +76,8 @@ def _check(order: Order, settings: PretrainSettings, where: str) -> None:
     if order.total < settings.context:
         raise HanmoError(f"{where}: {order.total} training tokens do not fill one row; lower context or add text")
     limit = order.mix.limit if order.mix else None
-    rows = -(-settings.tokens // settings.batch_tokens) * (settings.batch_tokens // settings.context)
+    sizes = BatchSizes.of(settings)
+    rows = sizes.first(sizes.steps(-(-settings.tokens // settings.context)))
     if limit is not None and rows > limit:
         raise HanmoError(
             f"tokens: {settings.tokens} are asked for, the mix has {limit * settings.context} with every source at its "
@@ -89,6 +91,15 @@ def amounts(mix: Mix, rows: int) -> dict[str, dict[str, float]]:
     return {
         name: {"tokens": tokens, "passes": round(tokens / sizes[name], 3)} for name, tokens in mix.taken(rows).items()
     }
+
+
+def bytes_per_token(facts: dict[str, Any], order: Order) -> float | None:
+    """Bytes of text by token of what a run reads, sources by their shares; None where the folder does not say."""
+    found = facts["train"]["by_source"]
+    parts = [(s.share, found[s.index]) for s in order.mix.sources] if order.mix else [(1.0, facts["train"])]
+    if not all(part.get("bytes") and part["tokens"] for _, part in parts):
+        return None
+    return sum(share * part["bytes"] / part["tokens"] for share, part in parts)
 
 
 def tell_mix(mix: Mix, rows: int, settings: PretrainSettings) -> None:

@@ -22,9 +22,11 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 T = TypeVar("T")
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Singular values of every matrix in [n, rows, columns] to about 1; bf16 in the iterations, result in bf16."""
-    x = matrices.to(torch.bfloat16)
+def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Singular values of every matrix in [n, rows, columns] to about 1; iterations and result in `dtype`."""
+    if dtype == torch.float16:  # small momenta are nothing in its range
+        matrices = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-30)
+    x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -46,6 +48,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         rank, size: this process among those that train together.
+        dtype: of the iterations; updates travel in bf16.
     """
 
     def __init__(
@@ -56,9 +59,10 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         rank: int = 0,
         size: int = 1,
+        dtype: torch.dtype = torch.bfloat16,
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self._rank, self._size = rank, size
+        self._rank, self._size, self._dtype = rank, size, dtype
         for group in self.param_groups:
             for mine in self._by_shape(group["params"]):
                 for parameter in mine.kept:
@@ -71,7 +75,7 @@ class Muon(torch.optim.Optimizer):
             shapes[parameter.shape].append(parameter)
         first, found = 0, []
         for alike in shapes.values():
-            found.append(_Alike(alike, self._rank, self._size, first))
+            found.append(_Alike(alike, self._rank, self._size, first, self._dtype))
             # The next shape's first owner is the one behind this shape's last, so that remainders do not pile up.
             first = (first + -(-len(alike) // found[-1].each)) % self._size
         return found
@@ -103,9 +107,9 @@ class _Alike:
         kept: those whose momentum (or whose rows of it) this process keeps.
     """
 
-    def __init__(self, parameters: list[Tensor], rank: int, size: int, first: int) -> None:
+    def __init__(self, parameters: list[Tensor], rank: int, size: int, first: int, dtype: torch.dtype) -> None:
         self.parameters, self.shape = parameters, parameters[0].shape
-        self._rank, self._size, self._first = rank, size, first
+        self._rank, self._size, self._first, self._dtype = rank, size, first, dtype
         self.each = -(-len(parameters) // size)
         self._cut = isinstance(parameters[0], DTensor)
         self.kept = parameters if self._cut else self._of(rank, parameters)
@@ -117,14 +121,14 @@ class _Alike:
     def updates(self, ahead: list[Tensor]) -> list[Tensor]:
         """The orthogonal matrices (or this process's rows of them) that replace `ahead`, one for every parameter."""
         if self._size == 1:
-            return list(orthogonalise(torch.stack(ahead)).float().unbind(0))
+            return list(orthogonalise(torch.stack(ahead), dtype=self._dtype).float().unbind(0))
         return self._exchanged(ahead) if self._cut else self._gathered(ahead)
 
     def _gathered(self, ahead: list[Tensor]) -> list[Tensor]:
         device = self.parameters[0].device
         mine = torch.zeros(self.each, *self.shape, dtype=torch.bfloat16, device=device)
         if ahead:
-            mine[: len(ahead)] = orthogonalise(torch.stack(ahead))
+            mine[: len(ahead)] = orthogonalise(torch.stack(ahead), dtype=self._dtype)
         everyone = torch.empty(self._size * self.each, *self.shape, dtype=torch.bfloat16, device=device)
         # As bytes: not every backend knows bf16, and nothing is computed on the way.
         dist.all_gather_into_tensor(everyone.view(torch.uint8), mine.view(torch.uint8))
@@ -146,7 +150,7 @@ class _Alike:
         _exchange(incoming, outgoing, taken, sent)
         if count:
             shards = [part.view(count, -1, columns) for part in incoming.split(taken)]
-            whole = orthogonalise(torch.cat(shards, 1))
+            whole = orthogonalise(torch.cat(shards, 1), dtype=self._dtype).to(torch.bfloat16)
             incoming = torch.cat([part.flatten() for part in whole.split(heights, 1)])
         _exchange(outgoing, incoming, sent, taken)
         back = outgoing.view(len(order), mine, columns).float().unbind(0)
@@ -166,7 +170,14 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def build_optimizers(
-    model: nn.Module, kind: str, lr: float, matrix_lr: float, weight_decay: float, rank: int = 0, size: int = 1
+    model: nn.Module,
+    kind: str,
+    lr: float,
+    matrix_lr: float,
+    weight_decay: float,
+    rank: int = 0,
+    size: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of a decoder: Muon for matrices inside layers, AdamW (0.9, 0.95) for all else, or AdamW for all.
 
@@ -175,6 +186,7 @@ def build_optimizers(
 
     Args:
         rank, size: this process among those that train together.
+        dtype: of the run; Muon iterates in fp16 where that is it, since bf16 is slow there, and in bf16 otherwise.
     """
     matrices, embeddings, gains = [], [], []
     for name, parameter in model.named_parameters():
@@ -190,7 +202,8 @@ def build_optimizers(
     )
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if kind == "muon":
-        optimizers.append(Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, rank=rank, size=size))
+        own = torch.float16 if dtype == torch.float16 else torch.bfloat16
+        optimizers.append(Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, rank=rank, size=size, dtype=own))
     for group in adamw.param_groups:
         for parameter in group["params"]:
             adamw.state[parameter] = {

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from hanmo.models.presets import preset
+from hanmo.pretrain.guard import GuardSettings
+from hanmo.pretrain.trackers import TrackerName
 from hanmo.stage import Settings, factory, setting
 
 #: A number of passes over a source.
@@ -57,13 +59,23 @@ class PretrainSettings(Settings):
     matrix_lr: float = setting(0.02, "Muon's learning rate (unused by adamw)", gt=0)
     lr: float = setting(3e-3, "AdamW's learning rate", gt=0)
     weight_decay: float = setting(0.0, "decoupled weight decay on matrices", ge=0)
+    schedule: Literal["wsd", "cosine", "linear", "constant"] = setting(
+        "wsd", "of the rates: wsd stays and falls at the end; cosine and linear fall from the warm-up on"
+    )
     warmup_tokens: int = setting(100_000, "linear warm-up, in tokens", ge=0)
-    decay_fraction: float = setting(0.4, "last part of the budget in which the rates fall linearly to 0", ge=0, le=1)
+    decay_fraction: float = setting(0.4, "wsd: last part of the budget in which the rates fall", ge=0, le=1)
+    decay_shape: Literal["linear", "sqrt", "cosine"] = setting("linear", "wsd: how they fall")
+    min_lr: float = setting(0.0, "where the rates end, by their peak", ge=0, le=1)
+    batch_start: int = setting(0, "tokens in the first batch, which doubles up to batch_tokens; 0: constant", ge=0)
+    batch_warmup_tokens: int = setting(0, "tokens until the batch has grown to batch_tokens", ge=0)
     clip: float = setting(1.0, "largest norm of the gradient; 0 for none", ge=0)
+    guard: GuardSettings = factory(GuardSettings, "when a step is skipped, and when the run goes back")
     seed: int = setting(1, "of the initial weights and of the order of documents", ge=0)
     device: str = setting("auto", "auto, cpu, cuda, mps, ...", affects="speed")
-    precision: Literal["auto", "fp32", "bf16"] = setting(
-        "auto", "arithmetic of the products; auto: bf16 where a probe finds it fast", affects="speed"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        "arithmetic of the products; auto: the one a probe finds fast (bf16, else fp16, else fp32)",
+        affects="speed",
     )
     compile: bool = setting(True, "compile the step (needs a C++ compiler on CPU)", affects="speed")
     micro_tokens: int = setting(0, "tokens in one forward pass; 0: the batch, at most 8192", affects="speed", ge=0)
@@ -88,7 +100,15 @@ class PretrainSettings(Settings):
         lambda: ["今天", "小明"], "beginnings that the model completes at every look", affects="speed"
     )
 
-    _counts = field_validator("tokens", "batch_tokens", "warmup_tokens", "micro_tokens", mode="before")(parse_count)
+    trackers: list[TrackerName] = factory(
+        list, "trackio, swanlab, wandb, tensorboard: where the log's figures go as well", affects="speed"
+    )
+    project: str = setting("hanmo", "the trackers' project", affects="speed", min_length=1)
+    run_name: str = setting("", "the trackers' name for the run; without it the folder's", affects="speed")
+
+    _counts = field_validator(
+        "tokens", "batch_tokens", "batch_start", "batch_warmup_tokens", "warmup_tokens", "micro_tokens", mode="before"
+    )(parse_count)
 
     @field_validator("preset")
     @classmethod

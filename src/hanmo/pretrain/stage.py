@@ -19,8 +19,9 @@ from hanmo.models.presets import build_config
 from hanmo.models.save import save_model
 from hanmo.plan.fit import settle
 from hanmo.pretrain.checkpoint import CheckpointStore
-from hanmo.pretrain.data import Data, amounts, opened, tell_mix
+from hanmo.pretrain.data import Data, amounts, bytes_per_token, opened, tell_mix
 from hanmo.pretrain.distributed import World, joined
+from hanmo.pretrain.meter import in_words
 from hanmo.pretrain.precision import choose
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.trainer import Trainer
@@ -62,32 +63,37 @@ def _train(
     model = _model(settings, given, facts["vocab_size"]).to(world.device)
     settings = settle(settings, model, world, dtype)
     look = _look(settings, shards, tokenizer, facts["eos_id"])
-    trainer = Trainer(model, settings, order, out, dtype, look, world)
+    trainer = Trainer(model, settings, order, out, dtype, look, world, bytes_per_token(facts, order))
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{human_count(parameters)} parameters, {human_count(settings.tokens)} tokens "
         f"({settings.tokens / order.total:.2f} passes over {human_count(order.total)}{', mixed' * bool(order.mix)}), "
         f"{trainer.schedule.steps} steps, {str(dtype).removeprefix('torch.')} on {world.device}{_told(settings, world)}"
     )
-    rows = trainer.schedule.steps * trainer.batches.rows
+    rows = trainer.sizes.first(trainer.schedule.steps)
     if order.mix:
         tell_mix(order.mix, rows, settings)
-    if not trainer.resume() and world.first:
-        for name in ("log.jsonl", "samples.jsonl"):
-            (out / name).unlink(missing_ok=True)
+    if not trainer.resume():
+        trainer.log.clear()
     last = trainer.run()
+    speed, tokens = trainer.meter.summary(), rows * settings.context
+    if world.first:
+        told = in_words(trainer.seconds, tokens, speed, trainer.meter.yardstick, trainer.guard.in_words())
+        console.print(told, markup=False)
     whole = trainer.spread.whole()
     if world.first:
         save_model(whole.to("cpu"), tokenizer, out / "model", stops=[facts["eos_id"]])
     counts = {
         "parameters": parameters,
         "steps": trainer.schedule.steps,
-        "tokens": trainer.schedule.steps * settings.batch_tokens,
-        "passes": round(trainer.schedule.steps * settings.batch_tokens / order.total, 3),
+        "tokens": tokens,
+        "passes": round(tokens / order.total, 3),
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(world.device),
         "processes": world.size,
         "training_seconds": round(trainer.seconds, 1),
+        **speed,
+        **trainer.guard.counts(),
     }
     if order.mix:
         counts["sources"] = amounts(order.mix, rows)
@@ -103,7 +109,7 @@ def _dtype(out: Path, settings: PretrainSettings, world: World) -> torch.dtype:
     begun = CheckpointStore(out / "checkpoints", world).newest() if settings.precision == "auto" else None
     if begun is not None:
         return getattr(torch, begun.state["dtype"])
-    return world.agreed(lambda: choose(world.device, settings.precision))
+    return world.agreed(lambda: choose(world.device, settings.precision, fp16=True))
 
 
 def _model(settings: PretrainSettings, given: list[Path], vocab_size: int) -> Any:

@@ -7,76 +7,66 @@ from its newest checkpoint and ends with the same bits as an undisturbed one on 
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from hanmo.console import console, human_count, progress
+from hanmo.console import console, progress
 from hanmo.errors import HanmoError, Interrupted
+from hanmo.models.flops import model_flops
 from hanmo.models.loss import IGNORE
-from hanmo.pretrain.checkpoint import CheckpointStore
+from hanmo.pretrain.checkpoint import Checkpoint, CheckpointStore
 from hanmo.pretrain.distributed import World
-from hanmo.pretrain.optimizer import build_optimizers, state_tensors
+from hanmo.pretrain.guard import Guard
+from hanmo.pretrain.meter import Meter
+from hanmo.pretrain.optimizer import build_optimizers, local, state_tensors
 from hanmo.pretrain.parallel import spread
-from hanmo.pretrain.schedule import Schedule
+from hanmo.pretrain.precision import LossScaler
+from hanmo.pretrain.runlog import RunLog, short
+from hanmo.pretrain.schedule import BatchSizes, Schedule
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.tokens.order import Order, Rows
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batches:
-    """How a step is cut: of its `rows` packed rows every process computes `share`, in pieces of `micro` rows.
+    """How a step is cut: of its rows, `sizes`, every process computes a share, in pieces of at most `most` rows.
 
-    All processes compute equally many, so that they meet in their communication; where `rows` does not divide by their
-    number, some fill up with rows without targets.
+    All processes compute equally many, so that they meet in their communication; where a step's rows do not divide by
+    their number, some fill up with rows without targets.
     """
 
-    rows: int
-    micro: int
-    share: int
+    sizes: BatchSizes
+    most: int
+    processes: int = 1
 
     @classmethod
     def plan(cls, settings: PretrainSettings, processes: int = 1) -> Batches:
-        """Cut `batch_tokens` into equal micro-batches of at most `micro_tokens` (8192 when that is 0)."""
-        if settings.batch_tokens % settings.context:
-            raise HanmoError(
-                f"batch_tokens: {settings.batch_tokens} is no multiple of context {settings.context}; "
-                f"{settings.batch_tokens // settings.context * settings.context or settings.context} is"
-            )
-        rows = settings.batch_tokens // settings.context
+        """Cut batches into equal micro-batches of at most `micro_tokens` (8192 when that is 0)."""
         most = max(1, (settings.micro_tokens or 8192) // settings.context)
-        share = -(-rows // processes)
-        micro = next(size for size in range(min(most, share), 0, -1) if share % size == 0)
-        return cls(rows, micro, share)
+        return cls(BatchSizes.of(settings), most, processes)
 
+    def share(self, rows: int) -> int:
+        """Rows that every process computes of so many."""
+        return -(-rows // self.processes)
 
-@dataclass
-class Meter:
-    """Where the seconds of the steps since the last line went."""
+    def piece(self, share: int) -> int:
+        """Rows of a micro-batch of a share: the largest divisor that is allowed, so that all are alike."""
+        return next(size for size in range(min(self.most, share), 0, -1) if share % size == 0)
 
-    shares: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def part(self, name: str):
-        """Time a block under `name`."""
-        start = time.perf_counter()
-        yield
-        self.shares[name] = self.shares.get(name, 0.0) + time.perf_counter() - start
-
-    def flush(self) -> dict[str, float]:
-        """Seconds by part since the last call."""
-        done, self.shares = self.shares, {}
-        return done
+    @property
+    def micro(self) -> int:
+        """Rows of a micro-batch once the batch has grown."""
+        return self.piece(self.share(self.sizes.full))
 
 
 class Trainer:
@@ -91,26 +81,27 @@ class Trainer:
         dtype: torch.dtype,
         look=None,
         world: World | None = None,
+        bytes_per_token: float | None = None,
     ) -> None:
         self.model, self.settings, self.order, self.out = model, settings, order, out
         self.world = world or World(next(model.parameters()).device)
         out.mkdir(parents=True, exist_ok=True)
         self.batches = Batches.plan(settings, self.world.size)
-        steps = max(1, math.ceil(settings.tokens / settings.batch_tokens))
-        self.schedule = Schedule(
-            steps=steps,
-            warmup=min(settings.warmup_tokens // settings.batch_tokens, steps),
-            decay=round(steps * settings.decay_fraction),
-        )
+        self.sizes = self.batches.sizes
+        self.schedule = Schedule.of(settings, self.sizes)
         self.dtype = dtype
+        self.meter = Meter(self.world.device, model_flops(model, settings.context), processes=self.world.size)
+        self._parameters = sum(p.numel() for p in model.parameters())
         self.spread = spread(model, settings, dtype, self.world)
         rates = settings.lr, settings.matrix_lr, settings.weight_decay
-        self.optimizers = build_optimizers(model, settings.optimizer, *rates, self.world.rank, self.world.size)
+        self.optimizers = build_optimizers(model, settings.optimizer, *rates, self.world.rank, self.world.size, dtype)
         self.store = CheckpointStore(out / "checkpoints", self.world)
         self.step = 0
         self.seconds = 0.0
+        self.guard = Guard(settings.guard)
+        self.scaler = LossScaler() if dtype == torch.float16 else None
+        self.log = RunLog(out, settings, bytes_per_token, self.world.first)
         self._look = look
-        self._meter = Meter()
         self._stop = threading.Event()
 
     def resume(self) -> bool:
@@ -132,10 +123,14 @@ class Trainer:
         checkpoint = self.store.newest(usable)
         if checkpoint is None:
             return False
-        self.store.load(checkpoint, state_tensors(self.model, self.optimizers))
-        self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
-        if self.world.first:
-            self._trim_logs()
+        self._load(checkpoint)
+        self.seconds = checkpoint.state["seconds"]
+        if checkpoint.state["steps"] != self.schedule.steps and self.settings.schedule in ("cosine", "linear"):
+            console.print(
+                f"schedule: {self.settings.schedule} falls from the end of the warm-up on, so with another budget all "
+                "steps behind it are made anew; wsd is the schedule that can be extended"
+            )
+        self.log.trim(self.step, self.guard.events)
         console.print(f"resuming at step {self.step} of {self.schedule.steps} ({checkpoint.path.name})")
         return True
 
@@ -149,13 +144,12 @@ class Trainer:
         began = time.perf_counter() - self.seconds
         last: dict[str, Any] = {}
         saved, saved_step = time.perf_counter(), self.step
-        losses: list[float] = []
-        mark, mark_step = time.perf_counter(), self.step
-        with self._signals(), progress() as bar, ThreadPoolExecutor(1) as loader:
+        self.log.begin(self.step, self.meter, self._parameters, self.world.device, self.dtype)
+        with self._signals(), progress() as bar, ThreadPoolExecutor(1) as loader, closing(self.log):
             task = bar.add_task("pretrain", total=self.schedule.steps, completed=self.step, info="")
             waiting = loader.submit(self._rows, self.step)
             while self.step < self.schedule.steps:
-                with self._meter.part("data"):
+                with self.meter.part("data"):
                     rows, fault = self._waited(waiting)
                     waiting = loader.submit(self._rows, self.step + 1)
                 # What all must do together is agreed here, once a step: it may have come up in one of them only.
@@ -165,9 +159,10 @@ class Trainer:
                 targets, due, stop, faults = self.world.sum(found, due, self._stop.is_set(), fault is not None)
                 every = self.settings.checkpoint_steps
                 due = due or (every and self.step - saved_step >= every) or self.step == self.schedule.decay_start
+                due = due or self.guard.is_anchor(self.step)
                 if (due or stop or faults) and self.step > saved_step:
                     self.seconds = time.perf_counter() - began
-                    with self._meter.part("checkpoint"):
+                    with self.meter.part("checkpoint"):
                         self.save()
                     saved, saved_step = time.perf_counter(), self.step
                 if faults:
@@ -176,23 +171,24 @@ class Trainer:
                 if stop:
                     self._stopped(saved_step)
                 assert rows is not None
-                losses.append(self._one_step(rows, int(targets)))
+                self._one_step(rows, int(targets))
+                self.meter.count(int(targets))
                 self.step += 1
+                if self.guard.must_go_back:
+                    self._go_back()
+                    saved, saved_step = time.perf_counter(), self.step
+                    waiting = loader.submit(self._rows, self.step)
+                    continue
                 bar.update(task, completed=self.step)
                 done = self.step == self.schedule.steps
                 if self.step % self.settings.log_every == 0 or done:
-                    now = time.perf_counter()
-                    rate = (self.step - mark_step) * self.settings.batch_tokens / (now - mark)
-                    self.seconds = now - began
-                    last = self._line(float(np.mean(losses)), rate)
-                    bar.update(task, info=f"loss {last['loss']:.3f}  {human_count(rate)} tokens/s")
-                    losses, mark_step = [], self.step
+                    self.seconds = time.perf_counter() - began
+                    last = self._line()
+                    bar.update(task, info=short(last))
                 every = self.settings.eval_every
                 if self._look and (done or (every and self.step % every == 0)):
-                    with self._meter.part("look"):
+                    with self.meter.part("look"):
                         last |= self._look(self)
-                if mark_step == self.step:
-                    mark = time.perf_counter()
             self.seconds = time.perf_counter() - began
             if self.step > saved_step:
                 self.save()
@@ -226,21 +222,23 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "processes": self.world.size,
             "parallel": self.settings.parallel if self.world.size > 1 else "none",
+            "guard": self.guard.state(),
         }
-        self.store.save(state_tensors(self.model, self.optimizers), state, also=self.schedule.decay_start)
+        if self.scaler:
+            state["scaler"] = self.scaler.state()
+        kept = {self.schedule.decay_start, *self.guard.anchors(self.step)}
+        self.store.save(state_tensors(self.model, self.optimizers), state, also=kept)
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Add one JSON line to a log file of this run."""
-        if not self.world.first:
-            return
-        with (self.out / name).open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.log.append(name, line)
 
     def _rows(self, step: int) -> Rows:
         """This process's share of a step's rows."""
-        first, last = self.world.share(self.batches.rows)
-        rows = self.order.rows(step * self.batches.rows + first, last - first)
-        return filled_up(rows, self.batches.share)
+        count = self.sizes.rows(step)
+        first, last = self.world.share(count)
+        rows = self.order.rows(self.sizes.first(step) + self.guard.offset + first, last - first)
+        return filled_up(rows, self.batches.share(count))
 
     def _waited(self, coming: Future[Rows]) -> tuple[Rows | None, HanmoError | None]:
         """The next rows, or why they cannot be had."""
@@ -256,63 +254,98 @@ class Trainer:
             rows: this process's.
             targets: of all processes.
         """
-        total = 0.0
-        for start in range(0, self.batches.share, self.batches.micro):
-            part = slice(start, start + self.batches.micro)
+        total = torch.zeros((), device=self.world.device)
+        scale = self.scaler.scale if self.scaler else 1.0
+        share = len(rows.inputs)
+        micro = self.batches.piece(share)
+        for start in range(0, share, micro):
+            part = slice(start, start + micro)
             piece = Rows(rows.inputs[part], rows.targets[part], rows.position[part], rows.segment[part])
-            with self.spread.summing(last=part.stop == self.batches.share):
-                with self._meter.part("forward"):
+            with self.spread.summing(last=part.stop == share):
+                with self.meter.part("forward"):
                     loss = self.spread.loss(piece)
-                with self._meter.part("backward"):
-                    (loss / targets).backward()
-            total += float(loss.detach())
-        with self._meter.part("communication"):
-            mean = self.world.sum(total)[0] / targets
-        if not math.isfinite(mean):
-            raise HanmoError(f"the loss is {mean} at step {self.step}; lower lr and matrix_lr and run again")
-        with self._meter.part("optimiser"):
-            if self.settings.clip:
-                self.spread.clip(self.settings.clip)
+                with self.meter.part("backward"):
+                    (loss * (scale / targets)).backward()
+            total += loss.detach()
+        with self.meter.part("optimiser"):
+            if scale != 1:
+                torch._foreach_mul_([local(p.grad) for p in self.model.parameters() if p.grad is not None], 1 / scale)
+            norm = self.spread.clip(self.settings.clip)
+            # The one place where a step waits for the device: what is decided here decides what is done next.
+            nats, found = torch.stack([total, norm]).tolist()
+        with self.meter.part("communication"):
+            nats, found = self.world.sum(nats, found if self.world.first else 0.0)
+        mean = nats / targets
+        with self.meter.part("optimiser"):
+            sound = self._judge(mean, found)
             factor = self.schedule.factor(self.step)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * factor
-                optimizer.step()
+                if sound:
+                    optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         return mean
 
-    def _line(self, loss: float, rate: float) -> dict[str, Any]:
-        shares = self._meter.flush()
-        line = {
-            "step": self.step,
-            "tokens": self.step * self.settings.batch_tokens,
-            "loss": round(loss, 5),
-            "lr": self.settings.lr * self.schedule.factor(self.step - 1),
-            "tokens_per_second": round(rate, 1),
-            "seconds": round(self.seconds, 2),
-            "shares": {name: round(value, 3) for name, value in shares.items()},
-        }
-        if self.order.mix:
-            line["sources"] = self.order.mix.taken(self.step * self.batches.rows)
-        self.append("log.jsonl", line)
-        if not console.is_terminal and self.step % (10 * self.settings.log_every) == 0:
-            console.print(f"step {self.step}/{self.schedule.steps}  loss {loss:.3f}  {human_count(rate)} tokens/s")
-        return line
+    def _judge(self, loss: float, norm: float) -> bool:
+        """Whether the step may change the weights; what is left out is written to guard.jsonl."""
+        if math.isfinite(loss) and self.scaler and self.scaler.overflowed(norm):
+            self.log.saw(loss, norm)
+            return False
+        reason = self.guard.judge(self.step, loss, norm)
+        if reason:
+            first = self.sizes.first(self.step) + self.guard.offset
+            self.append("guard.jsonl", self.guard.skip_event(self.step, reason, first, self.sizes.rows(self.step)))
+        else:
+            self.log.saw(loss, norm)
+        return not reason
 
-    def _trim_logs(self) -> None:
-        """Drop log lines from after the checkpoint, which will be written again."""
-        for name in ("log.jsonl", "samples.jsonl"):
-            path = self.out / name
-            if not path.exists():
-                continue
-            kept = []
-            for line in path.read_text(encoding="utf-8").split("\n"):
-                try:
-                    if json.loads(line)["step"] <= self.step:
-                        kept.append(line)
-                except (json.JSONDecodeError, KeyError):
-                    continue  # the torn last line of a killed run
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8", newline="\n")
+    def _go_back(self) -> None:
+        """Go back to the newest anchor before the bad stretch, and on with the rows behind it.
+
+        Raises:
+            HanmoError: the run went back too often already, or there is no anchor.
+        """
+        anchor = self.guard.back_to()
+        self.store.wait()
+        found = self.store.newest(lambda state: state["step"] == anchor)
+        if found is None:
+            raise HanmoError(f"{self.out}: the checkpoint of step {anchor}, to go back to, is gone or torn")
+        rows = self.sizes.first(self.step) - self.sizes.first(anchor)
+        now, guard = self.step, self.guard
+        self._load(found)
+        self.guard = guard
+        self.append("guard.jsonl", guard.back_event(now, anchor, rows, found.state["guard"]))
+        self.log.trim(self.step)
+        self.log.forget()
+        # The checkpoints of the bad stretch would be taken for newer ones; what was decided is saved in their place.
+        self.store.drop_after(self.step)
+        self.save()
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        self.store.load(checkpoint, state_tensors(self.model, self.optimizers))
+        self.step = checkpoint.step
+        self.guard = Guard(self.settings.guard)
+        self.guard.load(checkpoint.state["guard"])
+        if self.scaler:
+            self.scaler.load(checkpoint.state.get("scaler", self.scaler.state()))
+
+    def _line(self) -> dict[str, Any]:
+        """Write a line of the log (docs/training.md) and return it."""
+        rows = self.sizes.first(self.step)
+        place: dict[str, Any] = {"step": self.step, "tokens": rows * self.settings.context}
+        figures: dict[str, Any] = {"lr": self.settings.lr * self.schedule.factor(self.step - 1)}
+        if self.sizes.stages:
+            figures["batch_tokens"] = self.sizes.rows(self.step - 1) * self.settings.context
+        figures |= {"seconds": round(self.seconds, 2), **self.meter.flush(), **self.guard.counts()}
+        if self.scaler:
+            figures |= {"loss_scale": self.scaler.scale, "overflows": self.scaler.overflows}
+        if self.order.mix:
+            figures["sources"] = self.order.mix.taken(rows)
+        line = self.log.line(place, figures)
+        if not console.is_terminal and self.step % (10 * self.settings.log_every) == 0:
+            console.print(f"step {self.step}/{self.schedule.steps}  {short(line)}")
+        return line
 
     @contextmanager
     def _signals(self):
