@@ -99,7 +99,7 @@ def probe(name: str, precision: str, rate: bool) -> dict[str, Any]:
     from hanmo.pretrain.precision import choose, matmul_rate, pick_device
 
     device = pick_device(name)
-    dtype = choose(device, precision)
+    dtype = choose(device, precision, fp16=True)
     cpu = device.type == "cpu"
     measured = matmul_rate(device, dtype, 2048 if cpu else 4096, 1.0) if rate else 1.0
     return {

@@ -177,7 +177,7 @@ def of_process(settings: PretrainSettings) -> Device:
     from hanmo.pretrain.precision import pick_device
 
     device = pick_device(settings.device)
-    width = dtype_of(device, settings.precision).itemsize
+    width = dtype_of(device, settings.precision, fp16=True).itemsize
     return Device(device.type, 1.0, devices.room(device), cpu=device.type == "cpu", width=width, measured=True)
 
 

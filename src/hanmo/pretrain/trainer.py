@@ -141,10 +141,10 @@ class Trainer:
             Interrupted: after SIGTERM, SIGINT or SIGUSR1, once the checkpoint is written.
             HanmoError: the loss is no longer a number, or the last checkpoint could not be written.
         """
+        self.log.begin(self.step, self.meter, self._parameters, self.world.device, self.dtype)
         began = time.perf_counter() - self.seconds
         last: dict[str, Any] = {}
         saved, saved_step = time.perf_counter(), self.step
-        self.log.begin(self.step, self.meter, self._parameters, self.world.device, self.dtype)
         with self._signals(), progress() as bar, ThreadPoolExecutor(1) as loader, closing(self.log):
             task = bar.add_task("pretrain", total=self.schedule.steps, completed=self.step, info="")
             waiting = loader.submit(self._rows, self.step)
