@@ -178,6 +178,8 @@ def build_optimizers(
     """
     matrices, embeddings, gains = [], [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue  # frozen
         if parameter.dim() < 2:
             gains.append(parameter)
         elif "embed" in name or "lm_head" in name:
@@ -189,7 +191,7 @@ def build_optimizers(
         [decayed, {"params": gains, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.95), eps=1e-10, fused=True
     )
     optimizers: list[torch.optim.Optimizer] = [adamw]
-    if kind == "muon":
+    if kind == "muon" and matrices:
         optimizers.append(Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, rank=rank, size=size))
     for group in adamw.param_groups:
         for parameter in group["params"]:

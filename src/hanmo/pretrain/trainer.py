@@ -12,6 +12,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,11 +27,13 @@ from hanmo.errors import HanmoError, Interrupted
 from hanmo.models.loss import IGNORE
 from hanmo.pretrain.checkpoint import CheckpointStore
 from hanmo.pretrain.distributed import World
+from hanmo.pretrain.objectives import RowSource, StepBuilder
 from hanmo.pretrain.optimizer import build_optimizers, state_tensors
 from hanmo.pretrain.parallel import spread
 from hanmo.pretrain.schedule import Schedule
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.tokens.order import Order, Rows
+from hanmo.pretrain.step import PackedStep
+from hanmo.tokens.order import Rows
 
 
 @dataclass
@@ -86,11 +89,13 @@ class Trainer:
         self,
         model: Any,
         settings: PretrainSettings,
-        order: Order,
+        order: RowSource,
         out: Path,
         dtype: torch.dtype,
         look=None,
         world: World | None = None,
+        step: StepBuilder = PackedStep,
+        keep: Callable[[Trainer], None] | None = None,
     ) -> None:
         self.model, self.settings, self.order, self.out = model, settings, order, out
         self.world = world or World(next(model.parameters()).device)
@@ -103,13 +108,13 @@ class Trainer:
             decay=round(steps * settings.decay_fraction),
         )
         self.dtype = dtype
-        self.spread = spread(model, settings, dtype, self.world)
+        self.spread = spread(model, settings, dtype, self.world, step)
         rates = settings.lr, settings.matrix_lr, settings.weight_decay
         self.optimizers = build_optimizers(model, settings.optimizer, *rates, self.world.rank, self.world.size)
         self.store = CheckpointStore(out / "checkpoints", self.world)
         self.step = 0
         self.seconds = 0.0
-        self._look = look
+        self._look, self._keep = look, keep
         self._meter = Meter()
         self._stop = threading.Event()
 
@@ -151,6 +156,8 @@ class Trainer:
         saved, saved_step = time.perf_counter(), self.step
         losses: list[float] = []
         mark, mark_step = time.perf_counter(), self.step
+        if self._keep and self.step == 0:
+            self._keep(self)
         with self._signals(), progress() as bar, ThreadPoolExecutor(1) as loader:
             task = bar.add_task("pretrain", total=self.schedule.steps, completed=self.step, info="")
             waiting = loader.submit(self._rows, self.step)
@@ -176,7 +183,7 @@ class Trainer:
                 if stop:
                     self._stopped(saved_step)
                 assert rows is not None
-                losses.append(self._one_step(rows, int(targets)))
+                losses.append(self._one_step(rows, max(1, int(targets))))  # masks may have chosen none
                 self.step += 1
                 bar.update(task, completed=self.step)
                 done = self.step == self.schedule.steps
@@ -191,6 +198,8 @@ class Trainer:
                 if self._look and (done or (every and self.step % every == 0)):
                     with self._meter.part("look"):
                         last |= self._look(self)
+                if self._keep:
+                    self._keep(self)
                 if mark_step == self.step:
                     mark = time.perf_counter()
             self.seconds = time.perf_counter() - began
@@ -293,7 +302,7 @@ class Trainer:
             "shares": {name: round(value, 3) for name, value in shares.items()},
         }
         if self.order.mix:
-            line["sources"] = self.order.mix.taken(self.step * self.batches.rows)
+            line["sources"] = self.order.taken(self.step * self.batches.rows)
         self.append("log.jsonl", line)
         if not console.is_terminal and self.step % (10 * self.settings.log_every) == 0:
             console.print(f"step {self.step}/{self.schedule.steps}  loss {loss:.3f}  {human_count(rate)} tokens/s")
