@@ -51,7 +51,7 @@ def test_stages_are_sorted_and_checked(tmp_path: Path) -> None:
         (("{corpus: text, tokenizer: tokenizer}", "text"), "`from:` must say which is which: corpus, tokenizer"),
         (('["./raw", "./more"]', "base"), "stages read each other in a circle"),
         (("name: small", "nmae: small"), "unknown key 'nmae'; did you mean 'name'?"),
-        (("{data: tokens}", "{data: [tokens, tokens]}"), "from: data: takes one, 2 are given"),
+        (("{corpus: text, ", "{corpus: [text, text], "), "from: corpus: takes one, 2 are given"),
     ],
 )
 def test_each_slip_is_one_line(tmp_path: Path, change: tuple[str, str], line: str) -> None:

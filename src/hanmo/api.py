@@ -104,8 +104,11 @@ def tokens(corpus: PathLike, tokenizer: PathLike, out: PathLike, **settings: Any
     return run_stage("tokens", out=out, inputs={"corpus": corpus, "tokenizer": tokenizer}, **settings)
 
 
-def pretrain(data: PathLike, out: PathLike, model: PathLike | None = None, **settings: Any) -> dict[str, Any]:
-    """Pretrain a decoder on the shards in `data`, or continue `model`. See `PretrainSettings`.
+def pretrain(
+    data: PathLike | Iterable[PathLike], out: PathLike, model: PathLike | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Pretrain a decoder on the shards in `data` (one folder or several), or continue `model`. See
+    `PretrainSettings`.
 
     With `fit=True` micro-batches, recomputation and sharding are chosen so that it fits into the memory that is free.
     """

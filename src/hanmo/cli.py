@@ -292,7 +292,7 @@ for _kind in KINDS.values():
 
 @cli.group(cls=_Group)
 def model() -> None:
-    """Change model folders: another vocabulary."""
+    """Change model folders and look into them: another vocabulary, hidden states."""
 
 
 for _command in MODEL_COMMANDS:

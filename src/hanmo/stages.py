@@ -53,8 +53,8 @@ _ALL = (
         "train a decoder on token shards",
         PretrainSettings,
         (
-            Input("data", "a folder of token shards"),
-            Input("model", "a model to continue from", required=False),
+            Input("data", "folders of token shards, made with one tokenizer; or task files, for masked", many=True),
+            Input("model", "a model to continue: a stage's folder, or any folder transformers loads", required=False),
         ),
         "hanmo.pretrain.stage:run",
         remote="reads",

@@ -80,3 +80,75 @@ def weights(model) -> dict[str, torch.Tensor]:
 def out(tmp_path: Path) -> Path:
     """An empty folder for a run."""
     return tmp_path
+
+
+#: A stage's settings under which a run of a few steps takes a second.
+QUICK = {
+    "preset": "hanmo-1m",
+    "context": 32,
+    "batch_tokens": 128,
+    "warmup_tokens": 256,
+    "tokens": 1280,
+    "precision": "fp32",
+    "compile": False,
+    "log_every": 1,
+    "threads": 1,
+    "device": "cpu",
+    "sample_prompts": [],
+}
+
+
+def run_stage(data: Path | list[Path], out: Path, model: Path | None = None, **options) -> dict:
+    """Run the pretraining stage in this process; its counts."""
+    from hanmo.pretrain import stage
+
+    inputs = {"data": data if isinstance(data, list) else [data]} | ({"model": [model]} if model else {})
+    return stage.run(PretrainSettings(**{**QUICK, **options}), inputs, out)
+
+
+def saved(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a model folder."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def make_tokens(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path):
+    """A function that makes a tokens folder of random ids by name, with sources and a tokenizer."""
+    import shutil
+
+    from hanmo.files import read_json, write_json
+    from hanmo.tokens.shards import ShardWriter
+    from hanmo.tokens.stage import _amount
+
+    def make(
+        name: str, sources: list[str], tokenizer: Path = tiny_tokenizer_dir, size: int = 400, seed: int = 1
+    ) -> Path:
+        folder = tmp_path_factory.mktemp("data") / name
+        chooser = np.random.default_rng(seed)
+        shards: dict[str, list[dict]] = {}
+        for split, count in (("train", 3), ("heldout", 1)):
+            for number in range(count):
+                with ShardWriter(folder / split, number, size, "abc") as shard:
+                    lengths = chooser.integers(10, 60, 12)
+                    ids = chooser.integers(5, size, lengths.sum())
+                    ids[np.cumsum(lengths) - 1] = 0
+                    shard.write(ids, np.cumsum(lengths), 3 * lengths, [n % len(sources) for n in range(12)])
+                facts = read_json(folder / split / f"{number:05d}.json")
+                shards.setdefault(split, []).append({"name": f"{number:05d}"} | facts)
+        shutil.copytree(tokenizer, folder / "tokenizer")
+        info = {"vocab_size": size, "dtype": "<u2", "eos_id": 0, "tokenizer": str(tokenizer), "sources": sources}
+        write_json(
+            folder / "tokens.json",
+            info | {"shards": shards} | {split: _amount(folder / split, len(sources)) for split in shards},
+        )
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokens(make_tokens) -> Path:
+    """A tokens folder with one source."""
+    return make_tokens("tokens", ["news"])

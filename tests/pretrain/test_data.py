@@ -106,7 +106,7 @@ def test_a_mixed_run_tells_tokens_and_passes_by_source(tokens: Path, tmp_path: P
 def test_what_does_not_fit_is_one_line(tokens: Path, tmp_path: Path, settings: dict, line: str) -> None:
     with (
         pytest.raises(HanmoError, match=line),
-        opened(PretrainSettings(**{**QUICK, **settings}), tokens, tmp_path),
+        opened(PretrainSettings(**{**QUICK, **settings}), [tokens], tmp_path),
     ):
         pass
 
@@ -169,7 +169,7 @@ def test_a_killed_run_from_s3_ends_with_the_weights_of_the_local_copy(
 def test_a_url_is_read_by_shards_and_must_be_there(bucket: str, tmp_path: Path) -> None:
     with (
         pytest.raises(HanmoError, match=r"^s3://shelf/tokens: shuffle: global reads all shards at once"),
-        opened(PretrainSettings(**QUICK), as_path(bucket), tmp_path),
+        opened(PretrainSettings(**QUICK), [as_path(bucket)], tmp_path),
     ):
         pass
     with pytest.raises(HanmoError, match=r"^s3://shelf/none: no such file"):

@@ -48,6 +48,8 @@ FORMATS: dict[str, Format] = {
     "tfrecord": Format((".tfrecord", ".tfrecords"), ("text",), striped=True, expansion=2.0),
     "npz": Format((".npz",), ("text",), striped=True, expansion=3.0),
     "bin": Format((".bin",), ("text",), striped=True, expansion=2.0),
+    # Known by the `form` of its source, not by a name.
+    "task": Format((), ("text",)),
 }
 #: Formats that hold token ids: a source that names a tokenizer can read them.
 IDS = ("tfrecord", "npz", "bin")
@@ -114,6 +116,8 @@ def read(file: Opened) -> Iterator[Record | Bad]:
             from hanmo.corpus.readers.ids import read_npz as reader
         case "bin":
             from hanmo.corpus.readers.ids import read_bin as reader
+        case "task":
+            from hanmo.corpus.readers.tasks import read_tasks as reader
         case _:
             from hanmo.corpus.readers.text import read_text as reader
     return reader(file)

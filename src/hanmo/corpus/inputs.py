@@ -229,6 +229,8 @@ def _members(paths: list[tuple[Path, str]]) -> Iterator[tuple[Path, str, Member 
 
 def _format(source: Source, name: str) -> str | None:
     """The format of a file; a .bin is one of token ids only where the source names their tokenizer."""
+    if source.form:
+        return "task" if format_of(name) in ("json", "jsonl") else None
     if source.format != "auto":
         return source.format
     kind = format_of(name)
@@ -286,6 +288,7 @@ class _Looker:
             limit=int(self.settings.max_document_mb * 1e6),
             tokenizer=source.tokenizer,
             end_id=source.end_id,
+            form=source.form,
         )
         text = tuple(name for name in source.text if name in form.fields) or form.fields[:1]
         try:

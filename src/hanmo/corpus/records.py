@@ -68,6 +68,7 @@ class Opened:
     stripes: int = 1
     tokenizer: str = ""  # a file or folder: what made the ids in files of token ids
     end_id: int | None = None  # the id after each document in such files
+    form: str = ""  # of a labelled task (see `hanmo.corpus.tasks`)
     fault: tuple[str, str] | None = None  # (reason, detail) why it cannot be read, found when it was looked at
 
     @property

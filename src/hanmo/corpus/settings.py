@@ -9,6 +9,7 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from hanmo.corpus.hubapi import is_hub, parse
 from hanmo.corpus.quality.settings import ChineseRules, EnglishRules
+from hanmo.corpus.tasks import form_of, forms
 from hanmo.errors import nearest
 from hanmo.files import expand
 from hanmo.pool import WorkerSettings
@@ -47,6 +48,11 @@ class Source(Settings):
         "the id after each document in npz and bin; when empty, the tokenizer's own (bin) or windows (npz)",
         ge=0,
     )
+    form: str = setting(
+        "",
+        "for labelled tasks: by which templates records become text (afqmc, tnews, ocnli, cmrc2018, … or a .yaml of "
+        "your own; see hanmo/corpus/tasks.yaml)",
+    )
     licence: str = setting("", "a note that is carried into the statistics")
     priority: int = setting(0, "of documents that repeat each other, one of the source with the highest priority stays")
     hub: str = setting("", "a mirror of the hub, e.g. https://hf-mirror.com; HANMO_HUB when empty", affects="speed")
@@ -60,6 +66,12 @@ class Source(Settings):
             parse(self.path)
         elif self.hub or self.cache:
             raise ValueError(f"`hub` and `cache` are for names on a hub (hf:OWNER/NAME), not for {self.path}")
+        return self
+
+    @model_validator(mode="after")
+    def _of_a_task(self) -> Source:
+        if self.form and not self.form.endswith((".yaml", ".yml")):
+            form_of(self.form)
         return self
 
 
@@ -264,8 +276,7 @@ class CorpusSettings(WorkerSettings):
                 found += sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
             else:
                 found.append(path)
-            if source.tokenizer:
-                found.append(Path(source.tokenizer))
+            found += [Path(name) for name in (source.tokenizer, source.form) if name and name not in forms()]
         return found + self.models()
 
     def models(self) -> list[Path]:
@@ -285,6 +296,7 @@ class CorpusSettings(WorkerSettings):
                 update={
                     "path": s.path if is_hub(s.path) else str(expand(s.path, folder)),
                     "tokenizer": str(expand(s.tokenizer, folder)) if s.tokenizer else "",
+                    "form": str(expand(s.form, folder)) if s.form and s.form not in forms() else s.form,
                     "quality": {**s.quality, **models(s.quality)},
                 }
             )

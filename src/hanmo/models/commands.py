@@ -23,4 +23,30 @@ def resize(model: Path, tokenizer: Path, out: Path, multiple: int) -> None:
     click.echo(json.dumps({"out": str(out), **function(model, tokenizer, out, multiple)}, ensure_ascii=False))
 
 
-COMMANDS: list[click.Command] = [resize]
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--text", "texts", multiple=True, required=True, help="A text (may be given several times).")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    default=["norm"],
+    show_default=True,
+    help="embeddings, layers.3, layers.0-3, layers.*.attention, layers.3.mlp, norm, head (may be given several times).",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps, ...")
+def hidden(model: Path, texts: tuple[str, ...], layers: tuple[str, ...], out: Path, device: str) -> None:
+    """Write what parts of MODEL give for texts: [texts, tokens, width] by the part's name, with ids and lengths."""
+    from safetensors.torch import save
+
+    from hanmo.files import atomic_write
+    from hanmo.models import hidden as function
+
+    found = function(model, texts, layers, device=device)
+    with atomic_write(out, "wb") as file:
+        file.write(save({name: tensor.contiguous() for name, tensor in found.items()}))
+    click.echo(json.dumps({"out": str(out)} | {name: list(tensor.shape) for name, tensor in found.items()}))
+
+
+COMMANDS: list[click.Command] = [resize, hidden]

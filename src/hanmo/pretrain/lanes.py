@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hanmo.pretrain.distributed import World
+from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.parallel import Alone
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.step import PackedStep
@@ -31,16 +32,18 @@ OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
 class Laned(Alone):
     """One process on a CPU, as many lanes as it has threads."""
 
-    def __init__(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World) -> None:
-        super().__init__(model, settings, dtype, world)
+    def __init__(
+        self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World, step: StepBuilder = PackedStep
+    ) -> None:
+        super().__init__(model, settings, dtype, world, step)
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self._threads, "lane")
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._ready: set[int] = set()
 
-    def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype) -> PackedStep:
+    def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, step: StepBuilder) -> Step:
         recompute = settings.recompute == "layers"
-        return PackedStep(model, dtype, settings.compile, settings.context, recompute, OPTIONS)
+        return step(model, dtype, settings.compile, settings.context, recompute, OPTIONS)
 
     def loss(self, rows: Rows) -> Tensor:
         return _Lanes.apply(lambda: self._each(rows, self._loss_and_gradients), *self._parameters)  # type: ignore[return-value]

@@ -190,6 +190,8 @@ def build_optimizers(
     """
     matrices, embeddings, gains = [], [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue  # frozen
         if parameter.dim() < 2:
             gains.append(parameter)
         elif "embed" in name or "lm_head" in name:
@@ -201,7 +203,7 @@ def build_optimizers(
         [decayed, {"params": gains, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.95), eps=1e-10, fused=True
     )
     optimizers: list[torch.optim.Optimizer] = [adamw]
-    if kind == "muon":
+    if kind == "muon" and matrices:
         own = torch.float16 if dtype == torch.float16 else torch.bfloat16
         optimizers.append(Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, rank=rank, size=size, dtype=own))
     for group in adamw.param_groups:

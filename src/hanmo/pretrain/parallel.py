@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hanmo.errors import HanmoError
 from hanmo.pretrain.distributed import World
+from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.optimizer import local
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.step import PackedStep
@@ -29,12 +30,14 @@ from hanmo.tokens.order import Rows
 class Alone:
     """One process holds and computes everything."""
 
-    def __init__(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World) -> None:
+    def __init__(
+        self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World, step: StepBuilder = PackedStep
+    ) -> None:
         self.model, self.world = model, world
-        self._step = self._make_step(model, settings, dtype)
+        self._step = self._make_step(model, settings, dtype, step)
 
-    def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype) -> PackedStep:
-        return PackedStep(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
+    def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, step: StepBuilder) -> Step:
+        return step(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
 
     def loss(self, rows: Rows) -> Tensor:
         """The summed cross-entropy of this process's rows, to call `backward` on."""
@@ -65,8 +68,10 @@ class Alone:
 class Copied(Alone):
     """Every process holds all weights and computes its rows: torch's DistributedDataParallel."""
 
-    def __init__(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World) -> None:
-        super().__init__(model, settings, dtype, world)
+    def __init__(
+        self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World, step: StepBuilder = PackedStep
+    ) -> None:
+        super().__init__(model, settings, dtype, world, step)
         self._copies = DistributedDataParallel(_Module(model, self._step.loss), gradient_as_bucket_view=True)
         self._copies.register_comm_hook(None, _sum)
 
@@ -90,8 +95,10 @@ def _sum(_, bucket):
 class Cut(Alone):
     """Every process holds a part of each weight (FSDP2); a layer's weights are gathered when it computes."""
 
-    def __init__(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World) -> None:
-        super().__init__(model, settings, dtype, world)
+    def __init__(
+        self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World, step: StepBuilder = PackedStep
+    ) -> None:
+        super().__init__(model, settings, dtype, world, step)
         layers = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         # What is outside of the layers stays in fp32, as in one process: the embedding's gradient is a sum over all
         # places of a token, and the head is cast inside of the loss.
@@ -106,7 +113,9 @@ class Cut(Alone):
                 module.set_force_sum_reduction_for_comms(True)
         self._plain: Any = None
 
-    def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype) -> PackedStep:
+    def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, step: StepBuilder) -> Step:
+        if step is not PackedStep:
+            raise HanmoError(f"parallel: fsdp is for objective: causal; set parallel: ddp for {settings.objective}")
         return _ModuleStep(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
 
     def loss(self, rows: Rows) -> Tensor:
@@ -180,8 +189,10 @@ class _ModuleStep(PackedStep):
         raise HanmoError(f"torch.compile does not work here ({type(error).__name__}); set compile: false")
 
 
-def spread(model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World) -> Alone:
-    """Spread a model over the processes of `world` as `settings.parallel` says."""
+def spread(
+    model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World, step: StepBuilder = PackedStep
+) -> Alone:
+    """Spread a model over the processes of `world` as `settings.parallel` says; `step` builds what makes its loss."""
     if world.size == 1:
-        return Alone(model, settings, dtype, world)
-    return {"ddp": Copied, "fsdp": Cut}[settings.parallel](model, settings, dtype, world)
+        return Alone(model, settings, dtype, world, step)
+    return {"ddp": Copied, "fsdp": Cut}[settings.parallel](model, settings, dtype, world, step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hanmo.models.presets import preset
 from hanmo.pretrain.guard import GuardSettings
@@ -41,10 +41,36 @@ class MixSettings(Settings):
     temperature: float = setting(1.0, "shares to this power: below 1 lifts small sources, 0 makes all equal", ge=0)
 
 
+class MaskSettings(Settings):
+    """What a masked model has to fill in; see `hanmo.pretrain.objectives.masked`."""
+
+    share: float = setting(0.15, "share of a row's tokens that are to be predicted", gt=0, lt=1)
+    whole_words: bool = setting(
+        True, "mask all characters of a word together (words by rjieba), not characters one by one"
+    )
+
+
 class PretrainSettings(Settings):
-    """Pretraining a decoder on packed documents."""
+    """Pretraining a decoder on packed documents, or continuing a model on them."""
 
     preset: str = setting("hanmo-4m", "shape of the model (see hanmo.models.presets)")
+    objective: Literal["causal", "masked"] = setting(
+        "causal", "causal: predict the next token; masked: fill masks, to continue an encoder (BERT and its like)"
+    )
+    masks: MaskSettings = factory(MaskSettings, "what is masked, with objective: masked")
+    vocabulary: Literal["same", "swap"] = setting(
+        "same", "where a given model's ids are not the data's: refuse; or swap: resize it as `hanmo model resize` does"
+    )
+    strict: bool = setting(
+        True, "refuse a given model with missing, unexpected or mismatched weights; false: say which, and go on"
+    )
+    freeze: list[str] = factory(
+        list, "parts that do not change: embeddings, layers.0-5, layers.3.attention, layers.*.mlp, norm, head"
+    )
+    skip_steps: int = setting(0, "begin the data behind so many steps of it (batch_tokens each)", ge=0)
+    skip: list[tuple[Annotated[int, Field(ge=0)], int]] = factory(
+        list, "stretches of the data to pass over, in steps of batch_tokens: [[100, 120]] leaves out 100 to 119"
+    )
     tokens: int = setting(3_000_000, "training budget in tokens, e.g. 3M or 2B", affects="budget", ge=1)
     context: int = setting(512, "tokens in a packed row, and the model's context", ge=16)
     batch_tokens: int = setting(8192, "tokens in one optimiser step; a multiple of context", ge=16)
@@ -93,6 +119,15 @@ class PretrainSettings(Settings):
     threads: int = setting(0, "CPU threads; 0: torch's default, or a share of the cores", affects="speed", ge=0)
     checkpoint_seconds: float = setting(60.0, "time between checkpoints", affects="speed", gt=0)
     checkpoint_steps: int = setting(0, "steps between checkpoints; 0: by time alone", affects="speed", ge=0)
+    save_initial: bool = setting(
+        False, "also keep the model as it is before the first step, as model-initial", affects="speed"
+    )
+    save_every_tokens: int = setting(
+        0, "also keep the model every so many tokens, as model-step-00001000; 0: not", affects="speed", ge=0
+    )
+    prefix: str = setting(
+        "", "in the names of kept models: law makes model-law-step-00001000", affects="speed", pattern=r"^[\w.-]*$"
+    )
     log_every: int = setting(10, "steps between lines of log.jsonl", affects="speed", ge=1)
     eval_every: int = setting(200, "steps between looks at held-out text; 0: only at the end", affects="speed", ge=0)
     eval_bytes: int = setting(100_000, "held-out text to look at, in UTF-8 bytes", affects="speed", ge=1000)
@@ -107,8 +142,31 @@ class PretrainSettings(Settings):
     run_name: str = setting("", "the trackers' name for the run; without it the folder's", affects="speed")
 
     _counts = field_validator(
-        "tokens", "batch_tokens", "batch_start", "batch_warmup_tokens", "warmup_tokens", "micro_tokens", mode="before"
+        "tokens",
+        "batch_tokens",
+        "batch_start",
+        "batch_warmup_tokens",
+        "warmup_tokens",
+        "micro_tokens",
+        "save_every_tokens",
+        mode="before",
     )(parse_count)
+
+    @field_validator("skip")
+    @classmethod
+    def _rising(cls, stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        behind = 0
+        for first, last in stretches:
+            if first >= last or first < behind:
+                raise ValueError(f"[{first}, {last}] is no stretch [first, last) behind the one before it")
+            behind = last
+        return stretches
+
+    @model_validator(mode="after")
+    def _one_way_to_skip(self) -> PretrainSettings:
+        if self.skip and self.skip[0][0] < self.skip_steps:
+            raise ValueError(f"skip: {list(self.skip[0])} begins within the first {self.skip_steps} (skip_steps)")
+        return self
 
     @field_validator("preset")
     @classmethod

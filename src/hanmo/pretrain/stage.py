@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast
 
 from hanmo.console import console, human_count
-from hanmo.errors import HanmoError
 from hanmo.models.allocator import keep_freed_memory
 from hanmo.models.folder import resolve
-from hanmo.models.presets import build_config
 from hanmo.models.save import save_model
 from hanmo.plan.fit import settle
 from hanmo.pretrain.checkpoint import CheckpointStore
 from hanmo.pretrain.data import Data, amounts, bytes_per_token, opened, tell_mix
 from hanmo.pretrain.distributed import World, joined
+from hanmo.pretrain.freezing import freeze
+from hanmo.pretrain.keeping import keeper
+from hanmo.pretrain.loading import clear_work, load_model, tokenizer_of
 from hanmo.pretrain.meter import in_words
+from hanmo.pretrain.objectives import RowSource, StepBuilder
+from hanmo.pretrain.objectives.looking import masked_look
+from hanmo.pretrain.objectives.masked import EncoderStep, MaskedRows
 from hanmo.pretrain.precision import choose
 from hanmo.pretrain.settings import PretrainSettings
+from hanmo.pretrain.step import PackedStep
 from hanmo.pretrain.trainer import Trainer
 from hanmo.remote import brought
 from hanmo.tokenizer import encode_text, load
 from hanmo.tokens.order import Rows
-from hanmo.tokens.shards import open_split
+from hanmo.tokens.shards import Split
 
 
 def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) -> dict[str, Any]:
-    """Pretrain a decoder.
+    """Pretrain a decoder, or continue a model.
 
-    Inputs: `data` (a folder of token shards with its tokenizer), optionally `model` (a folder to continue from, whose
-    shape then replaces the preset). Output: `model/`, `log.jsonl`, `samples.jsonl`, `checkpoints/`.
+    Inputs: `data` (folders of token shards with their tokenizer, or task files), optionally `model` (a folder to
+    continue from, whose shape then replaces the preset). Output: `model/`, `log.jsonl`, `samples.jsonl`,
+    `checkpoints/`, and `model-…/` where models are kept on the way.
 
     A killed run goes on from its newest checkpoint and ends bit-identical; a larger `tokens` budget goes on from the
     checkpoint at the start of the decay.
@@ -44,26 +50,40 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
     with joined(settings) as world:
         # What is fetched is every process's own: which shards are at hand changes while it reads.
         fetched = out if world.first else out / f"shards-{world.rank}"
-        with opened(settings, inputs["data"][0], fetched) as data:
-            counts = _train(settings, inputs, data, out, world)
+        given = world.agreed(lambda: [resolve(brought(path)) for path in inputs.get("model", [])])
+        model = given[0] if given else None
+        beside = tokenizer_of(model, out) if model else None
+        with opened(settings, inputs["data"], fetched, beside) as data:
+            counts = _train(settings, model, data, out, world)
             if data.remote:
                 data.remote.remove()
                 if not world.first:
                     fetched.rmdir()
+        if world.first:
+            clear_work(out)
     return counts
 
 
-def _train(
-    settings: PretrainSettings, inputs: dict[str, list[Path]], data: Data, out: Path, world: World
-) -> dict[str, Any]:
-    shards, facts, order = data.folder, data.facts, data.order
-    tokenizer = load(shards / "tokenizer")
+def _train(settings: PretrainSettings, given: Path | None, data: Data, out: Path, world: World) -> dict[str, Any]:
+    facts, order = data.facts, data.order
+    tokenizer = load(data.tokenizer)
     dtype = _dtype(out, settings, world)
-    given = world.agreed(lambda: [resolve(brought(path)) for path in inputs.get("model", [])])
-    model = _model(settings, given, facts["vocab_size"]).to(world.device)
-    settings = settle(settings, model, world, dtype)
-    look = _look(settings, shards, tokenizer, facts["eos_id"])
-    trainer = Trainer(model, settings, order, out, dtype, look, world, bytes_per_token(facts, order))
+    masked = settings.objective == "masked"
+    model = load_model(settings, given, facts["vocab_size"], data.tokenizer, out, masked)
+    frozen = freeze(model, settings.freeze)
+    model = model.to(world.device)
+
+    def save(trainer: Trainer, name: str) -> None:
+        whole = trainer.spread.whole()  # all processes must ask for it
+        if world.first:
+            save_model(whole, tokenizer, out / name, stops=[facts["eos_id"]])
+
+    if not masked:  # the planner knows decoders alone
+        settings = settle(settings, model, world, dtype)
+    source, step, look = _objective(settings, data, tokenizer)
+    keep = keeper(settings, save)
+    size = bytes_per_token(facts, order)
+    trainer = Trainer(model, settings, source, out, dtype, look, world, bytes_per_token=size, step=step, keep=keep)
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{human_count(parameters)} parameters, {human_count(settings.tokens)} tokens "
@@ -72,7 +92,7 @@ def _train(
     )
     rows = trainer.sizes.first(trainer.schedule.steps)
     if order.mix:
-        tell_mix(order.mix, rows, settings)
+        tell_mix(order, rows, settings)
     if not trainer.resume():
         trainer.log.clear()
     last = trainer.run()
@@ -85,6 +105,7 @@ def _train(
         save_model(whole.to("cpu"), tokenizer, out / "model", stops=[facts["eos_id"]])
     counts = {
         "parameters": parameters,
+        **({"frozen": frozen} if frozen else {}),
         "steps": trainer.schedule.steps,
         "tokens": tokens,
         "passes": round(tokens / order.total, 3),
@@ -96,8 +117,20 @@ def _train(
         **trainer.guard.counts(),
     }
     if order.mix:
-        counts["sources"] = amounts(order.mix, rows)
-    return counts | {key: last[key] for key in ("loss", "heldout_bpb") if key in last}
+        counts["sources"] = amounts(order, rows)
+    return counts | {key: value for key, value in last.items() if key == "loss" or key.startswith("heldout_")}
+
+
+def _objective(
+    settings: PretrainSettings, data: Data, tokenizer: PreTrainedTokenizerFast
+) -> tuple[RowSource, StepBuilder, Callable[[Trainer], dict[str, Any]]]:
+    """The rows, the step and the look of what the run learns."""
+    if settings.objective == "masked":
+        masks = settings.masks
+        rows = MaskedRows(data.order, tokenizer, masks.share, masks.whole_words, settings.seed)
+        step = partial(EncoderStep, separator=data.facts["eos_id"])
+        return rows, step, masked_look(settings, data.heldout, tokenizer)
+    return data.order, PackedStep, _look(settings, data.heldout, tokenizer, data.facts["eos_id"])
 
 
 def _told(settings: PretrainSettings, world: World) -> str:
@@ -112,40 +145,35 @@ def _dtype(out: Path, settings: PretrainSettings, world: World) -> torch.dtype:
     return world.agreed(lambda: choose(world.device, settings.precision, fp16=True))
 
 
-def _model(settings: PretrainSettings, given: list[Path], vocab_size: int) -> Any:
-    """The preset with fresh weights, or the given model."""
-    if given:
-        folder = given[0]
-        transformers.utils.logging.disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        rows, longest = model.config.vocab_size, model.config.max_position_embeddings
-        if rows < vocab_size:
-            raise HanmoError(f"{folder}: {rows} embedding rows for {vocab_size} tokens; use the model's own tokenizer")
-        if settings.context > longest:
-            raise HanmoError(f"context: {settings.context} is longer than the model's {longest}; lower it")
-    else:
-        torch.manual_seed(settings.seed)
-        model = Qwen3ForCausalLM(build_config(settings.preset, vocab_size, settings.context))
-    model.train()
-    return model
-
-
 def _look(
-    settings: PretrainSettings, shards: Path, tokenizer: PreTrainedTokenizerFast, eos: int
+    settings: PretrainSettings, heldout: dict[str, Split], tokenizer: PreTrainedTokenizerFast, eos: int
 ) -> Callable[[Trainer], dict[str, Any]]:
-    """A function that measures held-out text and writes samples, for the trainer to call now and then."""
-    heldout = open_split(shards, "heldout")
-    sizes = np.asarray(heldout.doc_bytes, dtype=np.int64)
-    count = int(np.searchsorted(np.cumsum(sizes), settings.eval_bytes, side="right")) or min(1, len(sizes))
+    """A function that measures held-out text and writes samples, for the trainer to call now and then.
+
+    Of several tokens folders, `heldout_bpb` is that of the first, and `heldout_bpb_by_data` has all of them.
+    """
+    measured = {}
+    for name, split in heldout.items():
+        sizes = np.asarray(split.doc_bytes, dtype=np.int64)
+        count = int(np.searchsorted(np.cumsum(sizes), settings.eval_bytes, side="right")) or min(1, len(sizes))
+        if count:
+            ends = np.asarray(split.doc_ends[:count], dtype=np.int64)
+            measured[name] = (split.tokens, ends, int(sizes[:count].sum()))
     prompts = [[eos, *encode_text(tokenizer, text)] for text in settings.sample_prompts]
 
     def look(trainer: Trainer) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if count:
-            bits = _packed_bits(trainer, heldout.tokens, np.asarray(heldout.doc_ends[:count], dtype=np.int64), eos)
-            found["heldout_bpb"] = round(bits / int(sizes[:count].sum()), 5)
-            trainer.append("log.jsonl", {"step": trainer.step, "heldout_bpb": found["heldout_bpb"]})
-            console.print(f"step {trainer.step}: held-out {found['heldout_bpb']:.3f} bits per byte")
+        by_data = {
+            name: round(_packed_bits(trainer, tokens, ends, eos) / size, 5)
+            for name, (tokens, ends, size) in measured.items()
+        }
+        if by_data:
+            found["heldout_bpb"] = next(iter(by_data.values()))
+            if len(heldout) > 1:
+                found["heldout_bpb_by_data"] = by_data
+            trainer.append("log.jsonl", {"step": trainer.step, **found})
+            shown = ", ".join(f"{name} {value:.3f}".strip() for name, value in by_data.items())
+            console.print(f"step {trainer.step}: held-out {shown} bits per byte", markup=False)
         if not prompts or (model := trainer.spread.whole()) is None:
             return found
         for text, prompt in zip(settings.sample_prompts, prompts, strict=True):

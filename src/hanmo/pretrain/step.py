@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hanmo.console import console
 from hanmo.models.attention import PRODUCTS, SHORT
-from hanmo.models.loss import chunk_step, linear_cross_entropy
+from hanmo.models.loss import chunk_step, chunk_step_frozen, linear_cross_entropy
 from hanmo.models.varlen import VARLEN, boundaries, usable
 from hanmo.tokens.order import Rows
 
@@ -87,7 +87,11 @@ class PackedStep:
         # twentieth of the time that compiling the whole decoder takes.
         self._eager_layer = eager_layer
         self._layer = torch.compile(layer, dynamic=False, options=options) if compiled else eager_layer
-        self._chunk = torch.compile(chunk_step, dynamic=False, options=options) if compiled else chunk_step
+        learns = model.get_output_embeddings().weight.requires_grad
+        self._eager_chunk = chunk_step if learns else chunk_step_frozen
+        self._chunk = (
+            torch.compile(self._eager_chunk, dynamic=False, options=options) if compiled else self._eager_chunk
+        )
 
     def _visible(self, rows: Rows) -> Tensor:
         """What tells attention the documents: a mask [rows, 1, context, context], or `boundaries`."""
@@ -138,4 +142,4 @@ class PackedStep:
 
     def _without_compiler(self, error: Exception) -> None:
         console.print(f"[yellow]torch.compile does not work here ({type(error).__name__}); going on without it[/]")
-        self._layer, self._chunk = self._eager_layer, chunk_step
+        self._layer, self._chunk = self._eager_layer, self._eager_chunk

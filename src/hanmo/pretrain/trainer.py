@@ -11,6 +11,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -28,13 +29,15 @@ from hanmo.pretrain.checkpoint import Checkpoint, CheckpointStore
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.guard import Guard
 from hanmo.pretrain.meter import Meter
+from hanmo.pretrain.objectives import RowSource, StepBuilder
 from hanmo.pretrain.optimizer import build_optimizers, local, state_tensors
 from hanmo.pretrain.parallel import spread
 from hanmo.pretrain.precision import LossScaler
 from hanmo.pretrain.runlog import RunLog, short
 from hanmo.pretrain.schedule import BatchSizes, Schedule
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.tokens.order import Order, Rows
+from hanmo.pretrain.step import PackedStep
+from hanmo.tokens.order import Rows
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,15 @@ class Trainer:
         self,
         model: Any,
         settings: PretrainSettings,
-        order: Order,
+        order: RowSource,
         out: Path,
         dtype: torch.dtype,
         look=None,
         world: World | None = None,
+        *,
         bytes_per_token: float | None = None,
+        step: StepBuilder = PackedStep,
+        keep: Callable[[Trainer], None] | None = None,
     ) -> None:
         self.model, self.settings, self.order, self.out = model, settings, order, out
         self.world = world or World(next(model.parameters()).device)
@@ -92,7 +98,7 @@ class Trainer:
         self.dtype = dtype
         self.meter = Meter(self.world.device, model_flops(model, settings.context), processes=self.world.size)
         self._parameters = sum(p.numel() for p in model.parameters())
-        self.spread = spread(model, settings, dtype, self.world)
+        self.spread = spread(model, settings, dtype, self.world, step)
         rates = settings.lr, settings.matrix_lr, settings.weight_decay
         self.optimizers = build_optimizers(model, settings.optimizer, *rates, self.world.rank, self.world.size, dtype)
         self.store = CheckpointStore(out / "checkpoints", self.world)
@@ -101,7 +107,7 @@ class Trainer:
         self.guard = Guard(settings.guard)
         self.scaler = LossScaler() if dtype == torch.float16 else None
         self.log = RunLog(out, settings, bytes_per_token, self.world.first)
-        self._look = look
+        self._look, self._keep = look, keep
         self._stop = threading.Event()
 
     def resume(self) -> bool:
@@ -145,6 +151,8 @@ class Trainer:
         began = time.perf_counter() - self.seconds
         last: dict[str, Any] = {}
         saved, saved_step = time.perf_counter(), self.step
+        if self._keep and self.step == 0:
+            self._keep(self)
         with self._signals(), progress() as bar, ThreadPoolExecutor(1) as loader, closing(self.log):
             task = bar.add_task("pretrain", total=self.schedule.steps, completed=self.step, info="")
             waiting = loader.submit(self._rows, self.step)
@@ -171,7 +179,7 @@ class Trainer:
                 if stop:
                     self._stopped(saved_step)
                 assert rows is not None
-                self._one_step(rows, int(targets))
+                self._one_step(rows, max(1, int(targets)))  # masks may have chosen none
                 self.meter.count(int(targets))
                 self.step += 1
                 if self.guard.must_go_back:
@@ -189,6 +197,8 @@ class Trainer:
                 if self._look and (done or (every and self.step % every == 0)):
                     with self.meter.part("look"):
                         last |= self._look(self)
+                if self._keep:
+                    self._keep(self)
             self.seconds = time.perf_counter() - began
             if self.step > saved_step:
                 self.save()
@@ -341,7 +351,7 @@ class Trainer:
         if self.scaler:
             figures |= {"loss_scale": self.scaler.scale, "overflows": self.scaler.overflows}
         if self.order.mix:
-            figures["sources"] = self.order.mix.taken(rows)
+            figures["sources"] = self.order.taken(rows)
         line = self.log.line(place, figures)
         if not console.is_terminal and self.step % (10 * self.settings.log_every) == 0:
             console.print(f"step {self.step}/{self.schedule.steps}  {short(line)}")

@@ -131,6 +131,7 @@ class Order:
         shuffle: "global", or "shards" for a shuffle that needs few shards at a time.
         mix: which source each row is from; without it, the documents of all sources are one stream.
         announce: told of shards shortly before they are read, with shuffle "shards".
+        skip: stretches [first, last) of rows that are passed over: what is behind them moves up.
 
     Attributes:
         total: tokens of one pass over all documents.
@@ -147,8 +148,9 @@ class Order:
         shuffle: str = "global",
         mix: Mix | None = None,
         announce: Announce = lambda *_: None,
+        skip: Sequence[tuple[int, int]] = (),
     ) -> None:
-        self.context, self.mix = context, mix
+        self.context, self.mix, self._skip = context, mix, list(skip)
         self.total = len(split.tokens)
         self.form = 1 if len(split) <= STORED else 2
         self._tokens: Tokens = split.tokens
@@ -156,20 +158,48 @@ class Order:
         chosen = [source.index for source in mix.sources] if mix else [None]
         self._streams = [Stream(split, seed, source, shuffle, announce) for source in chosen]
 
+    def _stretches(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """Rows `first` .. `first + count - 1` of the run as (first, count) of the stream, past what is skipped."""
+        for start, stop in self._skip:
+            if first < start:
+                here = min(count, start - first)
+                yield first, here
+                first, count = first + here, count - here
+            if not count:
+                return
+            first += stop - start
+        yield first, count
+
+    def reach(self, rows: int) -> int:
+        """Rows of the stream that lie behind a run when it has seen `rows`."""
+        if not rows:
+            return 0
+        *_, (first, count) = self._stretches(0, rows)
+        return first + count
+
+    def taken(self, rows: int) -> dict[str, int]:
+        """Tokens that the first `rows` rows of a run with a mix have of each source."""
+        assert self.mix
+        parts = [(self.mix.taken(first), self.mix.taken(first + count)) for first, count in self._stretches(0, rows)]
+        return {name: sum(after[name] - before[name] for before, after in parts) for name in self.mix.taken(0)}
+
     def rows(self, first: int, count: int) -> Rows:
-        """Rows `first` .. `first + count - 1` of the stream."""
+        """Rows `first` .. `first + count - 1` of the run."""
         shape = (count, self.context)
         inputs, targets = np.empty(shape, np.int64), np.empty(shape, np.int64)
         rows = Rows(inputs, targets, np.empty(shape, np.int32), np.empty(shape, np.int32))
-        if self.mix:
-            planned = self.mix.rows(first, count)
-        else:
-            planned = ([(0, row * self.context, self.context)] for row in range(first, first + count))
+        planned = (row for stretch in self._stretches(first, count) for row in self._planned(*stretch))
         for row, parts in enumerate(planned):
             # Lazily: to ask for what comes next may mean that what came before is no longer at hand.
             pieces = (piece for stream, at, tokens in parts for piece in self._streams[stream].pieces(at, tokens))
             self._fill(pieces, rows.inputs[row], rows.targets[row], rows.position[row], rows.segment[row])
         return rows
+
+    def _planned(self, first: int, count: int) -> Iterator[list[tuple[int, int, int]]]:
+        """The parts of rows of the stream as (stream, place in it, tokens)."""
+        if self.mix:
+            return self.mix.rows(first, count)
+        return ([(0, row * self.context, self.context)] for row in range(first, first + count))
 
     def _fill(
         self,
