@@ -99,8 +99,9 @@ class Cut(Alone):
         mesh = dist.init_device_mesh(world.device.type, (world.size,))
         for layer in model.get_decoder().layers:
             fully_shard(layer, mesh=mesh, mp_policy=layers)
-        self._root = fully_shard(_Module(model, self._step.loss), mesh=mesh, mp_policy=rest)
-        for module in self._root.modules():
+        self._module = _Module(model, self._step.loss)
+        self._root = fully_shard(self._module, mesh=mesh, mp_policy=rest)
+        for module in self._module.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
@@ -110,10 +111,10 @@ class Cut(Alone):
         return _ModuleStep(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
 
     def loss(self, rows: Rows) -> Tensor:
-        return self._root(rows)
+        return self._module(rows)
 
     def measure(self, rows: Rows) -> float:
-        loss = float(self._root(rows).detach())
+        loss = float(self._module(rows).detach())
         # Without a backward pass the gathered weights would stay, and be taken for the parameters.
         self._root.reshard()
         return loss
