@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hanmo.child import machine, versions
-from train_cpu import documents
+from peers.random_text import documents
 
 RESULT = Path(__file__).parent / "results" / "checkpoints.json"
 EVERY = 50

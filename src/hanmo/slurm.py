@@ -203,12 +203,8 @@ def _training(stage: Stage, run: list[str], resources: Resources) -> str:
     return f"""export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={WARNING - 10}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
-told=
-pass_on() {{
-  told=1
-  kill -USR1 "$step" 2>/dev/null || true
-}}
-trap pass_on USR1 TERM
+told= step=
+trap 'told=1; kill -USR1 "$step" 2>/dev/null || true' USR1
 echo "the machines meet at $first:$port"
 srun {words} &
 step=$!
