@@ -76,11 +76,12 @@ def same_gradients(out: Path, whole: Path, rows: int) -> None:
     done = []
     real = optimizer.orthogonalise
     optimizer.orthogonalise = lambda stack: done.append(len(stack)) or real(stack)
-    for parallel in ("ddp", "fsdp"):
+    for parallel, recompute in (("ddp", "none"), ("fsdp", "none"), ("fsdp", "layers")):
         done.clear()
         with joined(settings(parallel=parallel)) as world:
             # 6 rows over 4 processes are 2, 1, 2, 1: the shares are uneven and the targets in them, too.
-            found = trainer(out / parallel, world, Partial(make_order()), batch_tokens=32 * rows, parallel=parallel)
+            more = {"batch_tokens": 32 * rows, "parallel": parallel, "recompute": recompute}
+            found = trainer(out / parallel, world, Partial(make_order()), **more)
             got, kept = gradients(found)
             assert got == pytest.approx(loss, rel=1e-6)
             close(kept, expected, rtol=1e-4, atol=1e-6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from hanmo.errors import HanmoError
 from hanmo.pretrain.distributed import World
@@ -164,13 +166,16 @@ class _ModuleStep(PackedStep):
     """A packed step that calls the layers as modules: FSDP2 gathers their weights when they are called."""
 
     def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int, recompute: bool = False) -> None:
-        super().__init__(model, dtype, compiled, context, recompute)
+        super().__init__(model, dtype, compiled, context)
         self._layers = list(self._decoder.layers)
         self._layer = self._call
-        if compiled:
-            for layer in self._layers:
-                # Only the forward pass, around which FSDP2's hooks run. Layers share its code, and so one graph.
-                layer.forward = torch.compile(layer.forward, dynamic=False)
+        for layer in self._layers:
+            # Only the forward pass, around which FSDP2's hooks run. Layers share its code, and so one graph. What is
+            # recomputed is inside of the hooks, too: the weights are there, gathered for the backward pass.
+            forward = torch.compile(layer.forward, dynamic=False) if compiled else layer.forward
+            if recompute:
+                forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+            layer.forward = forward
 
     @staticmethod
     def _call(layer: Any, hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
