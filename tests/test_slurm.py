@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from hanmo.corpus import inputs, stage
 from hanmo.corpus.settings import CorpusSettings
 from hanmo.errors import HanmoError
+from hanmo.files import read_json
 from hanmo.recipe import load_recipe
 from hanmo.slurm import Resources, Waiting, submit, work, write_scripts
 from scaling import digests, environment, finished, hanmo, kill_when, must, project
@@ -170,3 +173,70 @@ def test_without_slurm_it_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HanmoError, match="no sbatch on this machine"):
         submit(tmp_path / "submit.sh")
+
+
+#: Starts a task for every node of the job, here, and passes signals on to them.
+SRUN = """#!/usr/bin/env bash
+tasks=
+for node in $(seq "$SLURM_NNODES"); do "$@" & tasks="$tasks $!"; done
+trap 'kill -USR1 $tasks' USR1
+status=0
+for task in $tasks; do
+  while kill -0 "$task" 2>/dev/null; do wait "$task" || status=1; done
+done
+exit $status
+"""
+SCONTROL = """#!/usr/bin/env bash
+case $1 in
+  show) echo 127.0.0.1 ;;
+  requeue) echo "$2" > "$REQUEUED" ;;
+esac
+"""
+
+
+def test_two_machines_are_preempted_and_go_on(tmp_path: Path) -> None:
+    recipe = project(tmp_path, documents=100)
+    with recipe.open("a", encoding="utf-8") as file:
+        file.write(
+            "  - {name: base, do: pretrain, from: {data: tokens}, preset: hanmo-1m, context: 32, batch_tokens: 128,\n"
+            "     tokens: 5120, precision: fp32, compile: false, device: cpu, threads: 1, log_every: 1,\n"
+            "     eval_every: 0, sample_prompts: []}\n"
+        )
+    out = tmp_path / "run"
+    must(hanmo(recipe, "run", recipe, "--out", out, "--until", "tokens", "text.workers=1", "tokens.workers=1"))
+    more = shim(tmp_path)
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / "bin" / name).write_text(text, encoding="utf-8")
+        (tmp_path / "bin" / name).chmod(0o755)
+    submitted = write_scripts(load_recipe(recipe), recipe, [], out, Resources(cpus=1, nodes=2))
+    (script,) = submitted.parent.glob("*-base.sh")
+    for option in ("nodes=2", "ntasks-per-node=1", "signal=B:USR1@120", "requeue", "open-mode=append"):
+        assert f"#SBATCH --{option}\n" in script.read_text()
+    more |= {
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_ID": "4077",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "REQUEUED": f"{tmp_path}/again",
+    }
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["bash", script],
+            env=environment(recipe, **more),
+            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    job = start()
+    log = out / "base" / "log.jsonl"
+    deadline = time.monotonic() + 100
+    while not log.exists() or log.read_text().count("\n") < 3:
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    job.send_signal(signal.SIGUSR1)
+    said, _ = job.communicate(timeout=100)
+    assert job.returncode != 0 and (tmp_path / "again").read_text() == "4077\n", said
+    assert said.count("stopped at step") == 1 and "2 processes (ddp)" in said
+    said, _ = start().communicate(timeout=100)
+    assert "resuming at step" in said and read_json(out / "base" / "manifest.json")["counts"]["processes"] == 2

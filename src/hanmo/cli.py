@@ -93,6 +93,7 @@ def run(
 @click.option("--cpus", type=click.IntRange(min=1), default=4, show_default=True, help="Processors of each job.")
 @click.option("--mem", default="", help="Memory of each job, e.g. 16G.")
 @click.option("--gpus", type=click.IntRange(min=0), default=0, help="GPUs of stages that compute with a model.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines that train together.")
 @click.option("--array", type=click.IntRange(min=1), default=16, show_default=True, help="Elements of an array job.")
 @click.option("--sbatch", "more", multiple=True, metavar="OPTION", help="Another option, e.g. --sbatch=--account=lab.")
 @click.option("--dry-run", is_flag=True, help="Write the scripts and submit nothing.")

@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,11 +180,11 @@ def _child(name: str, kind: StageKind, out: Path, environment: dict[str, str]) -
         start_new_session=os.name == "posix",
         env=environment,
     )
-    stopped = False
+    stopped: float | None = None
 
     def stop(*_: Any) -> None:
         nonlocal stopped
-        stopped = True
+        stopped = stopped or time.monotonic()
         process.terminate()
 
     handlers = {}
@@ -193,10 +194,10 @@ def _child(name: str, kind: StageKind, out: Path, environment: dict[str, str]) -
     try:
         while True:
             try:
-                status = process.wait(timeout=GRACE if stopped else 1)
+                status = process.wait(timeout=1)
                 break
             except subprocess.TimeoutExpired:
-                if stopped:
+                if stopped is not None and time.monotonic() > stopped + GRACE:
                     process.kill()
     finally:
         for number, handler in handlers.items():
@@ -206,7 +207,7 @@ def _child(name: str, kind: StageKind, out: Path, environment: dict[str, str]) -
                 os.killpg(process.pid, signal.SIGKILL)
         if process.stdin:  # workers in sessions of their own end when it closes
             process.stdin.close()
-    if stopped:
+    if stopped is not None:
         console.print(f"stopped in stage '{name}'; the same command goes on from there")
         raise SystemExit(130)
     if status < 0 or status in (134, 137):

@@ -7,6 +7,10 @@
     corpus-3-end         hanmo run --only corpus       makes the end
     tokenizer            hanmo run --only tokenizer
 
+A stage that trains on several GPUs or machines is one job with one `torchrun` a machine, which meet at the first one.
+Shortly before Slurm takes the machines away (a limit, a preemption) the script is told and passes it on: a checkpoint
+is written, and the job queues again and goes on from there.
+
 Each waits for the one before to end well (afterok). It is the usual way of going on after a kill that carries a stage
 from phase to phase: a head job finds what is done, by the files that tasks write last, and leaves the rest. So a second
 submission after a failure redoes only what is unfinished, too.
@@ -33,6 +37,8 @@ from hanmo.remote import existing, work_of
 
 #: Exit status of a stage that waits for its array job (EX_TEMPFAIL of sysexits.h).
 WAITING = 75
+#: Seconds before its end at which Slurm tells a job that trains.
+WARNING = 120
 #: Stages that compute with a model, and so are given the GPUs that were asked for.
 _ON_GPU = ("pretrain", "sft", "dpo", "eval")
 
@@ -97,9 +103,10 @@ class Resources:
         time: limit in Slurm's form, e.g. "1-12:00:00".
         cpus: processors of a job, and of each element of an array.
         mem: memory in Slurm's form, e.g. "16G".
-        gpus: for the stages that compute with a model.
+        gpus: for the stages that compute with a model; on each machine for those that train on several.
         array: elements of an array job.
         more: further options of sbatch, each as it is written ("--account=lab").
+        nodes: machines that train together.
     """
 
     partition: str = ""
@@ -109,6 +116,7 @@ class Resources:
     gpus: int = 0
     array: int = 16
     more: tuple[str, ...] = ()
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,8 @@ class _Script:
     body: str
     stage: Stage
     array: bool = False
+    #: Started on every machine of the job, told before the job ends, and queued again then.
+    trains: bool = False
 
 
 def write_scripts(recipe: Recipe, file: Path, overrides: Sequence[str], out: Path, resources: Resources) -> Path:
@@ -141,7 +151,7 @@ def write_scripts(recipe: Recipe, file: Path, overrides: Sequence[str], out: Pat
     number = 0
     for stage in recipe.stages:
         after = [f"${last[name]}" for name in dict.fromkeys(stage.after)]
-        for script in _scripts_of(stage, run, out / stage.name, resources.cpus):
+        for script in _scripts_of(stage, run, out / stage.name, resources):
             number += 1
             path = folder / f"{number:02d}-{script.name}.sh"
             with atomic_write(path) as handle:
@@ -159,8 +169,10 @@ def write_scripts(recipe: Recipe, file: Path, overrides: Sequence[str], out: Pat
     return submit
 
 
-def _scripts_of(stage: Stage, run: list[str], folder: Path, cpus: int) -> list[_Script]:
+def _scripts_of(stage: Stage, run: list[str], folder: Path, resources: Resources) -> list[_Script]:
     alone = [*run, "--only", stage.name]
+    if stage.kind.process != "hanmo.child":  # the kinds of stages that several processes do
+        return [_Script(stage.name, _training(stage, alone, resources), stage, trains=True)]
     phases = stage.settings.phases() if isinstance(stage.settings, WorkerSettings) else []
     if not phases:
         return [_Script(stage.name, shlex.join(alone), stage)]
@@ -169,7 +181,7 @@ def _scripts_of(stage: Stage, run: list[str], folder: Path, cpus: int) -> list[_
     for index, phase in enumerate(phases):
         scripts.append(_Script(f"{stage.name}-{index}-lead", leading, stage))
         words = shlex.join([sys.executable, "-m", "hanmo", "work", str(folder), "--phase", phase])
-        words += f' --share "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" --workers {cpus}'
+        words += f' --share "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" --workers {resources.cpus}'
         scripts.append(_Script(f"{stage.name}-{index}-{slug(phase)}", words, stage, True))
     # What is left now is little; a phase that was not foreseen would be done here, in one job.
     scripts.append(
@@ -178,20 +190,55 @@ def _scripts_of(stage: Stage, run: list[str], folder: Path, cpus: int) -> list[_
     return scripts
 
 
+def _training(stage: Stage, run: list[str], resources: Resources) -> str:
+    """The body of a script that trains."""
+    here = resources.gpus or getattr(stage.settings, "processes", 0) or 1
+    words = shlex.join(run)
+    if resources.nodes * here > 1:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(resources.nodes)]
+        launch += ["--nproc-per-node", str(here), "--max-restarts", "3", "--rdzv-backend", "c10d"]
+        launch += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+        words = shlex.join(launch) + ' --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:$port" ' + shlex.join(run[1:])
+    # `wait` returns when a signal came, too, and is then called again for what still runs.
+    return f"""export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={WARNING - 10}
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000))
+told= step=
+trap 'told=1; kill -USR1 "$step" 2>/dev/null || true' USR1
+echo "the machines meet at $first:$port"
+srun {words} &
+step=$!
+status=0
+wait "$step" || status=$?
+while kill -0 "$step" 2>/dev/null; do
+  status=0
+  wait "$step" || status=$?
+done
+if [ -n "$told" ] && [ "$status" -ne 0 ]; then
+  echo "told to stop; the job queues again and goes on from its checkpoint"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
+"""
+
+
 def _text(script: _Script, resources: Resources) -> str:
     options = [
         f"--job-name={script.name}",
         f"--output=logs/{script.name}-{'%A_%a' if script.array else '%j'}.log",
         "--kill-on-invalid-dep=yes",
-        "--nodes=1",
-        "--ntasks=1",
+        f"--nodes={resources.nodes if script.trains else 1}",
+        "--ntasks-per-node=1" if script.trains else "--ntasks=1",
     ]
+    if script.trains:
+        options += [f"--signal=B:USR1@{WARNING}", "--requeue", "--open-mode=append"]
+    gpus = "gpus-per-node" if script.trains else "gpus"
     for name, value in (
         ("partition", resources.partition),
         ("time", resources.time),
         ("cpus-per-task", resources.cpus),
         ("mem", resources.mem),
-        ("gpus", resources.gpus if script.stage.kind.do in _ON_GPU else 0),
+        (gpus, resources.gpus if script.stage.kind.do in _ON_GPU else 0),
         ("array", f"0-{resources.array - 1}" if script.array else ""),
     ):
         if value:

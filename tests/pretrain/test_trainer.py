@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemWriter
 
 from conftest import weights  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError, Interrupted
@@ -80,6 +83,34 @@ def test_torn_checkpoint_is_passed_over(tiny_model, tiny_settings, tiny_order, o
     trainer = Trainer(tiny_model(), tiny_settings, tiny_order, out, torch.float32)
     assert trainer.resume() and trainer.step == 12
     assert "is torn" in capfd.readouterr().err
+
+
+def test_a_full_disk_loses_no_checkpoint(
+    tiny_model, tiny_settings, tiny_order, out: Path, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    often = tiny_settings.model_copy(update={"checkpoint_steps": 4})
+    trainer = Trainer(tiny_model(), often, tiny_order, out, torch.float32)
+    one_step = trainer._one_step
+
+    def filling(rows, targets):
+        if trainer.step == 6:
+            monkeypatch.setattr(FileSystemWriter, "write_data", full)
+        return one_step(rows, targets)
+
+    trainer._one_step = filling  # type: ignore[method-assign]
+    with pytest.raises(HanmoError, match=r"the last checkpoint could not be written \(No space left on device\); mend"):
+        trainer.run()
+    said = capfd.readouterr().err
+    assert said.count("no checkpoint could be written (No space left on device)") == 4  # at 8, 12, 16 and the end
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000004"]
+    monkeypatch.undo()
+    resumed = Trainer(tiny_model(), often, tiny_order, out, torch.float32)
+    assert resumed.resume() and resumed.step == 4
+    resumed.run()
+    assert sorted(path.name[-2:] for path in (out / "checkpoints").iterdir()) == ["12", "16", "20"]
 
 
 def test_another_order_of_documents_is_refused(tiny_model, tiny_settings, tiny_order, out: Path, monkeypatch) -> None:

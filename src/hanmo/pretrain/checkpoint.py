@@ -118,7 +118,7 @@ class CheckpointStore:
             dcp.save(tensors, storage_writer=files, process_group=self.world.files, no_dist=self.world.size == 1)
             parts = self.world.gathered(checked, files=True)
             self.world.agreed(commit, files=True)
-        except Exception as error:
+        except (Exception, CheckpointException) as error:  # the latter is no Exception
             size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
             why = self._why(error, size)
             if self.world.first:
@@ -127,11 +127,11 @@ class CheckpointStore:
             return why
         return ""
 
-    def _why(self, error: Exception, size: int) -> str:
+    def _why(self, error: BaseException, size: int) -> str:
         """The reason in a few words: of the operating system where it gave one."""
         causes = [error]
         if isinstance(error, CheckpointException):
-            causes = [caught for caught, _ in error.failures.values()]
+            causes = [caught for caught, *_ in error.failures.values()]
         for cause in causes:
             if isinstance(cause, OSError) and cause.strerror:
                 return cause.strerror
@@ -210,8 +210,11 @@ class CheckpointStore:
         if odd:
             raise HanmoError(f"{checkpoint.path}: other weights than the model's ({min(odd)}); use another --out")
         values: dict[str, Any] = {name: tensor.detach() for name, tensor in tensors.items()}
-        with torch.no_grad():
-            dcp.load(values, storage_reader=reader, process_group=self.world.files, no_dist=self.world.size == 1)
+        try:
+            with torch.no_grad():
+                dcp.load(values, storage_reader=reader, process_group=self.world.files, no_dist=self.world.size == 1)
+        except CheckpointException as error:
+            raise HanmoError(f"{checkpoint.path}: it cannot be read ({self._why(error, 0)})") from None
 
     def close(self) -> None:
         """End the thread, once it has written what it has."""

@@ -10,6 +10,7 @@ by gloo over CPU memory, so that agreeing never waits for what an accelerator st
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from hanmo.pretrain.precision import pick_device
 from hanmo.pretrain.settings import PretrainSettings
 
 T = TypeVar("T")
+#: How many groups this process has joined.
+_groups = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def joined(settings: PretrainSettings) -> Iterator[World]:
     torch._dynamo.config.optimize_ddp = False  # type: ignore[attr-defined]
     dist.init_process_group(
         backend,
-        store=ranks.store(),
+        # Keys of an earlier group would be taken for this one's.
+        store=dist.PrefixStore(f"group-{next(_groups)}", ranks.store()),
         rank=ranks.rank(),
         world_size=ranks.size(),
         device_id=device if device.type != "cpu" else None,

@@ -70,9 +70,11 @@ def _group(out: Path, count: int, threads: int) -> int:
 
     child.die_with_parent()
     # Its own words on failures are pages; ours are the lines that the processes print.
+    logging.disable(logging.WARNING)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = str(threads or max(1, cores() // count))
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)
+    # The agent kills what has not ended some time after a signal; the runner's patience is to end first.
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(2 * GRACE)
     deaths, newest = 0, _newest(out)
     while True:
         config = LaunchConfig(

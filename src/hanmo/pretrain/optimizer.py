@@ -131,7 +131,7 @@ class _Alike:
             mine[: len(ahead)] = orthogonalise(torch.stack(ahead), dtype=self._dtype)
         everyone = torch.empty(self._size * self.each, *self.shape, dtype=torch.bfloat16, device=device)
         # As bytes: not every backend knows bf16, and nothing is computed on the way.
-        dist.all_gather_into_tensor(everyone.view(torch.uint8), mine.view(torch.uint8))
+        dist.all_gather(list(everyone.view(torch.uint8).chunk(self._size)), mine.view(torch.uint8))
         whole = everyone.float().unbind(0)
         start = self._first * self.each
         return [*whole[start:], *whole[:start]][: len(self.parameters)]

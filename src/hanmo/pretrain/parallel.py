@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from hanmo.errors import HanmoError
 from hanmo.pretrain.distributed import World
@@ -106,8 +108,9 @@ class Cut(Alone):
         mesh = dist.init_device_mesh(world.device.type, (world.size,))
         for layer in model.get_decoder().layers:
             fully_shard(layer, mesh=mesh, mp_policy=layers)
-        self._root = fully_shard(_Module(model, self._step.loss), mesh=mesh, mp_policy=rest)
-        for module in self._root.modules():
+        self._module = _Module(model, self._step.loss)
+        self._root = fully_shard(self._module, mesh=mesh, mp_policy=rest)
+        for module in self._module.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
@@ -119,10 +122,10 @@ class Cut(Alone):
         return _ModuleStep(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
 
     def loss(self, rows: Rows) -> Tensor:
-        return self._root(rows)
+        return self._module(rows)
 
     def measure(self, rows: Rows) -> float:
-        loss = float(self._root(rows).detach())
+        loss = float(self._module(rows).detach())
         # Without a backward pass the gathered weights would stay, and be taken for the parameters.
         self._root.reshard()
         return loss
@@ -172,13 +175,16 @@ class _ModuleStep(PackedStep):
     """A packed step that calls the layers as modules: FSDP2 gathers their weights when they are called."""
 
     def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int, recompute: bool = False) -> None:
-        super().__init__(model, dtype, compiled, context, recompute)
+        super().__init__(model, dtype, compiled, context)
         self._layers = list(self._decoder.layers)
         self._layer = self._call
-        if compiled:
-            for layer in self._layers:
-                # Only the forward pass, around which FSDP2's hooks run. Layers share its code, and so one graph.
-                layer.forward = torch.compile(layer.forward, dynamic=False)
+        for layer in self._layers:
+            # Only the forward pass, around which FSDP2's hooks run. Layers share its code, and so one graph. What is
+            # recomputed is inside of the hooks, too: the weights are there, gathered for the backward pass.
+            forward = torch.compile(layer.forward, dynamic=False) if compiled else layer.forward
+            if recompute:
+                forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+            layer.forward = forward
 
     @staticmethod
     def _call(layer: Any, hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
