@@ -16,8 +16,9 @@ from hanmo.models.loss import IGNORE
 from hanmo.pretrain import optimizer
 from hanmo.pretrain.distributed import World, joined
 from hanmo.pretrain.optimizer import local
+from hanmo.pretrain.rows import filled_up
 from hanmo.pretrain.step import PackedStep
-from hanmo.pretrain.trainer import Batches, Trainer, filled_up
+from hanmo.pretrain.trainer import Batches, Trainer
 from hanmo.tokens.order import Order, Rows
 
 CPU = torch.device("cpu")

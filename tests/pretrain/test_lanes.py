@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hanmo.pretrain.alone import Alone
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.lanes import Laned
-from hanmo.pretrain.parallel import Alone
 from hanmo.tokens.order import Order
 
 
@@ -27,7 +27,7 @@ def gradients(way: Alone, rows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return loss.detach(), {name: p.grad.clone() for name, p in way.model.named_parameters()}
 
 
-@pytest.mark.parametrize("count", [1, 4, 6])
+@pytest.mark.parametrize("count", [1, 4, 5, 6])
 def test_lanes_equal_one_thread(tiny_model, tiny_settings, tiny_order: Order, threads, count: int) -> None:
     rows = tiny_order.rows(0, count)
     world = World(torch.device("cpu"))

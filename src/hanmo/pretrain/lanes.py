@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hanmo.pretrain.alone import Alone
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.objectives import Step, StepBuilder
-from hanmo.pretrain.parallel import Alone
+from hanmo.pretrain.rows import filled_up, taken
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.step import PackedStep
 from hanmo.tokens.order import Rows
@@ -27,6 +28,8 @@ from hanmo.tokens.order import Rows
 T = TypeVar("T")
 #: Compiled graphs as C++ from end to end: called from Python, each kernel would hold the interpreter's lock.
 OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
+#: The least part of the cores' time that lanes must fill; below it all cores work on one lane.
+WORTH = 0.8
 
 
 class Laned(Alone):
@@ -58,10 +61,12 @@ class Laned(Alone):
 
     def _each(self, rows: Rows, function: Callable[[Rows], T]) -> list[T]:
         """What `function` finds in the rows of each lane; all lanes take equally many, so that shapes are alike."""
-        count = len(rows.inputs)
-        lanes = next(number for number in range(min(self._threads, count), 0, -1) if count % number == 0)
-        size = count // lanes
-        parts = [_part(rows, slice(start, start + size)) for start in range(0, count, size)]
+        size = -(-len(rows.inputs) // self._threads)
+        lanes = -(-len(rows.inputs) // size)
+        if len(rows.inputs) < WORTH * size * self._threads:  # too many cores would wait
+            return [function(rows)]
+        rows = filled_up(rows, lanes * size)
+        parts = [taken(rows, slice(start, start + size)) for start in range(0, lanes * size, size)]
         done = []
         if size not in self._ready:  # the first to come compiles, the others would do so at the same time
             done.append(self._pool.submit(_alone, function, parts.pop(0)).result())
@@ -69,10 +74,6 @@ class Laned(Alone):
         done += list(self._pool.map(lambda part: _alone(function, part), parts))
         torch.set_num_threads(self._threads)
         return done
-
-
-def _part(rows: Rows, part: slice) -> Rows:
-    return Rows(rows.inputs[part], rows.targets[part], rows.position[part], rows.segment[part])
 
 
 def _alone(function: Callable[[Rows], T], rows: Rows) -> T:

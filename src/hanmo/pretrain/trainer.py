@@ -33,6 +33,7 @@ from hanmo.pretrain.objectives import RowSource, StepBuilder
 from hanmo.pretrain.optimizer import build_optimizers, local, state_tensors
 from hanmo.pretrain.parallel import spread
 from hanmo.pretrain.precision import LossScaler
+from hanmo.pretrain.rows import filled_up, taken
 from hanmo.pretrain.runlog import RunLog, short
 from hanmo.pretrain.schedule import BatchSizes, Schedule
 from hanmo.pretrain.settings import PretrainSettings
@@ -270,7 +271,7 @@ class Trainer:
         micro = self.batches.piece(share)
         for start in range(0, share, micro):
             part = slice(start, start + micro)
-            piece = Rows(rows.inputs[part], rows.targets[part], rows.position[part], rows.segment[part])
+            piece = taken(rows, part)
             with self.spread.summing(last=part.stop == share):
                 with self.meter.part("forward"):
                     loss = self.spread.loss(piece)
@@ -373,18 +374,3 @@ class Trainer:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
-
-
-def filled_up(rows: Rows, count: int) -> Rows:
-    """The rows with as many behind them, without targets, as make `count`."""
-    short = count - len(rows.inputs)
-    if not short:
-        return rows
-    shape = (short, rows.inputs.shape[1])
-    position = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    return Rows(
-        np.concatenate([rows.inputs, np.zeros(shape, np.int64)]),
-        np.concatenate([rows.targets, np.full(shape, IGNORE, np.int64)]),
-        np.concatenate([rows.position, position]),
-        np.concatenate([rows.segment, np.zeros(shape, np.int32)]),
-    )

@@ -1,0 +1,54 @@
+"""A model that one process holds and computes: the plainest of the ways in `hanmo.pretrain.parallel`."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hanmo.pretrain.distributed import World
+from hanmo.pretrain.objectives import Step, StepBuilder
+from hanmo.pretrain.settings import PretrainSettings
+from hanmo.pretrain.step import PackedStep
+from hanmo.tokens.order import Rows
+
+
+class Alone:
+    """One process holds and computes everything."""
+
+    def __init__(
+        self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World, step: StepBuilder = PackedStep
+    ) -> None:
+        self.model, self.world = model, world
+        self._step = self._make_step(model, settings, dtype, step)
+
+    def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, step: StepBuilder) -> Step:
+        return step(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
+
+    def loss(self, rows: Rows) -> Tensor:
+        """The summed cross-entropy of this process's rows, to call `backward` on."""
+        return self._step.loss(rows)
+
+    def measure(self, rows: Rows) -> float:
+        """The same as a number, for a look at the model. All processes look at the same number of rows."""
+        # Gradients stay on: the same compiled graph serves, and nobody calls backward.
+        return float(self._step.loss(rows).detach())
+
+    def summing(self, last: bool) -> AbstractContextManager[None]:
+        """Around one forward and backward pass: gradients are summed over processes in the `last` of a step alone."""
+        return contextlib.nullcontext()
+
+    def clip(self, limit: float) -> Tensor:
+        """Scale the gradients to a norm of at most `limit` over all weights (0: of any); returns the norm before."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if limit:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm, foreach=True)
+        return norm
+
+    def whole(self) -> Any:
+        """The model with all its weights, in the first process; None in the others. All must ask for it."""
+        return self.model if self.world.first else None
