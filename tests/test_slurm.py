@@ -240,3 +240,13 @@ def test_two_machines_are_preempted_and_go_on(tmp_path: Path) -> None:
     assert said.count("stopped at step") == 1 and "2 processes (ddp)" in said
     said, _ = start().communicate(timeout=100)
     assert "resuming at step" in said and read_json(out / "base" / "manifest.json")["counts"]["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [({"time": "soon"}, "--time: 'soon' is no limit"), ({"mem": "lots"}, "--mem: 'lots' is no size")],
+)
+def test_what_slurm_would_refuse_is_refused_before(given: dict[str, str], line: str) -> None:
+    with pytest.raises(HanmoError, match=line):
+        Resources(**given)
+    assert Resources(time="1-12:00:00", mem="16G").time and Resources(time="90", mem="512M").mem

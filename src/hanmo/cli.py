@@ -135,7 +135,13 @@ def work(folder: Path, phase: str, share: str, workers: int) -> None:
     "--text", multiple=True, metavar="SIZE", help="Size of the text, e.g. 200GB (several; default: the sources' own)."
 )
 @click.option("--cores", type=int, help="Processors of all machines together (default: this machine's).")
-@click.option("--sample", default=16.0, show_default=True, help="Megabytes of text to measure on; 0: leave text out.")
+@click.option(
+    "--sample",
+    type=click.FloatRange(min=0),
+    default=16.0,
+    show_default=True,
+    help="Megabytes of text to measure on; 0: leave text out.",
+)
 @click.option("--device", default="this", show_default=True, help="h100, a100, rtx4090, t4, ..., cpu, this.")
 @click.option("--devices", type=click.IntRange(min=1), help="So many train together (default: as the stages have it).")
 @click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Model FLOPs over the device's rate, if known.")

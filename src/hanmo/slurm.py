@@ -39,6 +39,9 @@ from hanmo.remote import existing, work_of
 WAITING = 75
 #: Seconds before its end at which Slurm tells a job that trains.
 WARNING = 120
+#: Limits and sizes as sbatch takes them.
+_TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}|infinite|unlimited", re.IGNORECASE)
+_MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
 #: Stages that compute with a model, and so are given the GPUs that were asked for.
 _ON_GPU = ("pretrain", "sft", "dpo", "eval")
 
@@ -117,6 +120,12 @@ class Resources:
     array: int = 16
     more: tuple[str, ...] = ()
     nodes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.time and not _TIME.fullmatch(self.time):
+            raise HanmoError(f"--time: '{self.time}' is no limit that Slurm knows; give e.g. 90 or 1-12:00:00")
+        if self.mem and not _MEMORY.fullmatch(self.mem):
+            raise HanmoError(f"--mem: '{self.mem}' is no size that Slurm knows; give e.g. 16G")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,12 @@ Format = Literal[
     "tfrecord", "npz", "bin",
 ]  # fmt: skip
 
+#: What `quality.language.identify` calls what it finds.
+LanguageName = Literal[
+    "zh", "ja", "ko", "en", "fr", "de", "es", "it", "pt", "nl", "pl", "sv", "vi", "id", "tr",
+    "und-Latn", "und-Cyrl", "und",
+]  # fmt: skip
+
 
 class Source(Settings):
     """One origin of text: a file, a folder (with all below it) or a glob."""
@@ -139,7 +145,7 @@ class QualitySettings(Settings):
     max_damage: float = setting(
         0.02, "largest share of replacement marks (U+FFFD) and private-use characters, before cleaning", ge=0, le=1
     )
-    languages: list[str] = factory(
+    languages: list[LanguageName] = factory(
         list, "reject documents in other languages than these (zh, ja, ko, en, fr, de, ... und); empty: any"
     )
     registers: list[Literal["modern", "classical"]] = factory(

@@ -97,3 +97,12 @@ def test_real_text_is_told(shared_data: Path, name: str, register: str, least: f
     found = [told(record["text"]) for _, record in records]
     assert {language.name for language in found} == {"zh"}
     assert sum(language.register == register for language in found) >= least * len(found)
+
+
+def test_settings_know_every_name_there_is() -> None:
+    from typing import get_args
+
+    from hanmo.corpus.quality.language import _WORDS
+    from hanmo.corpus.settings import LanguageName
+
+    assert set(get_args(LanguageName)) == {"zh", "ja", "ko", *_WORDS, "und-Latn", "und-Cyrl", "und"}
