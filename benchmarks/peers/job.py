@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hanmo.files import fingerprint_json
-from hanmo.models.presets import PRESETS, Preset
-
-# The shape of TinyLlama (1.1B), as a Qwen3 with heads of 128 channels.
-PRESETS["bench-1b1"] = Preset(2048, 5632, 22, 16, 4, 128, "TinyLlama's shape, for benchmarks")
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ SIZES = {
     "tiny": Size("hanmo-1m", (128, 4), 2),
     "16m": Size("hanmo-16m", (384, 8), 5),
     "92m": Size("hanmo-92m", (768, 13), 12),
-    "1b1": Size("bench-1b1", (2048, 16), 26),
+    "1b1": Size("hanmo-1b1", (2048, 16), 26),
 }
 
 

@@ -39,6 +39,7 @@ PRESETS: dict[str, Preset] = {
     "hanmo-92m": Preset(640, 2048, 18, 10, 5, 64, "hours on one GPU"),
     "hanmo-210m": Preset(896, 2816, 22, 14, 7, 64, "a day on one GPU"),
     "hanmo-440m": Preset(1152, 3584, 28, 18, 6, 64, "days on one GPU, a day on eight"),
+    "hanmo-1b1": Preset(2048, 5632, 24, 16, 4, 128, "about TinyLlama's shape: days on eight GPUs"),
     "hanmo-1b5": Preset(2048, 6144, 28, 16, 8, 128, "a week on eight GPUs"),
 }
 

@@ -149,7 +149,7 @@ def _prepare(out: Path, plan: str) -> None:
             remove_tree(folder)
         if not is_remote(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for torn in folder.glob(".*.tmp"):
+            for torn in [*folder.glob(".*.tmp"), *out.glob(".*.tmp")]:
                 torn.unlink()
     (out / "tokens.json").unlink(missing_ok=True)
     write_json(record, {"plan": plan})
