@@ -22,6 +22,7 @@ VOCABULARY = {
     "hanmo-92m": 16384,
     "hanmo-210m": 32768,
     "hanmo-440m": 32768,
+    "hanmo-1b1": 32000,
     "hanmo-1b5": 65536,
 }
 
