@@ -18,7 +18,8 @@ from hanmo.tokenizer import load
 from hanmo.tokens.mix import Mix, MixSource, mix_sources
 from hanmo.tokens.order import Order
 from hanmo.tokens.remote import RemoteTokens
-from hanmo.tokens.shards import Renumbered, Split, open_split, read_info
+from hanmo.tokens.renumbered import Renumbered
+from hanmo.tokens.shards import Split, open_split, read_info
 
 
 @dataclass(frozen=True)
