@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hanmo.plan.devices import Device
-from hanmo.plan.fit import choose, explain, layout_of, layouts, settle
+from hanmo.plan.fit import changes, choose, explain, layout_of, layouts, settle
 from hanmo.plan.memory import need
 from hanmo.plan.shape import of_preset
 from hanmo.plan.shortage import out_of_memory
@@ -61,6 +61,21 @@ def test_needs_grow_as_they_should() -> None:
     muon = 4 * shape.layers * shape.layer + 8 * (shape.embedding + shape.gains)
     assert whole.parts["optimiser state"] == muon
     assert all(128 <= layout.micro_tokens <= 8192 for layout in layouts(asked, 1024))
+
+
+def test_lanes_take_memory() -> None:
+    """On a CPU each lane has gradients of its own."""
+    shape = of_preset("hanmo-92m", 16384, 512)
+    settings = PretrainSettings(preset="hanmo-92m", context=512, batch_tokens=8192, threads=4)
+    here = Device("cpu", 1e12, 1e12, cpu=True)
+    asked = layout_of(settings, here)
+    assert asked.lanes == 4 and layout_of(settings.model_copy(update={"compile": False}), here).lanes == 1
+    with_lanes, without = need(shape, asked).total, need(shape, asked.with_(lanes=1)).total
+    assert with_lanes > without + 3 * 4 * shape.parameters
+    found = choose(shape, asked, Device("cpu", 1e12, (without + 1e8) / 0.92, cpu=True))
+    assert found and found[0] != asked and found[1].total <= without + 1e8
+    assert changes(asked, asked.with_(lanes=1)) == {"lanes": 1}
+    assert layout_of(settings.model_copy(update={"lanes": 1}), here).lanes == 1
 
 
 def tiny_model():

@@ -1,8 +1,8 @@
 """Settings of pretraining under which it fits into memory: before a run (`--fit`), at its start (`recompute: auto`),
 and as the advice of the message when memory ran out.
 
-What is chosen are settings that change the speed alone: `micro_tokens`, `recompute` and `parallel`. A run that died can
-therefore go on with them from its last checkpoint.
+What is chosen are settings that change the speed alone: `micro_tokens`, `recompute`, `lanes` and `parallel`. A run that
+died can therefore go on with them from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from hanmo.plan.devices import Device, here
 from hanmo.plan.memory import Layout, Need, need, pieces, rows_of
 from hanmo.plan.shape import Shape, of_folder, of_model, of_preset
 from hanmo.plan.speed import tokens_per_second
+from hanmo.pool import cores
+from hanmo.pretrain.rows import lanes_for
 from hanmo.pretrain.settings import PretrainSettings
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 MARGIN = 0.92
 #: Tokens in a micro-batch at which fixed costs take half of the time, about.
 FIXED = {True: 64, False: 1024}  # on a CPU; on an accelerator
+#: Speed where threads share every operator, by that of lanes.
+TOGETHER = 0.85
 
 
 def layout_of(settings: PretrainSettings, device: Device, processes: int | None = None) -> Layout:
@@ -45,7 +49,13 @@ def layout_of(settings: PretrainSettings, device: Device, processes: int | None 
         compiled=settings.compile,
         optimizer=settings.optimizer,
         cpu=device.cpu,
+        lanes=_lanes(settings) if device.cpu and count == 1 else 1,
     )
+
+
+def _lanes(settings: PretrainSettings) -> int:
+    threads = settings.threads or cores()
+    return min(settings.lanes or threads, threads) if settings.compile and settings.objective == "causal" else 1
 
 
 def choose(shape: Shape, asked: Layout, device: Device, below: float = float("inf")) -> tuple[Layout, Need] | None:
@@ -64,7 +74,8 @@ def choose(shape: Shape, asked: Layout, device: Device, below: float = float("in
 
     def speed(item: tuple[Layout, Need]) -> float:
         micro = item[0].micro_tokens
-        return tokens_per_second(shape, item[0], device) * micro / (micro + FIXED[device.cpu])
+        shared = TOGETHER if lanes_for(micro // shape.context, item[0].lanes) < asked.lanes else 1.0
+        return tokens_per_second(shape, item[0], device) * shared * micro / (micro + FIXED[device.cpu])
 
     return max(found, key=speed, default=None)
 
@@ -81,8 +92,10 @@ def layouts(asked: Layout, context: int) -> Iterator[Layout]:
     sizes = sorted({pieces(rows, context, micro) for micro in range(context, asked.micro_tokens + 1, context)})
     for parallel in {asked.parallel, "fsdp" if asked.processes > 1 else asked.parallel}:
         for recompute in {True, asked.recompute}:
-            for size in sizes:
-                yield asked.with_(parallel=parallel, recompute=recompute, micro_tokens=size * context)
+            for lanes in {asked.lanes, 1}:
+                for size in sizes:
+                    micro = size * context
+                    yield asked.with_(parallel=parallel, recompute=recompute, micro_tokens=micro, lanes=lanes)
 
 
 def changes(asked: Layout, chosen: Layout) -> dict[str, Any]:
@@ -92,6 +105,8 @@ def changes(asked: Layout, chosen: Layout) -> dict[str, Any]:
         found["micro_tokens"] = chosen.micro_tokens
     if chosen.recompute and not asked.recompute:
         found["recompute"] = "layers"
+    if chosen.lanes != asked.lanes:
+        found["lanes"] = chosen.lanes
     if chosen.parallel != asked.parallel:
         found["parallel"] = chosen.parallel
     return found

@@ -19,6 +19,7 @@ from typing import Literal
 
 from hanmo.models.attention import BLOCK, SHORT
 from hanmo.plan.shape import Shape
+from hanmo.pretrain.rows import lanes_for
 from hanmo.pretrain.step import LOSS_BYTES, LOSS_CHUNK
 
 #: Bytes that a process takes before it holds a model: Python, torch, transformers, on CPU with the compiler as well.
@@ -40,6 +41,7 @@ class Layout:
         compiled: the layers are compiled.
         optimizer: "muon" or "adamw".
         cpu: on the CPU (short rows take an attention of their own there).
+        lanes: threads that may compute rows of their own.
     """
 
     batch_tokens: int
@@ -51,6 +53,7 @@ class Layout:
     compiled: bool = True
     optimizer: Literal["muon", "adamw"] = "muon"
     cpu: bool = True
+    lanes: int = 1
 
     def with_(self, **changes: object) -> Layout:
         """A copy with other values."""
@@ -111,6 +114,9 @@ def need(shape: Shape, layout: Layout) -> Need:
     sharded = layout.parallel == "fsdp"
     at_once = 2 if layout.recompute or sharded else shape.layers
     copies = at_once * shape.layer * (c if c < 4 or sharded else 0) + (4 * shape.embedding if sharded else 0)
+    # Each lane has weights in the compute dtype, gradients and a piece of the loss of its own.
+    lanes = lanes_for(tokens // shape.context, layout.lanes)
+    copies *= lanes
     head = shape.vocab * shape.hidden
     entry = tokens * shape.hidden * c * shape.layers
     layer = tokens * kept(shape, layout) + shape.layer * (c if c < 4 else 0)
@@ -118,16 +124,18 @@ def need(shape: Shape, layout: Layout) -> Need:
     mask = tokens * shape.context * c if layout.cpu and shape.context > BLOCK else 0
     # The last norm works in fp32; the loss keeps the gradients to the hidden states and to the head.
     ends = tokens * shape.hidden * (4 + 4 + 2 * c)
-    logits = min(tokens, chunk(shape, layout)) * shape.vocab * (4 + 2 * c if layout.compiled else 20 + 2 * c)
+    logits = min(tokens, lanes * chunk(shape, layout)) * shape.vocab * (4 + 2 * c if layout.compiled else 20 + 2 * c)
     held = activations + copies + mask + ends
     # One layer's backward pass: gradients of what it kept, half of it at a time, or many at once in eager mode.
-    backward = (0.5 if layout.compiled else 1.5) * layer + 4 * shape.layer
-    head_gradient = 4 * head
+    backward = (0.5 if layout.compiled else 1.5) * layer + 4 * shape.layer * lanes
+    head_gradient = 4 * head * lanes
     accumulates = layout.batch_tokens > layout.micro_tokens * layout.processes
+    before = gradients if accumulates else 0
+    made = gradients * lanes + (before if lanes > 1 else 0)
     moments = {
-        "loss": held + (gradients if accumulates else 0) + head_gradient + 2 * head * c + logits,
-        "backward": held + gradients + max(head_gradient * 2, head_gradient + backward),
-        "embedding gradient": gradients + 2 * head_gradient + mask + ends / 2,
+        "loss": held + before + head_gradient + 2 * head * c * lanes + logits,
+        "backward": held + made + max(head_gradient * 2, head_gradient + backward),
+        "embedding gradient": made + 2 * head_gradient + mask + ends / 2,
         "optimiser": gradients + (_muon(shape) / layout.processes if layout.optimizer == "muon" else 0),
         "checkpoint": (masters + state * share) if layout.cpu else 0,
     }

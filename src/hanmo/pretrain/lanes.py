@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hanmo.pretrain.alone import Alone
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.objectives import Step, StepBuilder
-from hanmo.pretrain.rows import filled_up, taken
+from hanmo.pretrain.rows import filled_up, lanes_for, taken
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.step import PackedStep
 from hanmo.tokens.order import Rows
@@ -28,8 +28,6 @@ from hanmo.tokens.order import Rows
 T = TypeVar("T")
 #: Compiled graphs as C++ from end to end: called from Python, each kernel would hold the interpreter's lock.
 OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
-#: The least part of the cores' time that lanes must fill; below it all cores work on one lane.
-WORTH = 0.8
 
 
 class Laned(Alone):
@@ -40,7 +38,8 @@ class Laned(Alone):
     ) -> None:
         super().__init__(model, settings, dtype, world, step)
         self._threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._threads, "lane")
+        self._lanes = min(settings.lanes or self._threads, self._threads)
+        self._pool = ThreadPoolExecutor(self._lanes, "lane")
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._ready: set[int] = set()
 
@@ -61,10 +60,10 @@ class Laned(Alone):
 
     def _each(self, rows: Rows, function: Callable[[Rows], T]) -> list[T]:
         """What `function` finds in the rows of each lane; all lanes take equally many, so that shapes are alike."""
-        size = -(-len(rows.inputs) // self._threads)
-        lanes = -(-len(rows.inputs) // size)
-        if len(rows.inputs) < WORTH * size * self._threads:  # too many cores would wait
+        lanes = lanes_for(len(rows.inputs), self._lanes)
+        if lanes == 1:
             return [function(rows)]
+        size = -(-len(rows.inputs) // lanes)
         rows = filled_up(rows, lanes * size)
         parts = [taken(rows, slice(start, start + size)) for start in range(0, lanes * size, size)]
         done = []

@@ -165,6 +165,7 @@ def spread(
     """Spread a model over the processes of `world` as `settings.parallel` says; `step` builds what makes its loss."""
     if world.size == 1:
         # An encoder's step is not made to be called by several threads.
-        cores = world.device.type == "cpu" and torch.get_num_threads() > 1 and step is PackedStep
-        return (Laned if cores and settings.compile else Alone)(model, settings, dtype, world, step)
+        several = world.device.type == "cpu" and torch.get_num_threads() > 1 and settings.lanes != 1
+        laned = several and settings.compile and step is PackedStep
+        return (Laned if laned else Alone)(model, settings, dtype, world, step)
     return {"ddp": Copied, "fsdp": Cut}[settings.parallel](model, settings, dtype, world, step)

@@ -7,6 +7,15 @@ import numpy as np
 from hanmo.models.loss import IGNORE
 from hanmo.tokens.order import Rows
 
+#: The least part of the cores' time that lanes must fill; below it all cores work on one lane.
+WORTH = 0.8
+
+
+def lanes_for(rows: int, threads: int) -> int:
+    """Lanes that compute so many rows on so many threads (see `hanmo.pretrain.lanes`): 1 where more would idle."""
+    size = -(-rows // threads)
+    return -(-rows // size) if rows >= WORTH * size * threads else 1
+
 
 def taken(rows: Rows, part: slice) -> Rows:
     """The rows of a stretch."""

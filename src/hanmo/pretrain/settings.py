@@ -117,6 +117,12 @@ class PretrainSettings(Settings):
         "ddp", "among processes: ddp, each holds all weights; fsdp, each a part of every weight", affects="speed"
     )
     threads: int = setting(0, "CPU threads; 0: torch's default, or a share of the cores", affects="speed", ge=0)
+    lanes: int = setting(
+        0,
+        "threads of a CPU that compute rows of their own; 0: all; 1: none, which needs less memory",
+        affects="speed",
+        ge=0,
+    )
     checkpoint_seconds: float = setting(60.0, "time between checkpoints", affects="speed", gt=0)
     checkpoint_steps: int = setting(0, "steps between checkpoints; 0: by time alone", affects="speed", ge=0)
     save_initial: bool = setting(
