@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from hanmo.errors import HanmoError
-from hanmo.models.presets import PRESETS, build_config, count_parameters, preset
+from hanmo.models.presets import PRESETS, build_config, count_parameters, full_name, preset
 
 #: A vocabulary that fits each size, as in recipes/.
 VOCABULARY = {
@@ -103,3 +103,9 @@ def test_an_unknown_name_names_the_nearest(name: str) -> None:
 def test_a_foreign_name_lists_the_known() -> None:
     with pytest.raises(HanmoError, match=r"preset 'llama' is unknown \(known: hanmo-1m"):
         preset("llama")
+
+
+def test_a_size_is_short_for_a_name() -> None:
+    assert full_name("92m") == full_name("hanmo-92m") == full_name("92M") == "hanmo-92m"
+    with pytest.raises(HanmoError, match="preset '93m' is unknown"):
+        full_name("93m")

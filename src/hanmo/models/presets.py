@@ -44,6 +44,13 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+def full_name(name: str) -> str:
+    """The key in `PRESETS`: "92m" is short for "hanmo-92m". An unknown name is an error that names the nearest."""
+    found = name if name in PRESETS else f"hanmo-{name.lower()}"
+    preset(found if found in PRESETS else name)
+    return found
+
+
 def preset(name: str) -> Preset:
     """Look a preset up; an unknown name is an error that names the nearest."""
     if name not in PRESETS:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hanmo.models.presets import preset
+from hanmo.models.presets import full_name
 from hanmo.pretrain.guard import GuardSettings
 from hanmo.pretrain.trackers import TrackerName
 from hanmo.stage import Settings, factory, setting
@@ -53,7 +53,7 @@ class MaskSettings(Settings):
 class PretrainSettings(Settings):
     """Pretraining a decoder on packed documents, or continuing a model on them."""
 
-    preset: str = setting("hanmo-4m", "shape of the model (see hanmo.models.presets)")
+    preset: str = setting("hanmo-4m", "shape of the model, e.g. 92m (see hanmo.models.presets)")
     objective: Literal["causal", "masked"] = setting(
         "causal", "causal: predict the next token; masked: fill masks, to continue an encoder (BERT and its like)"
     )
@@ -177,5 +177,4 @@ class PretrainSettings(Settings):
     @field_validator("preset")
     @classmethod
     def _known(cls, name: str) -> str:
-        preset(name)
-        return name
+        return full_name(name)
