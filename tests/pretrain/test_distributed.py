@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from group import together  # type: ignore[import-not-found]
+from tiny_runs import make_model, make_order, make_settings  # type: ignore[import-not-found]
 
-from conftest import make_model, make_order, make_settings  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError, Interrupted
 from hanmo.models.loss import IGNORE
 from hanmo.pretrain import optimizer

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_runs import QUICK, run_stage, saved  # type: ignore[import-not-found]
 
-from conftest import QUICK, run_stage, saved  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, read_jsonl, write_json
 from hanmo.pretrain.data import mix_of, opened, skipped

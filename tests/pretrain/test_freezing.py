@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_runs import run_stage, saved  # type: ignore[import-not-found]
 
-from conftest import run_stage, saved  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError
 from hanmo.models.loss import chunk_step, chunk_step_frozen, linear_cross_entropy
 from hanmo.models.parts import chosen, modules_of

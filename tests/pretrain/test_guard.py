@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import weights  # type: ignore[import-not-found]
 
-from conftest import weights  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError
 from hanmo.pretrain.guard import Guard, GuardSettings
 from hanmo.pretrain.trainer import Trainer

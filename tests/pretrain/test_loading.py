@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tiny_runs import run_stage, saved  # type: ignore[import-not-found]
 
-from conftest import run_stage, saved  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, read_jsonl
 from hanmo.models.folder import resolve

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from tiny_runs import run_stage, saved  # type: ignore[import-not-found]
 
-from conftest import run_stage, saved  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError
 from hanmo.files import JsonlZstWriter, read_jsonl
 from hanmo.models.loss import IGNORE

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import weights  # type: ignore[import-not-found]
 
-from conftest import weights  # type: ignore[import-not-found]
 from hanmo.pretrain import precision
 from hanmo.pretrain.optimizer import orthogonalise
 from hanmo.pretrain.precision import LossScaler, choose, gain

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import weights  # type: ignore[import-not-found]
 
-from conftest import weights  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError
 from hanmo.pretrain.schedule import SHAPES, BatchSizes, Schedule
 from hanmo.pretrain.settings import PretrainSettings

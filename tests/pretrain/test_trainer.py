@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import weights  # type: ignore[import-not-found]
 from torch.distributed.checkpoint import FileSystemWriter
 
-from conftest import weights  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError, Interrupted
 from hanmo.pretrain.optimizer import orthogonalise
 from hanmo.pretrain.settings import PretrainSettings, parse_count
