@@ -101,10 +101,10 @@ def test_a_full_disk_loses_no_checkpoint(
         return one_step(rows, targets)
 
     trainer._one_step = filling  # type: ignore[method-assign]
-    with pytest.raises(HanmoError, match=r"the last checkpoint could not be written \(No space left on device\); mend"):
+    with pytest.raises(HanmoError, match=r"the last checkpoint could not be written \(the disk is full\); mend"):
         trainer.run()
     said = capfd.readouterr().err
-    assert said.count("no checkpoint could be written (No space left on device)") == 4  # at 8, 12, 16 and the end
+    assert said.count("no checkpoint could be written (the disk is full)") == 4  # at 8, 12, 16 and the end
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000004"]
     monkeypatch.undo()
     resumed = Trainer(tiny_model(), often, tiny_order, out, torch.float32)

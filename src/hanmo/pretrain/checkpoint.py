@@ -10,6 +10,7 @@ good checkpoint stays.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import warnings
@@ -35,6 +36,10 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 #: Of the files and of the names of tensors in them; others are refused.
 FORMAT = 2
+
+
+#: The commonest reason why a checkpoint cannot be written.
+FULL = "the disk is full"
 
 
 @dataclass(frozen=True)
@@ -134,10 +139,10 @@ class CheckpointStore:
             causes = [caught for caught, *_ in error.failures.values()]
         for cause in causes:
             if isinstance(cause, OSError) and cause.strerror:
-                return cause.strerror
+                return FULL if cause.errno == errno.ENOSPC else cause.strerror
         # torch's own writer has no errno; a folder that has no room for as much again is full.
         if self.folder.exists() and shutil.disk_usage(self.folder).free < size:
-            return os.strerror(28)
+            return FULL
         return " ".join(str(causes[0]).split())[:200] or type(causes[0]).__name__
 
     def _rotate(self, also: Collection[int]) -> None:
