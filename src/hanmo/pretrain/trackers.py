@@ -61,7 +61,7 @@ class _Swanlab:
     """A run in swanlab's cloud, or (offline) below `swanlog/` for `swanlab sync`."""
 
     def __init__(self, place: Place) -> None:
-        swanlab = need("swanlab", "trackers")
+        swanlab = need("swanlab", "swanlab")
         folder = Path(os.environ.get("SWANLAB_SAVE_DIR") or Path.home() / ".swanlab")
         known = "SWANLAB_API_KEY" in os.environ or (folder / ".netrc").is_file()
         self._run = swanlab.init(
