@@ -125,6 +125,8 @@ def measure(run: dict[str, Any], steps: int, threads: int) -> dict[str, Any]:
     from hanmo.child import MemoryWatch
     from hanmo.models.allocator import keep_freed_memory
     from hanmo.models.presets import build_config
+    from hanmo.plan.devices import Device
+    from hanmo.plan.fit import layout_of
     from hanmo.pretrain.settings import PretrainSettings
     from hanmo.pretrain.trainer import Trainer
     from hanmo.tokens.order import Order
@@ -136,7 +138,13 @@ def measure(run: dict[str, Any], steps: int, threads: int) -> dict[str, Any]:
     run = dict(run)
     vocab = run.pop("vocab", 8192)
     settings = PretrainSettings(
-        **run, tokens=run["batch_tokens"] * steps, eval_every=0, checkpoint_seconds=1e6, decay_fraction=0, device="cpu"
+        **run,
+        tokens=run["batch_tokens"] * steps,
+        eval_every=0,
+        checkpoint_seconds=1e6,
+        decay_fraction=0,
+        device="cpu",
+        threads=threads,
     )
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(build_config(settings.preset, vocab, settings.context)).train()
@@ -168,6 +176,7 @@ def measure(run: dict[str, Any], steps: int, threads: int) -> dict[str, Any]:
         "peak_anonymous": watch.peak_anonymous(),
         "matmul": rate,
         "threads": torch.get_num_threads(),
+        "lanes": layout_of(settings, Device("cpu", rate, 1e12, cpu=True)).lanes,
     }
 
 
@@ -184,7 +193,8 @@ def compare(runs: list[dict[str, Any]], prices: tuple[float, ...]) -> list[dict[
     for item in runs:
         run, measured = dict(item["run"]), item["measured"]
         shape = of_preset(run["preset"], run.pop("vocab", 8192), run["context"])
-        settings = PretrainSettings(**run)
+        # What was measured was so many lanes; what this machine would take is another matter.
+        settings = PretrainSettings(**run, threads=measured["threads"], lanes=measured["lanes"])
         layout = layout_of(settings, Device("cpu", measured["matmul"], 1e12, cpu=True))
         row = work(shape, layout).row(settings.batch_tokens)
         seconds = sum(price * amount for price, amount in zip(prices, row, strict=True)) / measured["matmul"]

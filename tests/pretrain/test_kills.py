@@ -20,6 +20,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 #: 40 steps with a checkpoint at every fourth.
 RUN = {**QUICK, "tokens": 40 * 128, "checkpoint_steps": 4, "eval_every": 0, "context": 32}
+#: Two processes, for so long that a signal finds them at work.
+LONG = {"processes": 2, "tokens": 200 * 128}
 
 
 def words(data: Path, out: Path, *start: str, **more: object) -> list[str]:
@@ -42,10 +44,16 @@ def wait_for(process: subprocess.Popen[bytes], out: Path, pattern: str) -> None:
         time.sleep(0.002)
 
 
-def trains(process: subprocess.Popen[bytes]) -> list[int]:
-    """The processes below that train."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    return sorted(p.pid for p in below if "hanmo.child" in p.cmdline())
+def one_of_two(process: subprocess.Popen[bytes], out: Path) -> int:
+    """One of the two processes that train, looked up before the first checkpoints: steps are quick."""
+    found: list[int] = []
+    while len(found) < 2:
+        assert process.poll() is None
+        below = psutil.Process(process.pid).children(recursive=True)
+        found = sorted(p.pid for p in below if "hanmo.child" in p.cmdline())
+        time.sleep(0.01)
+    wait_for(process, out, "step-00000008")
+    return found[-1]
 
 
 def same(one: Path, two: Path) -> bool:
@@ -74,23 +82,21 @@ def test_killed_in_a_write_and_resumed(tokens: Path, tmp_path: Path, whole: Path
 
 def test_one_of_two_is_killed_and_a_stopped_group_goes_on(tokens: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "run"
-    process = start(words(tokens, out, processes=2), tmp_path / "log")
-    wait_for(process, out, "step-00000008")
-    os.kill(trains(process)[-1], signal.SIGKILL)
+    process = start(words(tokens, out, **LONG), tmp_path / "log")
+    os.kill(one_of_two(process, out), signal.SIGKILL)
     assert process.wait(120) == 0
     log = (tmp_path / "log").read_text()
     assert log.count("all start again from the newest checkpoint") == 1 and "2 processes (ddp)" in log
     assert "Traceback" not in log and "error" not in log
     # A signal at one process alone stops all at the same step, with the status of a stop.
     torn = tmp_path / "torn"
-    process = start(words(tokens, torn, processes=2), tmp_path / "log")
-    wait_for(process, torn, "step-00000008")
-    os.kill(trains(process)[-1], signal.SIGUSR1)
+    process = start(words(tokens, torn, **LONG), tmp_path / "log")
+    os.kill(one_of_two(process, torn), signal.SIGUSR1)
     assert process.wait(120) == 130
     assert (tmp_path / "log").read_text().count("stopped at step") == 1
     # Started by torchrun now: the same group by another launcher.
     launched = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    again = subprocess.run(words(tokens, torn, *launched), capture_output=True, text=True)
+    again = subprocess.run(words(tokens, torn, *launched, tokens=LONG["tokens"]), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count('"processes": 2') == 1 and "resuming at step" in again.stderr
     assert same(out, torn)

@@ -170,7 +170,7 @@ def test_one_that_is_not_installed_is_one_line(run: Path, monkeypatch) -> None:
         return real(name, *args)
 
     monkeypatch.setattr(importlib, "import_module", importing)
-    with pytest.raises(HanmoError, match=r'swanlab is not installed: pip install "hanmo\[trackers\]"'):
+    with pytest.raises(HanmoError, match=r'swanlab is not installed: pip install "hanmo\[swanlab\]"'):
         Trackers(["swanlab"], lambda: Place("p", "n", run, {}, 0))
 
 
