@@ -137,11 +137,15 @@ def figures(record: dict[str, Any], tokens: int) -> dict[str, float]:
 
 
 def curve(record: dict[str, Any]) -> list[dict[str, float]]:
-    """The points of a record as {seconds, seconds_with_startup, bits_per_byte}."""
+    """The points of a record as {seconds, seconds_with_startup, bits_per_byte}.
+
+    What a runner learns before its first step (`before`, in seconds) is training as well.
+    """
     raw = np.array(record["seconds"])
     steady = raw.copy()
     steady[:STARTUP] = np.minimum(steady[:STARTUP], step_seconds(record["seconds"]))
-    both = np.cumsum(steady), np.cumsum(raw)
+    before = record.get("before", 0.0)
+    both = before + np.cumsum(steady), before + np.cumsum(raw)
     return [
         {
             "step": step,

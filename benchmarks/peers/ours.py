@@ -51,6 +51,7 @@ def run(job: Job) -> dict[str, Any]:
         clock.score(model)
     return clock.record() | {
         "parameters": counts["parameters"],
+        "before": counts.get("start_seconds", 0.0),
         "dtype": counts["dtype"],
         "flops_per_token": model_flops(model, job.context),
         "settings": {

@@ -58,13 +58,14 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def build_config(name: str, vocab_size: int, context: int) -> Qwen3Config:
+def build_config(name: str, vocab_size: int, context: int, tied: bool = True) -> Qwen3Config:
     """The transformers configuration of a preset.
 
     Args:
         name: a key of `PRESETS`.
         vocab_size: rows of the embedding; rounded up to a multiple of 64, which matrix products like.
         context: the longest sequence in tokens that the model is meant for.
+        tied: the head is the input embedding; otherwise a matrix of its own, which costs no time.
     """
     from transformers import Qwen3Config
 
@@ -78,7 +79,7 @@ def build_config(name: str, vocab_size: int, context: int) -> Qwen3Config:
         num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_dim,
         max_position_embeddings=context,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         rms_norm_eps=1e-6,
         attention_bias=False,
         bos_token_id=None,

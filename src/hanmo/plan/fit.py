@@ -117,7 +117,7 @@ def shape_of(settings: PretrainSettings, inputs: dict[str, list[Path]]) -> Shape
     if given := inputs.get("model"):
         return of_folder(given[0], settings.context)
     facts = read_json(inputs["data"][0] / "tokens.json")
-    return of_preset(settings.preset, facts["vocab_size"], settings.context)
+    return of_preset(settings.preset, facts["vocab_size"], settings.context, settings.start != "bigram")
 
 
 def fitted(settings: PretrainSettings, inputs: dict[str, list[Path]]) -> PretrainSettings:

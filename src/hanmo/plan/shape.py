@@ -54,11 +54,11 @@ class Shape:
         return self.embedding + self.layers * self.layer + self.gains
 
 
-def of_preset(name: str, vocab: int, context: int) -> Shape:
-    """The shape of a preset with a vocabulary of `vocab` tokens."""
+def of_preset(name: str, vocab: int, context: int, tied: bool = True) -> Shape:
+    """The shape of a preset with a vocabulary of `vocab` tokens, its head tied to the input embedding or not."""
     from hanmo.models.presets import build_config
 
-    return _counted(name, build_config(name, vocab, context), context)
+    return _counted(name, build_config(name, vocab, context, tied), context)
 
 
 def of_folder(folder: Path, context: int) -> Shape:

@@ -157,7 +157,7 @@ def _shape(stage: Stage, stages: dict[str, Stage], recipe: str) -> Shape:
             raise HanmoError(f"{recipe}: stage '{stage.name}' continues '{source}', whose model is not known yet")
         longer = before.settings.model_copy(update={"context": settings.context})
         return _shape(Stage(before.name, before.kind, longer, before.sources), stages, recipe)
-    return of_preset(settings.preset, _vocabulary(stage, stages, recipe), settings.context)
+    return of_preset(settings.preset, _vocabulary(stage, stages, recipe), settings.context, settings.start != "bigram")
 
 
 def _vocabulary(stage: Stage, stages: dict[str, Stage], recipe: str) -> int:

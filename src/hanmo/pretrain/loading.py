@@ -20,23 +20,22 @@ import transformers
 from filelock import FileLock
 from safetensors import SafetensorError
 from torch import nn
-from transformers import Qwen3ForCausalLM
 
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import write_json
 from hanmo.models.parts import layers_of
-from hanmo.models.presets import build_config
 from hanmo.models.vocabulary import RECORD, resize
 from hanmo.pretrain.objectives.masked import check_encoder
 from hanmo.pretrain.settings import PretrainSettings
+from hanmo.pretrain.start import new_model
 from hanmo.pretrain.step import PackedStep
 from hanmo.tokenizer import is_tokenizer, load
 from hanmo.tokenizer.imports import import_tokenizer
 from hanmo.tokens.order import Rows
 
-#: Below the stage's folder: what is made of a given model folder and is needed only while the stage works.
-_WORK = "given"
+#: Below the stage's folder: what is made before the training and is needed only while the stage works.
+WORK = "given"
 #: Names that an error line shows; all of them are in loading.json.
 _SHOWN = 3
 #: How far the packed step's losses may be from the model's own, which are summed in another order (see check_step).
@@ -60,8 +59,9 @@ def load_model(
     if given is None:
         if masked:
             raise HanmoError("objective: masked continues an encoder; give its folder as `model`")
-        torch.manual_seed(settings.seed)
-        return Qwen3ForCausalLM(build_config(settings.preset, vocab_size, settings.context)).train()
+        return new_model(settings, vocab_size)
+    if settings.start != "random":
+        raise HanmoError(f"start: {settings.start} is for new models, and {given} is given to go on from; leave it out")
     folder = given
     if not _same_vocabulary(folder, tokenizer, given, settings.vocabulary, out):
         folder = _swapped(folder, tokenizer, out)
@@ -225,7 +225,7 @@ def tokenizer_of(folder: Path, out: Path) -> Path | None:
         return folder
     if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.model")):
         return None
-    made = out / _WORK / "tokenizer"
+    made = out / WORK / "tokenizer"
     with _alone(out):
         if not is_tokenizer(made):
             import_tokenizer(folder, made)
@@ -235,14 +235,14 @@ def tokenizer_of(folder: Path, out: Path) -> Path | None:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """One process of a run at a time makes what all of them want."""
-    (out / _WORK).mkdir(parents=True, exist_ok=True)
-    with FileLock(out / _WORK / ".lock"):
+    (out / WORK).mkdir(parents=True, exist_ok=True)
+    with FileLock(out / WORK / ".lock"):
         yield
 
 
 def clear_work(out: Path) -> None:
     """Remove what was made of a given model folder."""
-    shutil.rmtree(out / _WORK, ignore_errors=True)
+    shutil.rmtree(out / WORK, ignore_errors=True)
 
 
 def _same_vocabulary(folder: Path, tokenizer: Path, given: Path, vocabulary: str, out: Path) -> bool:
@@ -274,7 +274,7 @@ def _same_vocabulary(folder: Path, tokenizer: Path, given: Path, vocabulary: str
 
 def _swapped(folder: Path, tokenizer: Path, out: Path) -> Path:
     """The model with the data's vocabulary, made once and kept until the run is done."""
-    made = out / _WORK / "swapped"
+    made = out / WORK / "swapped"
     with _alone(out):
         if not (made / RECORD).is_file():
             said = resize(folder, tokenizer, made)

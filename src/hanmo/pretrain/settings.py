@@ -54,6 +54,11 @@ class PretrainSettings(Settings):
     """Pretraining a decoder on packed documents, or continuing a model on them."""
 
     preset: str = setting("hanmo-4m", "shape of the model, e.g. 92m (see hanmo.models.presets)")
+    start: Literal["random", "bigram"] = setting(
+        "random",
+        "of a new model; bigram: as a model of pairs of tokens, fitted to counts of the data in seconds, with a head "
+        "of its own beside the input embedding",
+    )
     objective: Literal["causal", "masked"] = setting(
         "causal", "causal: predict the next token; masked: fill masks, to continue an encoder (BERT and its like)"
     )

@@ -21,13 +21,14 @@ from hanmo.pretrain.data import Data, amounts, bytes_per_token, opened, tell_mix
 from hanmo.pretrain.distributed import World, joined
 from hanmo.pretrain.freezing import freeze
 from hanmo.pretrain.keeping import keeper
-from hanmo.pretrain.loading import clear_work, load_model, tokenizer_of
+from hanmo.pretrain.loading import WORK, clear_work, load_model, tokenizer_of
 from hanmo.pretrain.meter import in_words
 from hanmo.pretrain.objectives import RowSource, StepBuilder
 from hanmo.pretrain.objectives.looking import masked_look
 from hanmo.pretrain.objectives.masked import EncoderStep, MaskedRows
 from hanmo.pretrain.precision import choose
 from hanmo.pretrain.settings import PretrainSettings
+from hanmo.pretrain.start import begin_with_bigrams
 from hanmo.pretrain.step import PackedStep
 from hanmo.pretrain.trainer import Trainer
 from hanmo.remote import brought
@@ -70,6 +71,9 @@ def _train(settings: PretrainSettings, given: Path | None, data: Data, out: Path
     dtype = _dtype(out, settings, world)
     masked = settings.objective == "masked"
     model = load_model(settings, given, facts["vocab_size"], data.tokenizer, out, masked)
+    started = 0.0
+    if settings.start == "bigram":
+        started = begin_with_bigrams(model, order, world, out / WORK / "start.safetensors")
     frozen = freeze(model, settings.freeze)
     model = model.to(world.device)
 
@@ -113,6 +117,7 @@ def _train(settings: PretrainSettings, given: Path | None, data: Data, out: Path
         "device": str(world.device),
         "processes": world.size,
         "training_seconds": round(trainer.seconds, 1),
+        **({"start_seconds": round(started, 2)} if started else {}),
         **speed,
         **trainer.guard.counts(),
     }
