@@ -16,6 +16,7 @@ from hanmo import ranks
 from hanmo.console import console
 from hanmo.errors import HanmoError, Interrupted, describe_os_error
 from hanmo.files import read_json, write_json
+from hanmo.plan.devices import anonymous_memory
 from hanmo.plan.shortage import advice, out_of_memory
 from hanmo.remote import as_path, brought, home_of, publish, settle
 from hanmo.slurm import WAITING, Waiting
@@ -138,7 +139,6 @@ class MemoryWatch:
         import psutil
 
         self._process = psutil.Process()
-        self._status = Path("/proc/self/status")
         self._rss = self._anonymous = 0
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -159,12 +159,7 @@ class MemoryWatch:
 
     def _sample(self) -> None:
         rss = self._process.memory_info().rss
-        anonymous = rss
-        if self._status.exists():
-            for line in self._status.read_text(encoding="ascii", errors="replace").split("\n"):
-                if line.startswith("RssAnon:"):
-                    anonymous = int(line.split()[1]) * 1024
-        self._rss, self._anonymous = max(self._rss, rss), max(self._anonymous, anonymous)
+        self._rss, self._anonymous = max(self._rss, rss), max(self._anonymous, anonymous_memory(rss))
 
 
 def die_with_parent() -> None:

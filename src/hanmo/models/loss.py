@@ -29,30 +29,28 @@ def chunk_step(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor,
     Returns:
         (sum of the losses, fp32 scalar; d loss / d hidden, [n, d]; d loss / d weight, [V, d]).
     """
+    loss, slope = _loss_and_slope(hidden, weight, targets)
+    return loss, slope @ weight, slope.T @ hidden
+
+
+def chunk_step_frozen(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, None]:
+    """As `chunk_step`, without the gradient of a weight that does not learn: a third of the arithmetic less."""
+    loss, slope = _loss_and_slope(hidden, weight, targets)
+    return loss, slope @ weight, None
+
+
+def _loss_and_slope(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum of the losses; d loss / d logits, [n, V] in the compute dtype)."""
     logits = (hidden @ weight.T).float()
     valid = targets != IGNORE
     safe = torch.where(valid, targets, 0)
     top = logits.amax(-1, keepdim=True)
     exponent = (logits - top).exp()
     total = exponent.sum(-1, keepdim=True)
-    picked = logits.gather(-1, safe[:, None])
-    losses = total.log() + top - picked
+    losses = total.log() + top - logits.gather(-1, safe[:, None])
     columns = torch.arange(weight.shape[0], device=weight.device)
     slope = exponent / total - (columns[None, :] == safe[:, None]).float()
-    slope = (slope * valid[:, None]).to(hidden.dtype)
-    return (losses[:, 0] * valid).sum(), slope @ weight, slope.T @ hidden
-
-
-def chunk_step_frozen(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, None]:
-    """As `chunk_step`, without the gradient of a weight that does not learn: a third of the arithmetic less."""
-    logits = (hidden @ weight.T).float()
-    valid = targets != IGNORE
-    safe = torch.where(valid, targets, 0)
-    slope = logits.softmax(-1)
-    losses = logits.logsumexp(-1) - logits.gather(-1, safe[:, None])[:, 0]
-    columns = torch.arange(weight.shape[0], device=weight.device)
-    slope = ((slope - (columns[None, :] == safe[:, None]).float()) * valid[:, None]).to(hidden.dtype)
-    return (losses * valid).sum(), slope @ weight, None
+    return (losses[:, 0] * valid).sum(), (slope * valid[:, None]).to(hidden.dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -137,19 +137,19 @@ def host_room(own: int | None = None, limits: list[float] | None = None) -> floa
     import psutil
 
     process = psutil.Process()
-    taken = own if own is not None else _anonymous(process)
+    taken = own if own is not None else anonymous_memory(process.memory_info().rss)
     found = [psutil.virtual_memory().available + taken, *(limits if limits is not None else group_rooms(taken))]
     found += _rlimits(process, taken)
     return max(0.0, min(found))
 
 
-def _anonymous(process: Any) -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii", errors="replace").split("\n"):
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    return process.memory_info().rss
+def anonymous_memory(otherwise: int) -> int:
+    """Bytes of anonymous memory of this process; `otherwise` where the system does not tell them apart."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return otherwise
+    return next((int(line.split()[1]) * 1024 for line in status.split("\n") if line.startswith("RssAnon:")), otherwise)
 
 
 def group_rooms(

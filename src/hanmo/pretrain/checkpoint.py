@@ -36,8 +36,6 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 #: Of the files and of the names of tensors in them; others are refused.
 FORMAT = 2
-
-
 #: The commonest reason why a checkpoint cannot be written.
 FULL = "the disk is full"
 
@@ -162,6 +160,14 @@ class CheckpointStore:
 
         self.wait()
         self.world.agreed(drop)
+
+    def begun(self) -> dict[str, Any] | None:
+        """What the newest readable state.json says, its files unchecked: for what all checkpoints of a run share."""
+        for path in reversed(self._paths()):
+            state, _ = self._state(path, lambda state: True)
+            if state is not None:
+                return state
+        return None
 
     def newest(self, usable: Callable[[dict[str, Any]], bool] = lambda state: True) -> Checkpoint | None:
         """The newest checkpoint whose files are whole and whose state is `usable`, or None; the same in all processes.

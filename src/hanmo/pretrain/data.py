@@ -16,7 +16,7 @@ from hanmo.pretrain.settings import MixSettings, PretrainSettings
 from hanmo.remote import is_remote
 from hanmo.tokenizer import load
 from hanmo.tokens.mix import Mix, MixSource, mix_sources
-from hanmo.tokens.order import Order
+from hanmo.tokens.order import Announce, Order
 from hanmo.tokens.remote import RemoteTokens
 from hanmo.tokens.renumbered import Renumbered
 from hanmo.tokens.shards import Split, open_split, read_info
@@ -73,17 +73,7 @@ def opened(settings: PretrainSettings, given: Sequence[Path], out: Path, beside:
                 raise HanmoError(f"{tokenizer}: objective: masked needs a tokenizer with [CLS]")
             train = with_openings(train, opening)
             heldout = {name: with_openings(split, opening) for name, split in heldout.items()}
-    mix = _mix(settings, facts, train, groups, where)
-    order = Order(
-        train,
-        settings.context,
-        settings.seed,
-        facts["eos_id"],
-        shuffle=settings.shuffle,
-        mix=mix,
-        skip=skipped(settings),
-    )
-    _check(order, settings, where)
+    order = _ordered(settings, facts, train, _mix(settings, facts, train, groups, where), where)
     yield Data(tokenizer, facts, order, heldout)
 
 
@@ -116,17 +106,7 @@ def _opened_remote(settings: PretrainSettings, given: Sequence[Path], out: Path)
         facts, train = remote.info, remote.train
         mix = _mix(settings, facts, train, {}, url)
         remote.check_room(len(mix.sources) if mix else 1)
-        order = Order(
-            train,
-            settings.context,
-            settings.seed,
-            facts["eos_id"],
-            shuffle="shards",
-            mix=mix,
-            announce=remote.announce,
-            skip=skipped(settings),
-        )
-        _check(order, settings, url)
+        order = _ordered(settings, facts, train, mix, url, remote.announce)
         yield Data(remote.folder / "tokenizer", facts, order, {"": open_split(remote.folder, "heldout")}, remote)
 
 
@@ -216,14 +196,25 @@ def mix_of(
     return mix_sources(tokens, weights, epochs, chosen.temperature, where)
 
 
-def skipped(settings: PretrainSettings) -> list[tuple[int, int]]:
-    """The rows that a run passes over, as stretches [first, last)."""
-    rows = settings.batch_tokens // settings.context
-    stretches = [(0, settings.skip_steps)] * bool(settings.skip_steps) + list(settings.skip)
-    return [(first * rows, last * rows) for first, last in stretches]
-
-
-def _check(order: Order, settings: PretrainSettings, where: str) -> None:
+def _ordered(
+    settings: PretrainSettings,
+    facts: dict[str, Any],
+    train: Split,
+    mix: Mix | None,
+    where: str,
+    announce: Announce = lambda *_: None,
+) -> Order:
+    """The rows of a run, of which there are enough."""
+    order = Order(
+        train,
+        settings.context,
+        settings.seed,
+        facts["eos_id"],
+        shuffle=settings.shuffle,
+        mix=mix,
+        announce=announce,
+        skip=_skipped(settings),
+    )
     if order.total < settings.context:
         raise HanmoError(f"{where}: {order.total} training tokens do not fill one row; lower context or add text")
     limit = order.mix.limit if order.mix else None
@@ -234,6 +225,14 @@ def _check(order: Order, settings: PretrainSettings, where: str) -> None:
             f"tokens: {settings.tokens} are asked for, the mix has {limit * settings.context} with every source at its "
             "max_epochs; raise max_epochs or lower tokens"
         )
+    return order
+
+
+def _skipped(settings: PretrainSettings) -> list[tuple[int, int]]:
+    """The rows that a run passes over, as stretches [first, last)."""
+    rows = settings.batch_tokens // settings.context
+    stretches = [(0, settings.skip_steps)] * bool(settings.skip_steps) + list(settings.skip)
+    return [(first * rows, last * rows) for first, last in stretches]
 
 
 def amounts(order: Order, rows: int) -> dict[str, dict[str, float]]:

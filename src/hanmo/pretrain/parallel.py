@@ -150,10 +150,6 @@ class _ModuleStep(PackedStep):
                 forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
             layer.forward = forward
 
-    @staticmethod
-    def _call(layer: Any, hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        return layer(hidden, attention_mask=mask, position_embeddings=(cosine, sine))
-
     def _without_compiler(self, error: Exception) -> None:
         # Some processes may have come further than others, so that going on is not safe.
         raise HanmoError(f"torch.compile does not work here ({type(error).__name__}); set compile: false")

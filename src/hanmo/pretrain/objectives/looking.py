@@ -1,21 +1,57 @@
-"""What a masked model does on held-out text: the same rows with the same masks at every look."""
+"""Looks at a model in training: what it does on held-out text, and samples of what it writes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from hanmo.console import console
 from hanmo.models.loss import IGNORE
 from hanmo.pretrain.objectives.masked import MaskedRows
 from hanmo.pretrain.settings import PretrainSettings
+from hanmo.tokenizer import encode_text
 from hanmo.tokens.order import Order, Rows
 from hanmo.tokens.shards import Split
 
 #: Bytes of Chinese text behind a token of an encoder's vocabulary, about.
 _BYTES = 3
+
+
+def look(
+    settings: PretrainSettings, heldout: dict[str, Split], tokenizer: PreTrainedTokenizerFast, eos: int
+) -> Callable[[Any], dict[str, Any]]:
+    """A function that measures held-out text and writes samples, for the trainer to call now and then.
+
+    Of several tokens folders, `heldout_bpb` is that of the first, and `heldout_bpb_by_data` has all of them.
+    """
+    measured = {}
+    for name, split in heldout.items():
+        sizes = np.asarray(split.doc_bytes, dtype=np.int64)
+        count = int(np.searchsorted(np.cumsum(sizes), settings.eval_bytes, side="right")) or min(1, len(sizes))
+        if count:
+            ends = np.asarray(split.doc_ends[:count], dtype=np.int64)
+            measured[name] = (split.tokens, ends, int(sizes[:count].sum()))
+    prompts = [[eos, *encode_text(tokenizer, text)] for text in settings.sample_prompts]
+
+    def measure(trainer: Any) -> dict[str, Any]:
+        by_data = {
+            name: round(_packed_bits(trainer, tokens, ends, eos) / size, 5)
+            for name, (tokens, ends, size) in measured.items()
+        }
+        found = _told(trainer, "heldout_bpb", by_data, len(heldout), "held-out {} bits per byte")
+        if not prompts or (model := trainer.spread.whole()) is None:
+            return found
+        for text, prompt in zip(settings.sample_prompts, prompts, strict=True):
+            sample = _sample(model, prompt, eos, settings.context)
+            line = {"step": trainer.step, "prompt": text, "text": tokenizer.decode(sample, skip_special_tokens=True)}
+            trainer.append("samples.jsonl", line)
+        return found
+
+    return measure
 
 
 def masked_look(
@@ -34,8 +70,7 @@ def masked_look(
         if len(split)
     }
 
-    def look(trainer: Any) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def measure(trainer: Any) -> dict[str, Any]:
         losses: dict[str, float] = {}
         for name, source in sources.items():
             wanted = min(source.total, settings.eval_bytes // _BYTES)
@@ -50,13 +85,69 @@ def masked_look(
                 targets += int((rows.targets != IGNORE).sum())
             nats, targets = world.sum(nats, targets)
             losses[name] = round(nats / max(1.0, targets), 5)
-        if losses:
-            found["heldout_loss"] = next(iter(losses.values()))
-            if len(heldout) > 1:
-                found["heldout_loss_by_data"] = losses
-            trainer.append("log.jsonl", {"step": trainer.step, **found})
-            shown = ", ".join(f"{name} {value:.3f}".strip() for name, value in losses.items())
-            console.print(f"step {trainer.step}: held-out loss {shown} nats a masked token", markup=False)
-        return found
+        return _told(trainer, "heldout_loss", losses, len(heldout), "held-out loss {} nats a masked token")
 
-    return look
+    return measure
+
+
+def _told(trainer: Any, key: str, by_data: dict[str, float], folders: int, words: str) -> dict[str, Any]:
+    """Write what was measured to the log and say it: of several tokens folders `key` is that of the first."""
+    if not by_data:
+        return {}
+    found: dict[str, Any] = {key: next(iter(by_data.values()))}
+    if folders > 1:
+        found[f"{key}_by_data"] = by_data
+    trainer.append("log.jsonl", {"step": trainer.step, **found})
+    shown = ", ".join(f"{name} {value:.3f}".strip() for name, value in by_data.items())
+    console.print(f"step {trainer.step}: {words.format(shown)}", markup=False)
+    return found
+
+
+def _packed_bits(trainer: Any, tokens: Any, ends: np.ndarray, eos: int) -> float:
+    """Bits that the model needs for the first documents of a split, packed like training rows.
+
+    A document that a row cuts loses its earlier context there: this is the quick look of a training log, slightly above
+    the exact figure of `hanmo eval`.
+    """
+    context, micro, world = trainer.settings.context, trainer.batches.micro, trainer.world
+    total = int(ends[-1])
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    piece_tokens = context * micro * world.size
+    place = np.arange(-(-total // piece_tokens) * piece_tokens)
+    document = np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)
+    targets = np.full(len(place), -100, np.int64)
+    targets[:total] = tokens[:total]
+    inputs = np.zeros(len(place), np.int64)
+    inputs[1:total] = targets[: total - 1]
+    inputs[starts] = eos
+    row = place // context
+    begin = np.maximum(starts[document], row * context)
+    shape = (-1, context)
+    arrays = [inputs, targets, (place - begin).astype(np.int32), document.astype(np.int32)]
+    arrays = [array.reshape(shape) for array in arrays]
+    nats = 0.0
+    for first in range(world.rank * micro, len(arrays[0]), micro * world.size):
+        nats += trainer.spread.measure(Rows(*(array[first : first + micro] for array in arrays)))
+    return world.sum(nats)[0] / float(np.log(2))
+
+
+@torch.no_grad()
+def _sample(model: Any, prompt: list[int], pad: int, context: int, length: int = 64) -> list[int]:
+    """Continue `prompt` by sampling at temperature 0.8 with a fixed seed; the run's own state is not touched."""
+    device = next(model.parameters()).device
+    room = min(length, context - len(prompt))
+    if room < 1:
+        return prompt
+    model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ids = model.generate(
+            torch.tensor([prompt], device=device),
+            max_new_tokens=room,
+            do_sample=True,
+            temperature=0.8,
+            top_p=0.95,
+            pad_token_id=pad,
+        )
+    model.train()
+    return ids[0].tolist()

@@ -12,9 +12,7 @@ documents do not see each other, and their positions begin anew.
 
 from __future__ import annotations
 
-import copy
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,14 +20,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerFast
 
-from hanmo.console import console
 from hanmo.errors import HanmoError
-from hanmo.models.loss import IGNORE, chunk_step, chunk_step_frozen, linear_cross_entropy
+from hanmo.models.loss import IGNORE, linear_cross_entropy
 from hanmo.models.parts import layers_of, modules_of
 from hanmo.pretrain.objectives import RowSource
+from hanmo.pretrain.stack import StackStep
 from hanmo.tokenizer.forms.word import segmenter
 from hanmo.tokenizer.opening import is_han
 from hanmo.tokens.order import Rows
@@ -133,16 +130,14 @@ def _surfaces(vocabulary: dict[str, int], special: NDArray) -> list[str]:
     return found
 
 
-class EncoderStep:
+class EncoderStep(StackStep):
     """Computes the summed loss of packed, masked rows for a stock encoder.
 
     Args:
         model: BertForMaskedLM or what has its parts (Ernie, MegatronBert): `embeddings`, layers that take a 4-d mask,
             and a head `cls.predictions`.
-        dtype: compute dtype; weights stay fp32.
-        compiled: compile the layer and the loss.
         context: tokens in a row.
-        recompute, options: as those of `hanmo.pretrain.step.PackedStep`.
+        dtype, compiled, recompute, options: as those of `StackStep`.
         separator: the id behind which the second part of a pair begins (token type 1); None: there are no pairs.
     """
 
@@ -156,7 +151,7 @@ class EncoderStep:
         options: dict[str, Any] | None = None,
         separator: int | None = None,
     ) -> None:
-        self.model, self.dtype, self._separator, self._recompute = model, dtype, separator, recompute
+        self.model, self._separator = model, separator
         self.device = next(model.parameters()).device
         parts = modules_of(model)
         self._embeddings = parts["embeddings"][0]
@@ -164,30 +159,14 @@ class EncoderStep:
         self._predictions = model.cls.predictions
         decoder = model.get_output_embeddings()
         self._head, self._bias = decoder.weight, decoder.bias
-        layers = layers_of(model)
-        self._layers = [dict(layer.named_parameters()) for layer in layers]
-        block = layers[0]
         self._types = int(getattr(model.config, "type_vocab_size", 1))
-
-        def layer(weights: Mapping[str, Tensor], hidden: Tensor, mask: Tensor, block: Any = block) -> Tensor:
-            """One layer, [rows, context, d] -> the same, with the weights given."""
-            cast = {name: value.to(dtype) for name, value in weights.items()}
-            found = torch.func.functional_call(block, cast, (hidden,), {"attention_mask": mask})
-            return found[0] if isinstance(found, tuple) else found
-
-        def eager_layer(*arguments: Any) -> Tensor:
-            # The block holds the weights while it is called, so each thread needs one of its own.
-            if not hasattr(own, "block"):
-                own.block = copy.deepcopy(block)
-            return layer(*arguments, block=own.block)
-
-        own = threading.local()
         learns = self._head.requires_grad or (self._bias is not None and self._bias.requires_grad)
-        self._eager_layer, self._eager_chunk = eager_layer, chunk_step if learns else chunk_step_frozen
-        self._layer, self._chunk = self._eager_layer, self._eager_chunk
-        if compiled:
-            self._layer = torch.compile(layer, dynamic=False, options=options)
-            self._chunk = torch.compile(self._eager_chunk, dynamic=False, options=options)
+        super().__init__(layers_of(model), self._call, learns, dtype, compiled, recompute, options)
+
+    @staticmethod
+    def _call(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+        found = layer(hidden, attention_mask=mask)
+        return found[0] if isinstance(found, tuple) else found
 
     def hidden(self, inputs: Tensor, position: Tensor, segment: Tensor) -> Tensor:
         """Last hidden states [rows, context, d] in the compute dtype.
@@ -200,13 +179,7 @@ class EncoderStep:
         ).to(self.dtype)
         apart = segment[:, :, None] != segment[:, None, :]
         mask = torch.zeros(apart.shape, dtype=self.dtype, device=self.device).masked_fill_(apart, float("-inf"))
-        hidden = embedded
-        for weights in self._layers:
-            given = (weights, hidden, mask[:, None])
-            if self._recompute:
-                hidden = checkpoint(self._layer, *given, use_reentrant=False, preserve_rng_state=False)
-            else:
-                hidden = self._layer(*given)
+        hidden = self._through(embedded, mask[:, None])
         return hidden if self._norm is None else self._norm(hidden.float()).to(self.dtype)
 
     def _token_types(self, inputs: Tensor, position: Tensor) -> Tensor:
@@ -219,29 +192,20 @@ class EncoderStep:
         begun = torch.where(position == 0, before, 0).cummax(1).values
         return (before - begun).clamp(0, 1)
 
-    def loss(self, rows: Rows) -> Tensor:
-        """Sum of the cross-entropies over the masked positions, in nats; `.backward()` on a multiple of it."""
+    def _sum(self, rows: Rows) -> Tensor:
         inputs, targets, position, segment = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
             for array in (rows.inputs, rows.targets, rows.position, rows.segment)
         )
-        try:
-            hidden = self.hidden(inputs, position, segment)
-            places = torch.nonzero(targets.flatten() != IGNORE)[:, 0]
-            picked = self._predictions.transform(hidden.flatten(0, 1)[places].float()).to(self.dtype)
-            answers = targets.flatten()[places]
-            # Whole chunks, so that the compiled loss sees one shape.
-            lack = -len(places) % _CHUNK
-            picked, weight = _with_bias(F.pad(picked, (0, 0, 0, lack)), self._head, self._bias)
-            answers = F.pad(answers, (0, lack), value=IGNORE)
-            return linear_cross_entropy(picked, weight, answers, chunk=_CHUNK, step=self._chunk)
-        except Exception as error:
-            compiler = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
-            if not compiler or self._layer is self._eager_layer:
-                raise
-            console.print(f"[yellow]torch.compile does not work here ({type(error).__name__}); going on without it[/]")
-            self._layer, self._chunk = self._eager_layer, self._eager_chunk
-            return self.loss(rows)
+        hidden = self.hidden(inputs, position, segment)
+        places = torch.nonzero(targets.flatten() != IGNORE)[:, 0]
+        picked = self._predictions.transform(hidden.flatten(0, 1)[places].float()).to(self.dtype)
+        answers = targets.flatten()[places]
+        # Whole chunks, so that the compiled loss sees one shape.
+        lack = -len(places) % _CHUNK
+        picked, weight = _with_bias(F.pad(picked, (0, 0, 0, lack)), self._head, self._bias)
+        answers = F.pad(answers, (0, lack), value=IGNORE)
+        return linear_cross_entropy(picked, weight, answers, chunk=_CHUNK, step=self._chunk)
 
 
 def _with_bias(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
