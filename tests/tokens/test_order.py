@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,3 +73,12 @@ def test_passes_and_seeds_differ() -> None:
     assert sorted(first) == sorted(second) and (first != second).any()
     _, other = make([4] * 40, 160, seed=4)
     assert (other.rows(0, 1).targets[0] != first).any()
+
+
+def test_rows_of_a_long_document_are_far_apart() -> None:
+    tokens, order = make([400] * 20, 10)
+    document = np.arange(1, len(tokens) + 1) // 400
+    of_row = [int(document[row.max() - 1]) for row in order.rows(0, 800).targets]
+    together = sum(a == b for a, b in pairwise(of_row))
+    assert together < 90, "40 are expected of a shuffle, 780 without one"
+    assert of_row != [int(document[row.max() - 1]) for row in order.rows(800, 800).targets]

@@ -213,7 +213,7 @@ def _ordered(
         shuffle=settings.shuffle,
         mix=mix,
         announce=announce,
-        skip=_skipped(settings),
+        skip=skipped(settings),
     )
     if order.total < settings.context:
         raise HanmoError(f"{where}: {order.total} training tokens do not fill one row; lower context or add text")
@@ -228,7 +228,7 @@ def _ordered(
     return order
 
 
-def _skipped(settings: PretrainSettings) -> list[tuple[int, int]]:
+def skipped(settings: PretrainSettings) -> list[tuple[int, int]]:
     """The rows that a run passes over, as stretches [first, last)."""
     rows = settings.batch_tokens // settings.context
     stretches = [(0, settings.skip_steps)] * bool(settings.skip_steps) + list(settings.skip)

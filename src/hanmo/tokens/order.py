@@ -1,16 +1,17 @@
 """Which tokens stand at which place of a run: a pure function of the documents, the seed and the place.
 
 Training sees one endless stream, or one of each source of a `mix`. Pass e over a stream's documents is all of them in
-the order of a permutation drawn from (seed, e); passes follow each other without a gap, so no tail is ever dropped. Row
-r of length `context` is the stretch [r * context, (r + 1) * context) of that stream; with a mix, a row is the next such
-stretch of the source whose turn it is (see `mix`). Nothing of this depends on processes, micro-batches or on where a
-run was interrupted: a run that resumes at row r sees what an undisturbed one sees.
+the order of a permutation drawn from (seed, e); passes follow each other without a gap, so no tail is ever dropped. The
+stream is cut into rows of length `context`, and those that lie within a pass are shuffled once more: a long document
+fills many rows, and a batch of them alone would teach little (docs/LOG.md has by how much). Row r is the next of these;
+with a mix, the next of the source whose turn it is (see `mix`). Nothing of this depends on processes, micro-batches or
+on where a run was interrupted: a run that resumes at row r sees what an undisturbed one sees.
 
-The permutation is of all documents (shuffle "global"), or it goes from window to window (shuffle "shards"): a pass
-takes the shards in a drawn order, `WINDOW` at a time, and the documents of these in a drawn order, so that only so many
-shards need to be at hand. `hanmo corpus` deals documents to shards by the hash of their text, so each shard, and each
-window, is an even sample of the whole corpus, and a row is as likely to hold any document as in a global shuffle. What
-is lost is only that two documents of one shard are never far apart in any pass.
+The permutations are of all documents and rows (shuffle "global"), or go from window to window (shuffle "shards"): a
+pass takes the shards in a drawn order, `WINDOW` at a time, and the documents and rows of these in a drawn order, so
+that only so many shards need to be at hand. `hanmo corpus` deals documents to shards by the hash of their text, so each
+shard, and each window, is an even sample of the whole corpus, and a row is as likely to hold any document as in a
+global shuffle. What is lost is only that two documents of one shard are never far apart in any pass.
 
 A row is a row of targets. The input of a target is the token before it in its document, and `<|endoftext|>` before the
 first: every token is predicted exactly once a pass, the first of a document and its end included, and no document sees
@@ -29,10 +30,12 @@ from numpy.typing import NDArray
 
 from hanmo.tokens.mix import Mix
 from hanmo.tokens.shards import Shard, Split, Tokens
-from hanmo.tokens.shuffle import STORED, Documents, Shuffled, amount
+from hanmo.tokens.shuffle import STORED, Documents, Shuffled, amount, permutation
 
 #: Shards whose documents are shuffled together under shuffle "shards".
 WINDOW = 8
+#: Parts the draws of rows from the other draws of a seed.
+_ROWS = 0x524F5753
 #: Told the shards that a stream reads now and those that it will read next: (name of the stream, now, next).
 Announce = Callable[[str, Sequence[Shard], Sequence[Shard]], None]
 
@@ -55,10 +58,11 @@ class Rows:
 
 
 class Stream:
-    """Documents without end: pass after pass over those of one source, or over all.
+    """Documents without end: pass after pass over those of one source, or over all, cut into rows that are shuffled.
 
     Args:
         split: where they are.
+        context: tokens in a row.
         seed: of the permutations.
         source: only the documents of this source (its index).
         shuffle: "global" or "shards".
@@ -68,6 +72,7 @@ class Stream:
     def __init__(
         self,
         split: Split,
+        context: int,
         seed: int,
         source: int | None = None,
         shuffle: str = "global",
@@ -77,7 +82,7 @@ class Stream:
         bases = np.cumsum([0, *map(len, split.shards)])
         amounts = [amount(shard, source) for shard in split.shards]
         self._shards = [(s, int(b), t) for s, b, (n, t) in zip(split.shards, bases, amounts, strict=False) if n]
-        self._source, self._announce, self._windowed = source, announce, shuffle == "shards"
+        self._context, self._source, self._announce, self._windowed = context, source, announce, shuffle == "shards"
         # By its name, so that a source keeps its order when others come or go.
         self._key = (seed,) if source is None else (seed, xxhash.xxh32_intdigest(self.name.encode()))
         self._stored = len(split) <= STORED
@@ -85,6 +90,7 @@ class Stream:
         # A row may end one window or pass and begin the next, so two are held at a time.
         self._layout = lru_cache(maxsize=2)(self._make_layout)
         self._shuffled = lru_cache(maxsize=2)(self._make_shuffled)
+        self._rows = lru_cache(maxsize=2)(self._make_rows)
 
     def _make_layout(self, number: int) -> tuple[list[list[int]], NDArray[np.int64]]:
         """The windows of pass `number`, as indexes of shards, and the bounds [windows + 1] between their tokens."""
@@ -107,12 +113,39 @@ class Stream:
     def _of(self, window: list[int]) -> list[Shard]:
         return [self._shards[shard][0] for shard in window]
 
+    def _make_rows(self, number: int, window: int) -> tuple[int, int, Callable[[NDArray[np.int64]], NDArray[np.int64]]]:
+        """The rows [first, last) of the stream that lie within a window, and the permutation of so many."""
+        _, bounds = self._layout(number)
+        start, stop = (number * self.total + int(bounds[side]) for side in (window, window + 1))
+        first, last = -(-start // self._context), stop // self._context
+        count = max(0, last - first)
+        key = (*self._key, number, window, _ROWS)
+        return first, first + count, permutation(count, key, count <= STORED) if count else np.asarray
+
     def pieces(self, at: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """`count` tokens from place `at` of the stream on, as (first token of a document, to skip, to take)."""
+        """`count` tokens from place `at` on of the shuffled rows behind each other, as (first token of a document, to
+        skip, to take).
+        """
+        while count:
+            row, inside = divmod(at, self._context)
+            here = min(count, self._context - inside)
+            number, offset = divmod(row * self._context, self.total)
+            first, last, permuted = self._rows(number, self._window(number, offset))
+            if first <= row < last:
+                row = first + int(permuted(np.array([row - first]))[0])
+            yield from self._plain(row * self._context + inside, here)
+            at, count = at + here, count - here
+
+    def _window(self, number: int, offset: int) -> int:
+        """The window of a pass that holds a place of it."""
+        return int(np.searchsorted(self._layout(number)[1], offset, side="right")) - 1
+
+    def _plain(self, at: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """`pieces` of the stream before its rows are shuffled."""
         number, offset = divmod(at, self.total)
         while count:
-            _, bounds = self._layout(number)
-            window = int(np.searchsorted(bounds, offset, side="right")) - 1
+            window = self._window(number, offset)
+            bounds = self._layout(number)[1]
             here = min(count, int(bounds[window + 1]) - offset)
             yield from self._shuffled(number, window).pieces(offset - int(bounds[window]), here)
             count, offset = count - here, offset + here
@@ -135,7 +168,8 @@ class Order:
 
     Attributes:
         total: tokens of one pass over all documents.
-        form: 1 where permutations are drawn, 2 where they are a cipher's (see `shuffle`): another order of rows.
+        form: 3 where permutations of documents are drawn, 4 where they are a cipher's (see `shuffle`): another order of
+            rows. (1 and 2 had rows as they lie in the stream.)
     """
 
     def __init__(
@@ -152,11 +186,11 @@ class Order:
     ) -> None:
         self.context, self.mix, self._skip = context, mix, list(skip)
         self.total = len(split.tokens)
-        self.form = 1 if len(split) <= STORED else 2
+        self.form = 3 if len(split) <= STORED else 4
         self._tokens: Tokens = split.tokens
         self._eos = eos
         chosen = [source.index for source in mix.sources] if mix else [None]
-        self._streams = [Stream(split, seed, source, shuffle, announce) for source in chosen]
+        self._streams = [Stream(split, context, seed, source, shuffle, announce) for source in chosen]
 
     def _stretches(self, first: int, count: int) -> Iterator[tuple[int, int]]:
         """Rows `first` .. `first + count - 1` of the run as (first, count) of the stream, past what is skipped."""
