@@ -23,7 +23,7 @@ from hanmo.tokens.shards import Shard
 #: Documents of a split up to which permutations are drawn and held (4 bytes each, of two passes).
 STORED = 1 << 24
 #: Documents between two places that are remembered, and documents looked up at a time while they are found.
-BLOCK = 256
+BLOCK = 64
 _CHUNK = 1 << 20
 _ROUNDS = 10
 
