@@ -38,9 +38,10 @@ from peers.runners import RUNNERS, absent, perform
 from peers.runners import main as run_job
 from peers.text import prepare
 
-#: Our recipe, where it differs from the defaults of `hanmo pretrain`: minutes of training want a short warm-up. (Steps
-#: are of rows x context tokens for everyone.)
-RECIPE: dict[str, Any] = {"warmup_tokens": 20_000}
+#: Our recipe, where it differs from the defaults of `hanmo pretrain`. (Steps are rows x context tokens for everyone.)
+RECIPE: dict[str, Any] = {"start": "bigram", "warmup_tokens": 80_000, "decay_fraction": 0.65}
+#: Our preset by size where it is not the Trainer's: a head of its own adds parameters, and ours are to be no more.
+OURS = {"16m": "hanmo-8m"}
 RESULTS = Path(__file__).parent / "results"
 #: Ends of our runs, as parts of the whole time: where the peers' figures are to be reached.
 ENDS = {"cpu": (1 / 30, 1 / 6, 0.25, 0.5, 0.9), "cuda": (0.1, 1 / 3, 0.6, 0.9, 1.15)}
@@ -74,6 +75,8 @@ class Race:
         self.ends = [float(part) for part in options.ends.split(",")] if options.ends else ENDS[kind(options.device)]
         given = (item.partition("=") for item in options.set)
         self.recipe = RECIPE | {key: yaml.safe_load(value) for key, _, value in given}
+        if options.size in OURS:
+            self.recipe.setdefault("preset", OURS[options.size])
         self.result: dict[str, Any] = {}
 
     def record(self, name: str, steps: int, rate: float, every: float) -> dict[str, Any]:
