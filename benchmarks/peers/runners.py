@@ -35,11 +35,11 @@ class Runner:
     like: str | None = None
 
 
-ADAM = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
+ADAM = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 RUNNERS: dict[str, Runner] = {
     "hanmo": Runner(run),
     "lab": Runner(lab),
-    "nanochat": Runner(nanochat, (1, 2, 4, 8, 16), NANOCHAT),
+    "nanochat": Runner(nanochat, (2, 4, 8, 16, 32), NANOCHAT),
     "minimind": Runner(minimind, ADAM, MINIMIND),
     "run_clm-bf16-compile": Runner(lambda job: run_clm(job, fast=True), ADAM),
     "run_clm": Runner(lambda job: run_clm(job, fast=False), ADAM, like="run_clm-bf16-compile"),
