@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import QUICK, make_order, run_stage  # type: ignore[import-not-found]
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from hanmo.errors import HanmoError
 from hanmo.files import read_jsonl
+from hanmo.models.presets import build_config
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import begin_with_bigrams, new_model
@@ -23,14 +24,21 @@ def bigram_settings() -> PretrainSettings:
     return PretrainSettings(**{**QUICK, "start": "bigram"})
 
 
-def test_layers_add_nothing_at_first() -> None:
-    model = new_model(PretrainSettings(**QUICK), 320)
+def test_layers_add_nothing_at_first(bigram_settings: PretrainSettings) -> None:
+    model = new_model(bigram_settings, 320)
     ids = torch.randint(0, 320, (2, 8))
     with torch.no_grad():
         plain = model.lm_head(model.model.norm(model.get_input_embeddings()(ids)))
         assert torch.equal(model(ids).logits, plain)
     assert model.model.layers[0].mlp.up_proj.weight.std() > 0.05
-    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+
+
+def test_a_random_start_is_as_transformers_draws_it() -> None:
+    torch.manual_seed(PretrainSettings(**QUICK).seed)
+    stock = Qwen3ForCausalLM(build_config("hanmo-1m", 320, 32)).state_dict()
+    ours = new_model(PretrainSettings(**QUICK), 320).state_dict()
+    assert all(torch.equal(ours[name], stock[name]) for name in stock)
 
 
 def test_it_is_the_seed_that_draws(bigram_settings: PretrainSettings) -> None:

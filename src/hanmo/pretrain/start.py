@@ -25,20 +25,20 @@ _ROWS = 2048
 
 
 def new_model(settings: PretrainSettings, vocab_size: int) -> Any:
-    """A preset in fp32 on the CPU, its weights drawn by the seed.
+    """A preset in fp32 on the CPU, its weights drawn by the seed, as transformers draws them.
 
-    What a layer adds to the stream is zero at first: its output matrices begin as zeros, all others uniformly with a
-    variance of 1 / inputs. Training ends lower than from normal draws of 0.02 everywhere (docs/LOG.md).
+    Under a bigram model layers must add nothing at first: their output matrices are zeros then, and all others uniform
+    with a variance of 1 / inputs.
     """
     torch.manual_seed(settings.seed)
-    tied = settings.start != "bigram"
-    model = Qwen3ForCausalLM(build_config(settings.preset, vocab_size, settings.context, tied)).train()
-    with torch.no_grad():
-        for name, parameter in model.model.layers.named_parameters():
-            if parameter.dim() == 2:
+    bigrams = settings.start == "bigram"
+    model = Qwen3ForCausalLM(build_config(settings.preset, vocab_size, settings.context, not bigrams)).train()
+    if bigrams:
+        with torch.no_grad():
+            for name, parameter in model.model.layers.named_parameters():
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     parameter.zero_()
-                else:
+                elif parameter.dim() == 2:
                     bound = (3 / parameter.shape[1]) ** 0.5
                     parameter.uniform_(-bound, bound)
     return model
