@@ -1,11 +1,11 @@
-"""The sweep behind the rules of `hanmo.pretrain.rules`: rates and batches by size, budget and start.
+"""A sweep of rates and batches by size, budget and start, for rules that pick them.
 
     HANMO_DATA=/path/to/data hanmo run benchmarks/race.yaml --out runs/race/data
     python benchmarks/sweep.py --data runs/race/data --jobs 4 [--only NAME]
 
 Every run is the pretraining stage on one thread, so that as many go on at a time as there are cores: what counts is
-bits per byte of held-out text after so many tokens, not time.
-Finished runs are kept in the result, so that the same command goes on where it was cut off.
+bits per byte of held-out text after so many tokens, not time. Finished runs are kept in the result, so that the same
+command goes on where it was cut off.
 """
 
 from __future__ import annotations

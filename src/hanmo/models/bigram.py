@@ -67,13 +67,13 @@ def fit(inputs: Tensor, targets: Tensor, vocabulary: int, rank: int) -> Bigrams:
     seen = torch.bincount(targets, minlength=vocabulary)
     kept = seen.topk(min(TABLE, vocabulary)).indices.sort().values
     table = _count(inputs, targets, kept, vocabulary)
-    small, bias = _factors(table, min(rank, len(kept) - 1))
+    small = _factors(table, min(rank, len(kept) - 1))
     found = Bigrams(torch.zeros(vocabulary, rank), torch.zeros(vocabulary, rank), torch.empty(vocabulary))
     found.first[kept, : small.first.shape[1]] = small.first
     found.second[kept, : small.second.shape[1]] = small.second
     # Tokens without vectors: as often as they are seen. Those never seen count for a tenth.
     found.bias.copy_(((seen + 0.1) / (seen[kept] + 0.1).sum()).log())
-    found.bias[kept] = bias
+    found.bias[kept] = small.bias
     return found
 
 
@@ -114,7 +114,8 @@ class _Target:
         return seen.add_(left * self._lower)
 
 
-def _factors(table: Tensor, rank: int) -> tuple[Bigrams, Tensor]:
+def _factors(table: Tensor, rank: int) -> Bigrams:
+    """The bigram model of a whole table of counts."""
     target = _Target(table)
     columns = table.sum(0) + 0.1
     frequency = columns / columns.sum()
@@ -144,7 +145,7 @@ def _factors(table: Tensor, rank: int) -> tuple[Bigrams, Tensor]:
         bias = bias + ((wanted - given) / (given + 1e-9)).clamp(-0.5, 0.5)
         spare = work @ torch.randn(len(table), SPARE, generator=generator)
         left, right = _truncated(work, torch.cat([left, spare], 1), rank)
-    return Bigrams(left / row, right / column[:, None], bias), bias
+    return Bigrams(left / row, right / column[:, None], bias)
 
 
 def _truncated(matrix: Tensor, near: Tensor, rank: int) -> tuple[Tensor, Tensor]:

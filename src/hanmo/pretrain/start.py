@@ -73,7 +73,7 @@ def _fitted(model: Any, order: RowSource, kept: Path) -> dict[str, torch.Tensor]
     pairs = torch.cat(inputs), torch.cat(targets)
     found = bigram.fit(*pairs, vocabulary, width - bigram.RESERVED)
     embedding, head = bigram.vectors(found, width)
-    weights = {"embedding": embedding.contiguous(), "head": head.contiguous()}
+    weights = {"embedding": embedding, "head": head}
     kept.parent.mkdir(parents=True, exist_ok=True)
     torn = kept.with_suffix(".tmp")
     save_file(weights, torn)
