@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from group import together  # type: ignore[import-not-found]
-from tiny_runs import make_model, make_order, make_settings  # type: ignore[import-not-found]
+from tiny_runs import lines, make_model, make_order, make_settings, plant  # type: ignore[import-not-found]
 
 from hanmo.errors import HanmoError, Interrupted
 from hanmo.models.loss import IGNORE
 from hanmo.pretrain import optimizer
 from hanmo.pretrain.distributed import World, joined
+from hanmo.pretrain.guard import GuardSettings
 from hanmo.pretrain.optimizer import local
 from hanmo.pretrain.rows import filled_up
 from hanmo.pretrain.step import PackedStep
@@ -133,8 +134,7 @@ def go_on(out: Path) -> None:
 
 
 def losses(out: Path) -> list[float]:
-    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "loss" in line]
+    return [line["loss"] for line in lines(out / "log.jsonl") if "loss" in line]
 
 
 def test_resumed_on_the_same_and_on_other_layouts(tmp_path: Path) -> None:
@@ -182,6 +182,36 @@ def without_recompiling(out: Path) -> None:
             found._one_step(rows, 128)
             found.spread.measure(Rows(rows.inputs[:1], rows.targets[:1], rows.position[:1], rows.segment[:1]))
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # the layer and the chunk of the loss
+
+
+BAD = GuardSettings(skips=2, anchor_steps=4, rollbacks=2)
+
+
+def one_sees_nan(out: Path) -> None:
+    """In a group of 2: rows that only the second process gets are bad; both skip, go back and go on together."""
+    for parallel in ("ddp", "fsdp"):
+        with joined(settings(parallel=parallel)) as world:
+            found = guarded(out / parallel, world, parallel=parallel)
+            assert found.guard.rollbacks == 1
+            assert len(set(world.gathered(lambda found=found: str(found.guard.state())))) == 1
+
+
+def guarded(out: Path, world: World | None, **more) -> Trainer:
+    """A run whose rows 22, 23 (step 5) and 26, 27 (step 6) are bad: two skips, and back to step 4."""
+    found = trainer(out, world, guard=BAD, tokens=10 * 128, **more)
+    bad = plant(plant(found, range(22, 24), math.nan), range(26, 28), math.nan)
+    bad.run()
+    return found
+
+
+def test_what_is_no_number_in_one_is_skipped_by_all(tmp_path: Path) -> None:
+    together(2, one_sees_nan, tmp_path)
+    guarded(tmp_path / "alone", None)
+    events = lines(tmp_path / "alone" / "guard.jsonl")
+    assert [event.get("skipped") or event["back_to"] for event in events] == [*["the loss is nan"] * 2, 4]
+    for parallel in ("ddp", "fsdp"):
+        assert lines(tmp_path / parallel / "guard.jsonl") == events
+        assert losses(tmp_path / parallel) == pytest.approx(losses(tmp_path / "alone"), rel=2e-3)
 
 
 def several(out: Path) -> None:

@@ -5,49 +5,25 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_runs import weights  # type: ignore[import-not-found]
+from tiny_runs import lines, plant, weights  # type: ignore[import-not-found]
 
 from hanmo.errors import HanmoError
 from hanmo.pretrain.guard import Guard, GuardSettings
 from hanmo.pretrain.trainer import Trainer
-from hanmo.tokens.order import Order, Rows
+from hanmo.tokens.order import Order
 
 
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-class Planted(Trainer):
-    """A trainer that cannot digest some rows: their loss is NaN, or their gradient enormous.
-
-    They are known by their content, so that it does not matter in which step they come.
-    """
-
-    bad: dict[bytes, float]
-
-    def plant(self, order: Order, rows: range, factor: float) -> Planted:
-        self.bad = {order.rows(row, 1).targets.tobytes(): factor for row in rows}
-        step = self.spread._step
-        inner = step.loss
-
-        def loss(piece: Rows) -> torch.Tensor:
-            factors = [self.bad[row.tobytes()] for row in piece.targets if row.tobytes() in self.bad]
-            return inner(piece) * factors[0] if factors else inner(piece)
-
-        step.loss = loss  # type: ignore[method-assign]
-        return self
-
-
-def train(model, settings, order: Order, out: Path, rows: range, factor: float, until: int | None = None) -> Planted:
-    trainer = Planted(model, settings, order, out, torch.float32).plant(order, rows, factor)
+def train(model, settings, order: Order, out: Path, rows: range, factor: float, until: int | None = None) -> Trainer:
+    trainer = plant(Trainer(model, settings, order, out, torch.float32), rows, factor)
     trainer.resume()
     if until is not None:
         one_step = trainer._one_step
 
-        def stopping(piece: Rows, targets: int) -> float:
+        def stopping(piece: Any, targets: int) -> float:
             if trainer.step == until:
                 trainer._stop.set()
             return one_step(piece, targets)
@@ -61,9 +37,7 @@ def train(model, settings, order: Order, out: Path, rows: range, factor: float, 
 
 
 def test_a_step_without_numbers_leaves_weights_and_optimiser_alone(tiny_model, tiny_settings, tiny_order, out) -> None:
-    trainer = Planted(tiny_model(), tiny_settings, tiny_order, out, torch.float32).plant(
-        tiny_order, range(4, 8), math.nan
-    )
+    trainer = plant(Trainer(tiny_model(), tiny_settings, tiny_order, out, torch.float32), range(4, 8), math.nan)
     trainer._one_step(trainer._rows(0), 128)
     trainer.step = 1
     before = weights(trainer.model)

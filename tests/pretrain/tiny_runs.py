@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.tokens.order import Order
+from hanmo.pretrain.trainer import Trainer
+from hanmo.tokens.order import Order, Rows
 from hanmo.tokens.shards import split_of
 
 #: A stage's settings under which a run of a few steps takes a second.
@@ -63,6 +65,27 @@ def make_model():
 
     torch.manual_seed(0)
     return Qwen3ForCausalLM(build_config("hanmo-1m", 320, 32)).train()
+
+
+def plant(trainer: Trainer, rows: range, factor: float) -> Trainer:
+    """Make a trainer that cannot digest some rows of its order: their loss is multiplied by NaN, Inf, or much.
+
+    They are known by their content, so that it does not matter in which step, or process, they come.
+    """
+    bad = {trainer.order.rows(row, 1).targets.tobytes() for row in rows}
+    inner = trainer.spread.loss
+
+    def loss(piece: Rows) -> torch.Tensor:
+        found = inner(piece)
+        return found * factor if any(row.tobytes() in bad for row in piece.targets) else found
+
+    trainer.spread.loss = loss  # type: ignore[method-assign]
+    return trainer
+
+
+def lines(path: Path) -> list[dict]:
+    """The objects of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def weights(model) -> dict[str, torch.Tensor]:
