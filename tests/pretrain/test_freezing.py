@@ -14,7 +14,10 @@ from hanmo.models.loss import chunk_step, chunk_step_frozen, linear_cross_entrop
 from hanmo.models.parts import chosen, modules_of
 from hanmo.pretrain.freezing import freeze
 from hanmo.pretrain.optimizer import build_optimizers
+from hanmo.pretrain.rates import Rates
 from hanmo.pretrain.step import PackedStep
+
+RATES = Rates(matrix=1e-2, embedding=1e-3, head=1e-3, other=1e-3)
 
 
 def test_frozen_parts_are_the_same_to_the_bit(tokens, tiny_model_dir, tmp_path: Path, capfd) -> None:
@@ -40,7 +43,7 @@ def test_what_is_frozen_costs_no_gradient(tiny_model, tiny_order, monkeypatch) -
     model = tiny_model()
     freeze(model, ["embeddings", "layers.0-2"])
     optimised = {
-        id(p) for o in build_optimizers(model, "muon", 1e-3, 1e-2, 0.0) for g in o.param_groups for p in g["params"]
+        id(p) for o in build_optimizers(model, "muon", RATES, 0.0) for g in o.param_groups for p in g["params"]
     }
     assert optimised == {id(p) for p in model.parameters() if p.requires_grad}
     rows = tiny_order.rows(0, 2)
@@ -63,7 +66,7 @@ def test_everything_but_the_norms_can_be_frozen(tiny_model, tiny_order) -> None:
     freeze(model, ["embeddings", "layers.*"])
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["model.norm.weight"]
     for kind in ("muon", "adamw"):
-        (optimizer,) = build_optimizers(model, kind, 1e-3, 1e-2, 0.1)
+        (optimizer,) = build_optimizers(model, kind, RATES, 0.1)
         before = model.model.norm.weight.detach().clone()
         PackedStep(model, torch.float32, compiled=False, context=32).loss(tiny_order.rows(0, 1)).backward()
         optimizer.step()

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from hanmo.pretrain.rates import Rates
+
 #: Coefficients of the quintic iteration (Jordan et al.), tuned to lift small singular values fast.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
@@ -172,14 +174,13 @@ def local(tensor: Tensor) -> Tensor:
 def build_optimizers(
     model: nn.Module,
     kind: str,
-    lr: float,
-    matrix_lr: float,
+    rates: Rates,
     weight_decay: float,
     rank: int = 0,
     size: int = 1,
     dtype: torch.dtype = torch.bfloat16,
 ) -> list[torch.optim.Optimizer]:
-    """The optimisers of a decoder: Muon for matrices inside layers, AdamW (0.9, 0.95) for all else, or AdamW for all.
+    """The optimisers of a model: Muon for matrices inside layers, AdamW (0.9, 0.95) for all else, or AdamW for all.
 
     Every parameter group remembers its full rate as `base_lr`, which the schedule multiplies. All state is there from
     the beginning, as zeros, so that a checkpoint can be loaded into it.
@@ -188,35 +189,41 @@ def build_optimizers(
         rank, size: this process among those that train together.
         dtype: of the run; Muon iterates in fp16 where that is it, since bf16 is slow there, and in bf16 otherwise.
     """
-    matrices, embeddings, gains = [], [], []
+    parts: dict[str, list[nn.Parameter]] = {"matrix": [], "embedding": [], "head": [], "other": []}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue  # frozen
-        if parameter.dim() < 2:
-            gains.append(parameter)
-        elif "embed" in name or "lm_head" in name:
-            embeddings.append(parameter)
-        else:
-            matrices.append(parameter)
-    decayed = {"params": embeddings if kind == "muon" else matrices + embeddings, "weight_decay": weight_decay}
-    adamw = torch.optim.AdamW(
-        [decayed, {"params": gains, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.95), eps=1e-10, fused=True
-    )
-    optimizers: list[torch.optim.Optimizer] = [adamw]
-    if kind == "muon" and matrices:
-        own = torch.float16 if dtype == torch.float16 else torch.bfloat16
-        optimizers.append(Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, rank=rank, size=size, dtype=own))
-    for group in adamw.param_groups:
+        if parameter.requires_grad:  # others are frozen
+            parts[_part(name, parameter)].append(parameter)
+    groups = [
+        {"params": found, "lr": getattr(rates, part), "weight_decay": 0.0 if part == "other" else weight_decay}
+        for part, found in parts.items()
+        if found and not (part == "matrix" and kind == "muon")
+    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups:
+        optimizers.append(torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-10, fused=True))
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         for parameter in group["params"]:
-            adamw.state[parameter] = {
+            optimizers[0].state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+    if kind == "muon" and (matrices := parts["matrix"]):
+        own = torch.float16 if dtype == torch.float16 else torch.bfloat16
+        optimizers.append(Muon(matrices, rates.matrix, weight_decay=weight_decay, rank=rank, size=size, dtype=own))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return optimizers
+
+
+def _part(name: str, parameter: Tensor) -> str:
+    """Which of `Rates` is a weight's."""
+    if parameter.dim() < 2:
+        return "other"
+    if "embed" in name:
+        return "embedding"
+    return "head" if "lm_head" in name else "matrix"
 
 
 def state_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -89,6 +89,8 @@ class PretrainSettings(Settings):
     optimizer: Literal["muon", "adamw"] = setting("muon", "muon: Muon on the matrices, AdamW elsewhere; or all AdamW")
     matrix_lr: float = setting(0.02, "Muon's learning rate (unused by adamw)", gt=0)
     lr: float = setting(3e-3, "AdamW's learning rate", gt=0)
+    embedding_lr: float = setting(0.0, "AdamW's for the input embedding; 0: lr", ge=0)
+    head_lr: float = setting(0.0, "AdamW's for a head of its own; 0: lr", ge=0)
     weight_decay: float = setting(0.0, "decoupled weight decay on matrices", ge=0)
     schedule: Literal["wsd", "cosine", "linear", "constant"] = setting(
         "wsd", "of the rates: wsd stays and falls at the end; cosine and linear fall from the warm-up on"

@@ -33,6 +33,7 @@ from hanmo.pretrain.objectives import RowSource, StepBuilder
 from hanmo.pretrain.optimizer import build_optimizers, local, state_tensors
 from hanmo.pretrain.parallel import spread
 from hanmo.pretrain.precision import LossScaler
+from hanmo.pretrain.rates import Rates
 from hanmo.pretrain.rows import filled_up, taken
 from hanmo.pretrain.runlog import RunLog, short
 from hanmo.pretrain.schedule import BatchSizes, Schedule
@@ -100,8 +101,10 @@ class Trainer:
         self.meter = Meter(self.world.device, model_flops(model, settings.context), processes=self.world.size)
         self._parameters = sum(p.numel() for p in model.parameters())
         self.spread = spread(model, settings, dtype, self.world, step)
-        rates = settings.lr, settings.matrix_lr, settings.weight_decay
-        self.optimizers = build_optimizers(model, settings.optimizer, *rates, self.world.rank, self.world.size, dtype)
+        self.rates = Rates.of(settings)
+        self.optimizers = build_optimizers(
+            model, settings.optimizer, self.rates, settings.weight_decay, self.world.rank, self.world.size, dtype
+        )
         self.store = CheckpointStore(out / "checkpoints", self.world)
         self.step = 0
         self.seconds = 0.0
@@ -345,7 +348,7 @@ class Trainer:
         """Write a line of the log (docs/training.md) and return it."""
         rows = self.sizes.first(self.step)
         place: dict[str, Any] = {"step": self.step, "tokens": rows * self.settings.context}
-        figures: dict[str, Any] = {"lr": self.settings.lr * self.schedule.factor(self.step - 1)}
+        figures: dict[str, Any] = {"lr": self.rates.other * self.schedule.factor(self.step - 1)}
         if self.sizes.stages:
             figures["batch_tokens"] = self.sizes.rows(self.step - 1) * self.settings.context
         figures |= {"seconds": round(self.seconds, 2), **self.meter.flush(), **self.guard.counts()}
