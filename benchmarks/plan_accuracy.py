@@ -124,7 +124,6 @@ def measure(run: dict[str, Any], steps: int, threads: int) -> dict[str, Any]:
 
     from hanmo.child import MemoryWatch
     from hanmo.models.allocator import keep_freed_memory
-    from hanmo.models.presets import build_config
     from hanmo.plan.devices import Device
     from hanmo.plan.fit import layout_of
     from hanmo.pretrain.settings import PretrainSettings
@@ -147,7 +146,7 @@ def measure(run: dict[str, Any], steps: int, threads: int) -> dict[str, Any]:
         threads=threads,
     )
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(build_config(settings.preset, vocab, settings.context)).train()
+    model = Qwen3ForCausalLM(settings.config(vocab)).train()
     generator = np.random.Generator(np.random.PCG64(0))
     tokens = generator.integers(3, vocab, 4 * settings.batch_tokens + settings.context)
     ends = np.unique(np.append(generator.integers(1, len(tokens), len(tokens) // 200), len(tokens)))
@@ -185,16 +184,17 @@ def compare(runs: list[dict[str, Any]], prices: tuple[float, ...]) -> list[dict[
     from hanmo.plan.devices import Device
     from hanmo.plan.fit import layout_of
     from hanmo.plan.memory import need
-    from hanmo.plan.shape import of_preset
+    from hanmo.plan.shape import of_new
     from hanmo.plan.speed import work
     from hanmo.pretrain.settings import PretrainSettings
 
     found = []
     for item in runs:
         run, measured = dict(item["run"]), item["measured"]
-        shape = of_preset(run["preset"], run.pop("vocab", 8192), run["context"])
+        vocab = run.pop("vocab", 8192)
         # What was measured was so many lanes; what this machine would take is another matter.
         settings = PretrainSettings(**run, threads=measured["threads"], lanes=measured["lanes"])
+        shape = of_new(settings, vocab)
         layout = layout_of(settings, Device("cpu", measured["matmul"], 1e12, cpu=True))
         row = work(shape, layout).row(settings.batch_tokens)
         seconds = sum(price * amount for price, amount in zip(prices, row, strict=True)) / measured["matmul"]

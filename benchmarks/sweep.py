@@ -37,40 +37,32 @@ BASE = {
 }
 #: By name: settings that are fixed, and the values that are tried, each with each.
 GRIDS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
-    "matrix rate by batch, random start": (
-        {"preset": "1m", "tokens": 1_000_000, "start": "random"},
-        {"batch_tokens": [1024, 2048, 4096, 8192], "matrix_lr": [0.003, 0.006, 0.012, 0.024]},
+    "rates": (
+        {"preset": "1m", "tokens": 1_000_000, "batch_tokens": 2048},
+        {"matrix_lr": [0.005, 0.01, 0.02, 0.04], "lr": [1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2]},
     ),
-    "matrix rate by batch, bigram start": (
-        {"preset": "1m", "tokens": 1_000_000, "start": "bigram", "lr": 1e-3},
-        {"batch_tokens": [1024, 2048, 4096, 8192], "matrix_lr": [0.0015, 0.003, 0.006, 0.012]},
+    "batch": (
+        {"preset": "1m", "tokens": 1_000_000, "lr": 6e-3},
+        {"batch_tokens": [512, 1024, 2048, 4096, 8192], "matrix_lr": [0.01, 0.02, 0.04]},
     ),
-    "other rate, random start": (
-        {"preset": "1m", "tokens": 1_000_000, "batch_tokens": 2048, "matrix_lr": 0.006, "start": "random"},
-        {"lr": [1e-3, 2e-3, 3e-3, 6e-3]},
-    ),
-    "other rate, bigram start": (
-        {"preset": "1m", "tokens": 1_000_000, "batch_tokens": 2048, "matrix_lr": 0.003, "start": "bigram"},
-        {"lr": [1e-4, 3e-4, 1e-3, 3e-3]},
-    ),
-    "width, random start": (
-        {"tokens": 1_000_000, "batch_tokens": 2048, "start": "random"},
-        {"preset": ["2m", "4m", "8m"], "matrix_lr": [0.003, 0.006, 0.012]},
-    ),
-    "width, bigram start": (
-        {"tokens": 1_000_000, "batch_tokens": 2048, "start": "bigram", "lr": 1e-3},
-        {"preset": ["2m", "4m", "8m"], "matrix_lr": [0.0015, 0.003, 0.006]},
+    "width": (
+        {"tokens": 1_000_000, "batch_tokens": 2048},
+        {"preset": ["2m", "4m"], "matrix_lr": [0.01, 0.02, 0.04], "lr": [3e-3, 6e-3, 1.2e-2]},
     ),
     "budget": (
-        {"preset": "1m", "batch_tokens": 2048, "tokens": 8_000_000},
-        {"start": ["random", "bigram"], "matrix_lr": [0.003, 0.006, 0.012]},
+        {"preset": "1m", "tokens": 8_000_000, "lr": 6e-3},
+        {"batch_tokens": [2048, 4096, 8192, 16384], "matrix_lr": [0.01, 0.02]},
     ),
-    "budget by batch": (
-        {"preset": "1m", "matrix_lr": 0.006, "tokens": 8_000_000},
-        {"start": ["random", "bigram"], "batch_tokens": [4096, 8192, 16384]},
+    "adamw": (
+        {"tokens": 1_000_000, "batch_tokens": 2048, "optimizer": "adamw"},
+        {"preset": ["1m", "4m"], "lr": [5e-4, 1e-3, 2e-3, 4e-3, 8e-3]},
+    ),
+    "rates, bigram start": (
+        {"preset": "2m", "tokens": 1_000_000, "batch_tokens": 4096, "start": "bigram", "lr": 3e-3},
+        {"matrix_lr": [0.006, 0.012, 0.024], "embedding_lr": [0.01, 0.05], "head_lr": [0.003, 0.006]},
     ),
     "decay": (
-        {"preset": "1m", "tokens": 1_000_000, "batch_tokens": 2048, "matrix_lr": 0.006, "start": "random"},
+        {"preset": "1m", "tokens": 1_000_000, "batch_tokens": 2048, "lr": 6e-3},
         {"decay_fraction": [0.2, 0.4, 0.6, 0.8, 1.0]},
     ),
 }

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from hanmo.errors import HanmoError
 from hanmo.models.presets import PRESETS, build_config, count_parameters, full_name, preset
+from hanmo.pretrain.settings import PretrainSettings
 
 #: A vocabulary that fits each size, as in recipes/.
 VOCABULARY = {
@@ -109,3 +110,12 @@ def test_a_size_is_short_for_a_name() -> None:
     assert full_name("92m") == full_name("hanmo-92m") == full_name("92M") == "hanmo-92m"
     with pytest.raises(HanmoError, match="preset '93m' is unknown"):
         full_name("93m")
+
+
+def test_a_shape_of_ones_own() -> None:
+    settings = PretrainSettings(preset="8m", shape={"layers": 2, "heads": 4, "kv_heads": 1})
+    config = settings.config(8192)
+    assert (config.hidden_size, config.num_hidden_layers) == (320, 2)
+    assert (config.num_attention_heads, config.num_key_value_heads) == (4, 1)
+    with pytest.raises(ValueError, match="shape: 5 heads do not divide among 2 kv_heads"):
+        PretrainSettings(preset="8m", shape={"kv_heads": 2})

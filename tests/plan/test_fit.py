@@ -15,7 +15,7 @@ import torch
 from hanmo.plan.devices import Device
 from hanmo.plan.fit import changes, choose, explain, layout_of, layouts, settle
 from hanmo.plan.memory import need
-from hanmo.plan.shape import of_preset
+from hanmo.plan.shape import Shape, of_new
 from hanmo.plan.shortage import out_of_memory
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.settings import PretrainSettings
@@ -23,12 +23,16 @@ from hanmo.pretrain.settings import PretrainSettings
 LARGE = PretrainSettings(preset="hanmo-1b5", context=2048, batch_tokens=2**19, micro_tokens=32768, device="cpu")
 
 
+def new(preset: str, vocab: int, context: int) -> Shape:
+    return of_new(PretrainSettings(preset=preset, context=context), vocab)
+
+
 def cuda(gigabytes: float) -> Device:
     return Device("cuda", 1e14, gigabytes * 1e9)
 
 
 def test_what_is_asked_for_is_kept_where_it_fits() -> None:
-    shape = of_preset("hanmo-1b5", 32768, 2048)
+    shape = new("hanmo-1b5", 32768, 2048)
     asked = layout_of(LARGE, cuda(400))
     assert asked.micro_tokens == 32768 and asked.processes == 1
     found = choose(shape, asked, cuda(400))
@@ -36,7 +40,7 @@ def test_what_is_asked_for_is_kept_where_it_fits() -> None:
 
 
 def test_less_memory_takes_smaller_pieces_then_recomputes_then_shards() -> None:
-    shape = of_preset("hanmo-1b5", 32768, 2048)
+    shape = new("hanmo-1b5", 32768, 2048)
     asked = layout_of(LARGE, cuda(80))
     for gigabytes in (80, 48, 40):
         found = choose(shape, asked, cuda(gigabytes))
@@ -49,7 +53,7 @@ def test_less_memory_takes_smaller_pieces_then_recomputes_then_shards() -> None:
 
 
 def test_needs_grow_as_they_should() -> None:
-    shape = of_preset("hanmo-92m", 32768, 1024)
+    shape = new("hanmo-92m", 32768, 1024)
     asked = layout_of(PretrainSettings(context=1024, batch_tokens=2**17, device="cpu"), cuda(80))
     whole = need(shape, asked)
     assert need(shape, asked.with_(micro_tokens=1024)).total < whole.total
@@ -65,7 +69,7 @@ def test_needs_grow_as_they_should() -> None:
 
 def test_lanes_take_memory() -> None:
     """On a CPU each lane has gradients of its own."""
-    shape = of_preset("hanmo-92m", 16384, 512)
+    shape = new("hanmo-92m", 16384, 512)
     settings = PretrainSettings(preset="hanmo-92m", context=512, batch_tokens=8192, threads=4)
     here = Device("cpu", 1e12, 1e12, cpu=True)
     asked = layout_of(settings, here)

@@ -9,7 +9,8 @@ import pytest
 
 from hanmo.errors import HanmoError
 from hanmo.models.presets import count_parameters
-from hanmo.plan.shape import of_folder, of_preset
+from hanmo.plan.shape import of_folder, of_new
+from hanmo.pretrain.settings import PretrainSettings
 
 #: The Chinese TinyLlama (Llama) and Tiny LLM zh's 92m (whose tensors are Qwen2's).
 TINYLLAMA = {
@@ -42,7 +43,7 @@ def write_config(folder: Path, config: dict) -> Path:
 
 @pytest.mark.parametrize("name", ["hanmo-1m", "hanmo-4m", "hanmo-1b5"])
 def test_presets(name: str) -> None:
-    shape = of_preset(name, 8192, 512)
+    shape = of_new(PretrainSettings(preset=name), 8192)
     assert shape.parameters == count_parameters(name, 8192)
     assert shape.embedding == 8192 * shape.hidden, "tied: one matrix serves both ends"
     attention = 12 * shape.layers * shape.query * 512

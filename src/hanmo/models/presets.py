@@ -7,7 +7,7 @@ shape; vocabulary and context come from the recipe, so a preset's name counts pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hanmo.errors import HanmoError, nearest
@@ -58,18 +58,19 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def build_config(name: str, vocab_size: int, context: int, tied: bool = True) -> Qwen3Config:
+def build_config(name: str, vocab_size: int, context: int, tied: bool = True, **other: int) -> Qwen3Config:
     """The transformers configuration of a preset.
 
     Args:
         name: a key of `PRESETS`.
+        other: fields of `Preset` that are to be other ones.
         vocab_size: rows of the embedding; rounded up to a multiple of 64, which matrix products like.
         context: the longest sequence in tokens that the model is meant for.
         tied: the head is the input embedding; otherwise a matrix of its own, which costs no time.
     """
     from transformers import Qwen3Config
 
-    shape = preset(name)
+    shape = replace(preset(name), **other)
     return Qwen3Config(
         vocab_size=(vocab_size + 63) // 64 * 64,
         hidden_size=shape.hidden,

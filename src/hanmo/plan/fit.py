@@ -18,7 +18,7 @@ from hanmo.files import read_json
 from hanmo.plan import devices
 from hanmo.plan.devices import Device, here
 from hanmo.plan.memory import Layout, Need, need, pieces, rows_of
-from hanmo.plan.shape import Shape, of_folder, of_model, of_preset
+from hanmo.plan.shape import Shape, of_folder, of_model, of_new
 from hanmo.plan.speed import tokens_per_second
 from hanmo.pool import cores
 from hanmo.pretrain.rows import lanes_for
@@ -117,7 +117,7 @@ def shape_of(settings: PretrainSettings, inputs: dict[str, list[Path]]) -> Shape
     if given := inputs.get("model"):
         return of_folder(given[0], settings.context)
     facts = read_json(inputs["data"][0] / "tokens.json")
-    return of_preset(settings.preset, facts["vocab_size"], settings.context, settings.start != "bigram")
+    return of_new(settings, facts["vocab_size"])
 
 
 def fitted(settings: PretrainSettings, inputs: dict[str, list[Path]]) -> PretrainSettings:

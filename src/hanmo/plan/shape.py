@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hanmo.errors import HanmoError
 from hanmo.models.flops import model_flops
 from hanmo.models.folder import resolve
+
+if TYPE_CHECKING:
+    from hanmo.pretrain.settings import PretrainSettings
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,9 @@ class Shape:
         return self.embedding + self.layers * self.layer + self.gains
 
 
-def of_preset(name: str, vocab: int, context: int, tied: bool = True) -> Shape:
-    """The shape of a preset with a vocabulary of `vocab` tokens, its head tied to the input embedding or not."""
-    from hanmo.models.presets import build_config
-
-    return _counted(name, build_config(name, vocab, context, tied), context)
+def of_new(settings: PretrainSettings, vocab: int) -> Shape:
+    """The shape of a new model of these settings, with a vocabulary of `vocab` tokens."""
+    return _counted(settings.preset, settings.config(vocab), settings.context)
 
 
 def of_folder(folder: Path, context: int) -> Shape:

@@ -13,7 +13,7 @@ from hanmo.files import read_json
 from hanmo.plan.devices import USABLE, Device
 from hanmo.plan.fit import MARGIN, changes, choose, layout_of, share_of
 from hanmo.plan.memory import Layout, Need, detail, need
-from hanmo.plan.shape import Shape, of_folder, of_preset
+from hanmo.plan.shape import Shape, of_folder, of_new
 from hanmo.plan.speed import tokens_per_second
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.recipe import Recipe, Stage
@@ -157,7 +157,7 @@ def _shape(stage: Stage, stages: dict[str, Stage], recipe: str) -> Shape:
             raise HanmoError(f"{recipe}: stage '{stage.name}' continues '{source}', whose model is not known yet")
         longer = before.settings.model_copy(update={"context": settings.context})
         return _shape(Stage(before.name, before.kind, longer, before.sources), stages, recipe)
-    return of_preset(settings.preset, _vocabulary(stage, stages, recipe), settings.context, settings.start != "bigram")
+    return of_new(settings, _vocabulary(stage, stages, recipe))
 
 
 def _vocabulary(stage: Stage, stages: dict[str, Stage], recipe: str) -> int:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hanmo.models.presets import full_name
+from hanmo.models.presets import build_config, full_name, preset
 from hanmo.pretrain.guard import GuardSettings
 from hanmo.pretrain.trackers import TrackerName
 from hanmo.stage import Settings, factory, setting
+
+if TYPE_CHECKING:
+    from transformers import Qwen3Config
 
 #: A number of passes over a source.
 Passes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -50,10 +54,26 @@ class MaskSettings(Settings):
     )
 
 
+class ShapeSettings(Settings):
+    """What of a model's shape is not its preset's; see `hanmo.models.presets.Preset`."""
+
+    hidden: int | None = setting(None, "width of the stream, in channels", ge=8)
+    ffn: int | None = setting(None, "inner width of the feed-forward layers", ge=8)
+    layers: int | None = setting(None, "how many", ge=1)
+    heads: int | None = setting(None, "of queries", ge=1)
+    kv_heads: int | None = setting(None, "of keys and values; a divisor of heads", ge=1)
+    head_dim: int | None = setting(None, "channels of a head; even", ge=2, multiple_of=2)
+
+    def given(self) -> dict[str, int]:
+        """The fields that are set."""
+        return self.model_dump(exclude_none=True)
+
+
 class PretrainSettings(Settings):
     """Pretraining a decoder on packed documents, or continuing a model on them."""
 
     preset: str = setting("hanmo-4m", "shape of the model, e.g. 92m (see hanmo.models.presets)")
+    shape: ShapeSettings = factory(ShapeSettings, "what differs from the preset, e.g. {layers: 4, hidden: 448}")
     start: Literal["random", "bigram"] = setting(
         "random",
         "of a new model; bigram: as a model of pairs of tokens, fitted to counts of the data in seconds, with a head "
@@ -185,3 +205,15 @@ class PretrainSettings(Settings):
     @classmethod
     def _known(cls, name: str) -> str:
         return full_name(name)
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> PretrainSettings:
+        shape = replace(preset(self.preset), **self.shape.given())
+        if shape.heads % shape.kv_heads:
+            raise ValueError(f"shape: {shape.heads} heads do not divide among {shape.kv_heads} kv_heads")
+        return self
+
+    def config(self, vocab_size: int) -> Qwen3Config:
+        """The transformers configuration of a new model of these settings, for so many tokens."""
+        tied = self.start != "bigram"
+        return build_config(self.preset, vocab_size, self.context, tied, **self.shape.given())

@@ -13,7 +13,6 @@ from transformers import Qwen3ForCausalLM
 from hanmo.console import console, human_count
 from hanmo.models import bigram
 from hanmo.models.loss import IGNORE
-from hanmo.models.presets import build_config
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.objectives import RowSource
 from hanmo.pretrain.settings import PretrainSettings
@@ -31,9 +30,8 @@ def new_model(settings: PretrainSettings, vocab_size: int) -> Any:
     with a variance of 1 / inputs.
     """
     torch.manual_seed(settings.seed)
-    bigrams = settings.start == "bigram"
-    model = Qwen3ForCausalLM(build_config(settings.preset, vocab_size, settings.context, not bigrams)).train()
-    if bigrams:
+    model = Qwen3ForCausalLM(settings.config(vocab_size)).train()
+    if settings.start == "bigram":
         with torch.no_grad():
             for name, parameter in model.model.layers.named_parameters():
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
