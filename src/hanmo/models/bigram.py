@@ -181,3 +181,8 @@ def vectors(bigrams: Bigrams, width: int) -> tuple[Tensor, Tensor]:
     embedding = torch.cat([first, torch.full_like(rest, same)[:, None], rest[:, None]], 1) * scale
     head = torch.cat([second, bigrams.bias[:, None] / same, torch.zeros_like(rest)[:, None]], 1) / scale
     return embedding, head
+
+
+def same_channel(width: int) -> int:
+    """The channel of `vectors` that is the same for all tokens."""
+    return width - RESERVED

@@ -12,6 +12,7 @@ from transformers import Qwen3ForCausalLM
 
 from hanmo.console import console, human_count
 from hanmo.models import bigram
+from hanmo.models.lookback import look_back
 from hanmo.models.loss import IGNORE
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.objectives import RowSource
@@ -45,6 +46,8 @@ def new_model(settings: PretrainSettings, vocab_size: int) -> Any:
 def begin_with_bigrams(model: Any, order: RowSource, world: World, kept: Path) -> float:
     """Make `model` the bigram model of the run's own first rows; returns the seconds it took.
 
+    Its layers still add nothing, but the heads of the first look back already.
+
     Args:
         model: of `new_model`, whose head is a matrix of its own.
         order: the rows of the run.
@@ -55,6 +58,7 @@ def begin_with_bigrams(model: Any, order: RowSource, world: World, kept: Path) -
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(weights["embedding"])
         model.get_output_embeddings().weight.copy_(weights["head"])
+    look_back(model, 0, bigram.same_channel(model.config.hidden_size))
     return time.perf_counter() - began
 
 
