@@ -9,6 +9,7 @@ import torch
 from tiny_runs import weights  # type: ignore[import-not-found]
 
 from hanmo.errors import HanmoError
+from hanmo.pretrain.optimizer import momentum_at
 from hanmo.pretrain.schedule import SHAPES, BatchSizes, Schedule
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.trainer import Trainer
@@ -138,3 +139,8 @@ def test_cosine_with_a_larger_budget_goes_on_from_the_warm_up_and_says_so(
     assert "schedule: cosine falls from the end of the warm-up on" in said and "resuming at step 2 of 12" in said
     run(long, longer, tiny_order, tmp_path / "long")
     assert all(torch.equal(value, weights(grown)[name]) for name, value in weights(long).items())
+
+
+def test_the_momentum_rises_and_knows_nothing_of_the_budget() -> None:
+    assert momentum_at(0) == 0.85 and momentum_at(150) == pytest.approx(0.9)
+    assert momentum_at(300) == momentum_at(10**6) == 0.95

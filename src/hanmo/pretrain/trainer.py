@@ -30,7 +30,7 @@ from hanmo.pretrain.distributed import World
 from hanmo.pretrain.guard import Guard
 from hanmo.pretrain.meter import Meter
 from hanmo.pretrain.objectives import RowSource, StepBuilder
-from hanmo.pretrain.optimizer import build_optimizers, local, state_tensors
+from hanmo.pretrain.optimizer import build_optimizers, local, momentum_at, state_tensors
 from hanmo.pretrain.parallel import spread
 from hanmo.pretrain.precision import LossScaler
 from hanmo.pretrain.rates import Rates
@@ -296,6 +296,8 @@ class Trainer:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * factor
+                    if "momentum" in group:
+                        group["momentum"] = momentum_at(self.step)
                 if sound:
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
