@@ -22,6 +22,7 @@ from hanmo.plan.shape import Shape, of_folder, of_model, of_new
 from hanmo.plan.speed import tokens_per_second
 from hanmo.pool import cores
 from hanmo.pretrain.rows import lanes_for
+from hanmo.pretrain.rules import batch_tokens
 from hanmo.pretrain.settings import PretrainSettings
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ TOGETHER = 0.85
 def layout_of(settings: PretrainSettings, device: Device, processes: int | None = None) -> Layout:
     """What the settings ask for on a device."""
     count = processes or settings.processes or (1 if device.cpu else device.count)
-    rows = rows_of(settings.batch_tokens, settings.context, count)
+    batch = batch_tokens(settings)
+    rows = rows_of(batch, settings.context, count)
     return Layout(
-        batch_tokens=settings.batch_tokens,
+        batch_tokens=batch,
         micro_tokens=pieces(rows, settings.context, settings.micro_tokens) * settings.context,
         recompute=settings.recompute == "layers",
         parallel=settings.parallel,

@@ -83,8 +83,8 @@ def plan_stage(
             settings_to_take = changes(asked, chosen[0])
             layout, wants = chosen
     rate = tokens_per_second(shape, layout, device, mfu)
-    steps = math.ceil(settings.tokens / settings.batch_tokens)
-    tokens = steps * settings.batch_tokens
+    steps = math.ceil(settings.tokens / asked.batch_tokens)
+    tokens = steps * asked.batch_tokens
     hours = tokens / rate / 3600
     power = watts if watts is not None else device.watts
     machines = 1 if device.cpu else layout.processes

@@ -11,6 +11,7 @@ from typing import Any
 from hanmo.console import console, human_count
 from hanmo.errors import HanmoError
 from hanmo.pretrain.objectives.texts import is_task, task_splits, with_openings
+from hanmo.pretrain.rules import batch_tokens
 from hanmo.pretrain.schedule import BatchSizes
 from hanmo.pretrain.settings import MixSettings, PretrainSettings
 from hanmo.remote import is_remote
@@ -230,7 +231,7 @@ def _ordered(
 
 def skipped(settings: PretrainSettings) -> list[tuple[int, int]]:
     """The rows that a run passes over, as stretches [first, last)."""
-    rows = settings.batch_tokens // settings.context
+    rows = batch_tokens(settings) // settings.context
     stretches = [(0, settings.skip_steps)] * bool(settings.skip_steps) + list(settings.skip)
     return [(first * rows, last * rows) for first, last in stretches]
 

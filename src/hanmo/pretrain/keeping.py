@@ -34,7 +34,7 @@ def keeper(settings: PretrainSettings, save: Callable[[Any, str], None]) -> Call
         if step == 0:
             wanted = settings.save_initial
         else:
-            before, now = (number * settings.batch_tokens for number in (step - 1, step))
+            before, now = (trainer.sizes.first(number) * settings.context for number in (step - 1, step))
             # The first step at which that many tokens, or a multiple of them, have been seen.
             wanted = bool(every) and now // every > before // every
         if wanted:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from hanmo.pretrain.rates import Rates
+from hanmo.pretrain.rules import Rates
 
 #: Coefficients of the quintic iteration (Jordan et al.), tuned to lift small singular values fast.
 _A, _B, _C = 3.4445, -4.7750, 2.0315

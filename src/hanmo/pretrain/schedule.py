@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hanmo.errors import HanmoError
+from hanmo.pretrain.rules import batch_tokens, warmup_tokens
 
 if TYPE_CHECKING:
     from hanmo.pretrain.settings import PretrainSettings
@@ -55,8 +56,9 @@ class Schedule:
     def of(cls, settings: PretrainSettings, sizes: BatchSizes) -> Schedule:
         """The schedule of a run: steps until the budget's tokens are seen, warm-up and decay in tokens, too."""
         steps = max(1, sizes.steps(-(-settings.tokens // settings.context)))
-        # Of the warm-up only whole steps count; it knows nothing of the budget.
-        warmup = sizes.steps(settings.warmup_tokens // settings.context + 1) - 1 if settings.warmup_tokens else 0
+        # Of the warm-up only whole steps count.
+        rising = warmup_tokens(settings)
+        warmup = sizes.steps(rising // settings.context + 1) - 1 if rising else 0
         floor = settings.min_lr
         if settings.schedule == "constant":
             return cls(steps, warmup, 0)
@@ -102,12 +104,14 @@ class BatchSizes:
                 raise HanmoError(
                     f"{name}: {tokens} is no multiple of context {context}; {tokens // context * context or context} is"
                 )
-        full, start = settings.batch_tokens // context, settings.batch_start // context
+        full, start = batch_tokens(settings) // context, settings.batch_start // context
         if bool(start) != bool(settings.batch_warmup_tokens):
             given, lacking = ("batch_start", "batch_warmup_tokens") if start else ("batch_warmup_tokens", "batch_start")
             raise HanmoError(f"{given} is given without {lacking}; a batch that grows needs both")
         if start > full:
-            raise HanmoError(f"batch_start: {settings.batch_start} is more than batch_tokens; lower it")
+            raise HanmoError(
+                f"batch_start: {settings.batch_start} is more than batch_tokens ({full * context}); lower it"
+            )
         if not start:
             return cls(full)
         rows = [start * 2**n for n in range(math.ceil(math.log2(full / start)))]

@@ -98,7 +98,9 @@ class PretrainSettings(Settings):
     )
     tokens: int = setting(3_000_000, "training budget in tokens, e.g. 3M or 2B", affects="budget", ge=1)
     context: int = setting(512, "tokens in a packed row, and the model's context", ge=16)
-    batch_tokens: int = setting(8192, "tokens in one optimiser step; a multiple of context", ge=16)
+    batch_tokens: int = setting(
+        0, "tokens in one optimiser step, a multiple of context; 0: by the budget (docs/training.md)", ge=0
+    )
     mix: MixSettings | None = setting(
         None, "sources with weights, caps and temperature, e.g. {weights: {news: 2, law: 1}, max_epochs: {law: 4}}"
     )
@@ -107,15 +109,15 @@ class PretrainSettings(Settings):
     )
     shard_cache_gb: float = setting(20.0, "disk for shards that are fetched from a URL", affects="speed", gt=0)
     optimizer: Literal["muon", "adamw"] = setting("muon", "muon: Muon on the matrices, AdamW elsewhere; or all AdamW")
-    matrix_lr: float = setting(0.02, "Muon's learning rate (unused by adamw)", gt=0)
-    lr: float = setting(3e-3, "AdamW's learning rate", gt=0)
-    embedding_lr: float = setting(0.0, "AdamW's for the input embedding; 0: lr", ge=0)
-    head_lr: float = setting(0.0, "AdamW's for a head of its own; 0: lr", ge=0)
+    matrix_lr: float = setting(0.0, "Muon's learning rate (unused by adamw); 0: by rule (docs/training.md)", ge=0)
+    lr: float = setting(0.0, "AdamW's learning rate; 0: by rule", ge=0)
+    embedding_lr: float = setting(0.0, "AdamW's for the input embedding; 0: lr, or by rule", ge=0)
+    head_lr: float = setting(0.0, "AdamW's for a head of its own; 0: lr, or by rule", ge=0)
     weight_decay: float = setting(0.0, "decoupled weight decay on matrices", ge=0)
     schedule: Literal["wsd", "cosine", "linear", "constant"] = setting(
         "wsd", "of the rates: wsd stays and falls at the end; cosine and linear fall from the warm-up on"
     )
-    warmup_tokens: int = setting(100_000, "linear warm-up, in tokens", ge=0)
+    warmup_tokens: int = setting(-1, "linear warm-up, in tokens; -1: by the batch (docs/training.md)", ge=-1)
     decay_fraction: float = setting(0.4, "wsd: last part of the budget in which the rates fall", ge=0, le=1)
     decay_shape: Literal["linear", "sqrt", "cosine"] = setting("linear", "wsd: how they fall")
     min_lr: float = setting(0.0, "where the rates end, by their peak", ge=0, le=1)

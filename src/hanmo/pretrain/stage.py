@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from hanmo.pretrain.objectives import RowSource, StepBuilder
 from hanmo.pretrain.objectives.looking import look, masked_look
 from hanmo.pretrain.objectives.masked import EncoderStep, MaskedRows
 from hanmo.pretrain.precision import choose
+from hanmo.pretrain.rules import Rates, batch_tokens, warmup_tokens
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import begin_with_bigrams
 from hanmo.pretrain.step import PackedStep
@@ -46,13 +48,16 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
     """
     keep_freed_memory()
     with joined(settings) as world:
+        begun = world.agreed(CheckpointStore(out / "checkpoints", world).begun)
+        if begun and not settings.batch_tokens:  # a larger budget would have another batch by rule
+            settings = settings.model_copy(update={"batch_tokens": begun.get("batch_tokens", 0)})
         # What is fetched is every process's own: which shards are at hand changes while it reads.
         fetched = out if world.first else out / f"shards-{world.rank}"
         given = world.agreed(lambda: [resolve(brought(path)) for path in inputs.get("model", [])])
         model = given[0] if given else None
         beside = tokenizer_of(model, out) if model else None
         with opened(settings, inputs["data"], fetched, beside) as data:
-            counts = _train(settings, model, data, out, world)
+            counts = _train(settings, model, data, out, world, begun)
             if data.remote:
                 data.remote.remove()
                 if not world.first:
@@ -62,10 +67,12 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
     return counts
 
 
-def _train(settings: PretrainSettings, given: Path | None, data: Data, out: Path, world: World) -> dict[str, Any]:
+def _train(
+    settings: PretrainSettings, given: Path | None, data: Data, out: Path, world: World, begun: dict[str, Any] | None
+) -> dict[str, Any]:
     facts, order = data.facts, data.order
     tokenizer = load(data.tokenizer)
-    dtype = _dtype(out, settings, world)
+    dtype = _dtype(settings, world, begun)
     masked = settings.objective == "masked"
     model = load_model(settings, given, facts["vocab_size"], data.tokenizer, out, masked)
     started = 0.0
@@ -84,7 +91,10 @@ def _train(settings: PretrainSettings, given: Path | None, data: Data, out: Path
     source, step, seen = _objective(settings, data, tokenizer)
     keep = keeper(settings, save)
     size = bytes_per_token(facts, order)
-    trainer = Trainer(model, settings, source, out, dtype, seen, world, bytes_per_token=size, step=step, keep=keep)
+    rates = Rates.of(settings, continued=given is not None)
+    trainer = Trainer(
+        model, settings, source, out, dtype, seen, world, bytes_per_token=size, step=step, keep=keep, rates=rates
+    )
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{human_count(parameters)} parameters, {human_count(settings.tokens)} tokens "
@@ -92,6 +102,8 @@ def _train(settings: PretrainSettings, given: Path | None, data: Data, out: Path
         f"{trainer.schedule.steps} steps, {str(dtype).removeprefix('torch.')} on {world.device}{_told(settings, world)}"
     )
     rows = trainer.sizes.first(trainer.schedule.steps)
+    batch, rising = batch_tokens(settings), warmup_tokens(settings)
+    console.print(f"batches of {batch} tokens, {human_count(rising)} to warm up, {rates.in_words()}", markup=False)
     if order.mix:
         tell_mix(order, rows, settings)
     if not trainer.resume():
@@ -109,6 +121,8 @@ def _train(settings: PretrainSettings, given: Path | None, data: Data, out: Path
         **({"frozen": frozen} if frozen else {}),
         "steps": trainer.schedule.steps,
         "tokens": tokens,
+        "batch_tokens": batch,
+        "rates": asdict(rates),
         "passes": round(tokens / order.total, 3),
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(world.device),
@@ -139,11 +153,8 @@ def _told(settings: PretrainSettings, world: World) -> str:
     return f", {world.size} processes ({settings.parallel})" if world.size > 1 else ""
 
 
-def _dtype(out: Path, settings: PretrainSettings, world: World) -> torch.dtype:
+def _dtype(settings: PretrainSettings, world: World, begun: dict[str, Any] | None) -> torch.dtype:
     """The dtype that the run began with, else what a probe finds: a resumed run must not change its arithmetic."""
-
-    def found() -> torch.dtype:
-        begun = CheckpointStore(out / "checkpoints", world).begun() if settings.precision == "auto" else None
-        return getattr(torch, begun["dtype"]) if begun else choose(world.device, settings.precision, fp16=True)
-
-    return world.agreed(found)
+    if begun and settings.precision == "auto":
+        return getattr(torch, begun["dtype"])
+    return world.agreed(lambda: choose(world.device, settings.precision, fp16=True))

@@ -33,8 +33,8 @@ from hanmo.pretrain.objectives import RowSource, StepBuilder
 from hanmo.pretrain.optimizer import build_optimizers, local, momentum_at, state_tensors
 from hanmo.pretrain.parallel import spread
 from hanmo.pretrain.precision import LossScaler
-from hanmo.pretrain.rates import Rates
 from hanmo.pretrain.rows import filled_up, taken
+from hanmo.pretrain.rules import Rates
 from hanmo.pretrain.runlog import RunLog, short
 from hanmo.pretrain.schedule import BatchSizes, Schedule
 from hanmo.pretrain.settings import PretrainSettings
@@ -90,6 +90,7 @@ class Trainer:
         bytes_per_token: float | None = None,
         step: StepBuilder = PackedStep,
         keep: Callable[[Trainer], None] | None = None,
+        rates: Rates | None = None,
     ) -> None:
         self.model, self.settings, self.order, self.out = model, settings, order, out
         self.world = world or World(next(model.parameters()).device)
@@ -101,7 +102,7 @@ class Trainer:
         self.meter = Meter(self.world.device, model_flops(model, settings.context), processes=self.world.size)
         self._parameters = sum(p.numel() for p in model.parameters())
         self.spread = spread(model, settings, dtype, self.world, step)
-        self.rates = Rates.of(settings)
+        self.rates = rates or Rates.of(settings)
         self.optimizers = build_optimizers(
             model, settings.optimizer, self.rates, settings.weight_decay, self.world.rank, self.world.size, dtype
         )
@@ -122,10 +123,10 @@ class Trainer:
         """
 
         def usable(state: dict[str, Any]) -> bool:
-            if state.get("order", 1) != self.order.form:
+            if state.get("order", 1) != self.order.form or "batch_tokens" not in state:
                 raise HanmoError(
-                    f"{self.out}: an earlier version began this run, and shuffled so many documents otherwise; give "
-                    "another --out"
+                    f"{self.out}: an earlier version began this run, with other rates or another order of its text; "
+                    "give another --out"
                 )
             stable = state["step"] <= min(state["decay_start"], self.schedule.decay_start)
             return stable or state["steps"] == self.schedule.steps
@@ -231,6 +232,7 @@ class Trainer:
             "steps": self.schedule.steps,
             "decay_start": self.schedule.decay_start,
             "order": self.order.form,
+            "batch_tokens": self.sizes.full * self.settings.context,
             "seconds": self.seconds,
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),

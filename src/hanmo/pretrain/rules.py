@@ -1,0 +1,98 @@
+"""What a run takes where its settings leave it to rules: learning rates, batch and warm-up (docs/training.md).
+
+The rules are read off a sweep (benchmarks/sweep.py). Rates know nothing of the budget. The batch does; a run keeps the
+one that it began with, so that a larger budget can extend it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hanmo.pretrain.settings import PretrainSettings
+
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates, which the schedule multiplies.
+
+    Attributes:
+        matrix: Muon's, of the matrices inside of layers; AdamW's of them where that is the optimiser.
+        embedding, head: AdamW's, of the input embedding and of a head of its own.
+        other: AdamW's, of gains and biases.
+    """
+
+    matrix: float
+    embedding: float
+    head: float
+    other: float
+
+    @classmethod
+    def of(cls, settings: PretrainSettings, continued: bool = False) -> Rates:
+        """The rates of a run: those of its settings, and by rule those that are 0 there.
+
+        Args:
+            continued: a model that was trained before goes on.
+        """
+        rule = _rule(settings, continued)
+        if given := settings.lr:
+            rule = cls(rule.matrix, given, given, given)
+        matrix = settings.matrix_lr if settings.optimizer == "muon" else settings.lr
+        return cls(
+            matrix or rule.matrix, settings.embedding_lr or rule.embedding, settings.head_lr or rule.head, rule.other
+        )
+
+    def in_words(self) -> str:
+        """For a person."""
+        return (
+            f"rates up to {self.matrix:g} (matrices), {self.embedding:g} (embedding), {self.head:g} (head), "
+            f"{self.other:g} (gains)"
+        )
+
+
+def _rule(settings: PretrainSettings, continued: bool) -> Rates:
+    if settings.optimizer == "adamw":
+        return ADAMW
+    if continued:
+        return CONTINUED
+    return BIGRAM if settings.start == "bigram" else RANDOM
+
+
+#: A model with random weights and one matrix for both ends.
+RANDOM = Rates(matrix=0.02, embedding=0.012, head=0.012, other=0.012)
+#: One that begins as a bigram model: what is fitted already must not be lost.
+BIGRAM = Rates(matrix=0.024, embedding=0.05, head=0.006, other=0.003)
+CONTINUED = Rates(matrix=0.02, embedding=0.003, head=0.003, other=0.003)
+ADAMW = Rates(matrix=0.003, embedding=0.003, head=0.003, other=0.003)
+
+
+def batch_tokens(settings: PretrainSettings) -> int:
+    """Tokens of one optimiser step once the batch has grown: the setting, else by the root of the budget.
+
+    By rule a power of two, in whole rows.
+    """
+    if settings.batch_tokens:
+        return settings.batch_tokens
+    wanted = 2 ** round(math.log2(ROOT * math.sqrt(settings.tokens)))
+    return max(settings.context, min(LARGEST, wanted) // settings.context * settings.context)
+
+
+#: Tokens of a batch by the root of the budget's tokens.
+ROOT = 3.0
+LARGEST = 2**21
+
+
+def warmup_tokens(settings: PretrainSettings) -> int:
+    """Tokens of the warm-up: the setting, else by the batch, whose square is in proportion to the budget.
+
+    By rule between a thirtieth and a twelfth of the budget that a batch is taken for, and at most 2,000 batches.
+    """
+    if settings.warmup_tokens >= 0:
+        return settings.warmup_tokens
+    batch = batch_tokens(settings)
+    return batch * max(1, min(2000, batch // WARMUP))
+
+
+#: Tokens of a batch for every batch of the warm-up.
+WARMUP = 200

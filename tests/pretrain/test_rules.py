@@ -1,0 +1,57 @@
+"""What a run takes where its settings leave it to rules, and that a larger budget keeps the batch it began with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_runs import run_stage, saved  # type: ignore[import-not-found]
+
+from hanmo.pretrain.rules import ADAMW, BIGRAM, CONTINUED, RANDOM, Rates, batch_tokens, warmup_tokens
+from hanmo.pretrain.settings import PretrainSettings
+
+
+def test_rates_by_rule() -> None:
+    assert Rates.of(PretrainSettings()) == RANDOM
+    assert Rates.of(PretrainSettings(start="bigram")) == BIGRAM
+    assert Rates.of(PretrainSettings(), continued=True) == CONTINUED
+    assert Rates.of(PretrainSettings(optimizer="adamw", matrix_lr=0.5)) == ADAMW
+
+
+def test_what_is_given_counts() -> None:
+    found = Rates.of(PretrainSettings(lr=0.001, head_lr=0.5))
+    assert found == Rates(RANDOM.matrix, 0.001, 0.5, 0.001)
+    assert Rates.of(PretrainSettings(matrix_lr=0.5, embedding_lr=0.1)) == Rates(0.5, 0.1, RANDOM.head, RANDOM.other)
+    assert Rates.of(PretrainSettings(optimizer="adamw", lr=0.25)) == Rates(0.25, 0.25, 0.25, 0.25)
+
+
+@given(st.integers(1, 10**13), st.sampled_from([32, 100, 512, 2048]))
+def test_the_batch_grows_with_the_budget_in_whole_rows(tokens: int, context: int) -> None:
+    small, large = (batch_tokens(PretrainSettings(tokens=n, context=context)) for n in (tokens, 4 * tokens))
+    assert small % context == 0 and context <= small <= large <= max(2 * small + context, context)
+    assert batch_tokens(PretrainSettings(tokens=tokens, context=context, batch_tokens=7 * context)) == 7 * context
+
+
+def test_the_warmup_follows_the_batch() -> None:
+    for tokens in (20_000, 1_000_000, 10**9, 10**10):
+        settings = PretrainSettings(tokens=tokens)
+        assert warmup_tokens(settings) % batch_tokens(settings) == 0
+        assert 0.015 < warmup_tokens(settings) / tokens < 0.1
+    assert warmup_tokens(PretrainSettings(batch_tokens=2**21)) == 2000 * 2**21
+    assert warmup_tokens(PretrainSettings(warmup_tokens=0)) == 0
+
+
+@pytest.mark.parametrize("given", [0, 128])
+def test_a_larger_budget_keeps_the_batch(tokens: Path, tmp_path: Path, given: int) -> None:
+    free = {"batch_tokens": given, "warmup_tokens": 256}
+    first = run_stage(tokens, tmp_path / "run", tokens=1280, **free)
+    assert first["steps"] == 10
+    grown = run_stage(tokens, tmp_path / "run", tokens=5120, **free)
+    assert grown["steps"] == 40
+    whole = run_stage(tokens, tmp_path / "whole", tokens=5120, **{**free, "batch_tokens": 128})
+    assert whole["heldout_bpb"] == grown["heldout_bpb"]
+    one, two = saved(tmp_path / "run" / "model"), saved(tmp_path / "whole" / "model")
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
