@@ -172,7 +172,9 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 
 
 @needs_bash
-@pytest.mark.parametrize("page", ["README.md", "docs/corpus.md", "docs/tokenizers.md", "docs/training.md", "docs/continuing.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/corpus.md", "docs/tokenizers.md", "docs/training.md", "docs/continuing.md"]
+)
 def test_the_pages_run(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     assert run_all((ROOT / page).read_text(encoding="utf-8"), tmp_path), "it marks no block"

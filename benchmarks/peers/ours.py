@@ -55,8 +55,8 @@ def run(job: Job) -> dict[str, Any]:
         "dtype": counts["dtype"],
         "flops_per_token": model_flops(model, job.context),
         "settings": {
-            name: getattr(settings, name)
-            for name in ("preset", "optimizer", "matrix_lr", "lr", "warmup_tokens", "decay_fraction", "batch_tokens")
+            name: getattr(settings, name) for name in ("preset", "optimizer", "decay_fraction", "batch_tokens")
         }
+        | {"rates": counts["rates"]}
         | job.extra,
     }

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 from hanmo.pretrain.settings import PretrainSettings
 
+#: Tokens of a batch by the root of the budget's tokens, and the most of them.
+ROOT, LARGEST = 4.0, 2**21
+#: Tokens of a batch for every batch of the warm-up.
+WARMUP = 200
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,20 @@ class Rates:
         )
 
 
-def _rule(settings: PretrainSettings, continued: bool) -> Rates:
-    if settings.optimizer == "adamw":
-        return ADAMW
-    if continued:
-        return CONTINUED
-    return BIGRAM if settings.start == "bigram" else RANDOM
-
-
 #: A model with random weights and one matrix for both ends.
 RANDOM = Rates(matrix=0.02, embedding=0.012, head=0.012, other=0.012)
 #: One that begins as a bigram model: what is fitted already must not be lost.
 BIGRAM = Rates(matrix=0.024, embedding=0.05, head=0.006, other=0.003)
 CONTINUED = Rates(matrix=0.02, embedding=0.003, head=0.003, other=0.003)
 ADAMW = Rates(matrix=0.003, embedding=0.003, head=0.003, other=0.003)
+
+
+def _rule(settings: PretrainSettings, continued: bool) -> Rates:
+    if settings.optimizer == "adamw":
+        return ADAMW
+    if continued:
+        return CONTINUED
+    return BIGRAM if settings.start == "bigram" else RANDOM
 
 
 def batch_tokens(settings: PretrainSettings) -> int:
@@ -78,11 +82,6 @@ def batch_tokens(settings: PretrainSettings) -> int:
     return max(settings.context, min(LARGEST, wanted) // settings.context * settings.context)
 
 
-#: Tokens of a batch by the root of the budget's tokens.
-ROOT = 3.0
-LARGEST = 2**21
-
-
 def warmup_tokens(settings: PretrainSettings) -> int:
     """Tokens of the warm-up: the setting, else by the batch, whose square is in proportion to the budget.
 
@@ -92,7 +91,3 @@ def warmup_tokens(settings: PretrainSettings) -> int:
         return settings.warmup_tokens
     batch = batch_tokens(settings)
     return batch * max(1, min(2000, batch // WARMUP))
-
-
-#: Tokens of a batch for every batch of the warm-up.
-WARMUP = 200
