@@ -14,7 +14,7 @@ from hanmo.pretrain.settings import PretrainSettings
 #: Tokens of a batch by the root of the budget's tokens, and the most of them.
 ROOT, LARGEST = 4.0, 2**21
 #: Tokens of a batch for every batch of the warm-up.
-WARMUP = 200
+WARMUP = 256
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def batch_tokens(settings: PretrainSettings) -> int:
 def warmup_tokens(settings: PretrainSettings) -> int:
     """Tokens of the warm-up: the setting, else by the batch, whose square is in proportion to the budget.
 
-    By rule between a thirtieth and a twelfth of the budget that a batch is taken for, and at most 2,000 batches.
+    By rule about a sixteenth of the budget that a batch is taken for (3 to 12 %), and at most 2,000 batches.
     """
     if settings.warmup_tokens >= 0:
         return settings.warmup_tokens
