@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
 
     import torch
-    from transformers import Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from hanmo.models.allocator import keep_freed_memory
     from hanmo.models.presets import build_config
@@ -65,7 +65,7 @@ def main() -> None:
     settings = PretrainSettings(
         preset=options.preset, context=options.context, batch_tokens=batch, tokens=batch * steps, eval_every=0
     )
-    model = Qwen3ForCausalLM(build_config(options.preset, options.vocab, options.context))
+    model = AutoModelForCausalLM.from_config(build_config(options.preset, options.vocab, options.context))
     order = Order(split_of(*documents(options.vocab, 64 * batch)), options.context, seed=1)
     pairs = []
     with tempfile.TemporaryDirectory() as folder:

@@ -120,7 +120,7 @@ def measure(run: dict[str, Any], steps: int, threads: int) -> dict[str, Any]:
     """Train a few steps: the best tokens a second, the peak of anonymous memory, the rate of a matrix product."""
     import numpy as np
     import torch
-    from transformers import Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from hanmo.child import MemoryWatch
     from hanmo.models.allocator import keep_freed_memory
@@ -146,7 +146,7 @@ def measure(run: dict[str, Any], steps: int, threads: int) -> dict[str, Any]:
         threads=threads,
     )
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(settings.config(vocab)).train()
+    model = AutoModelForCausalLM.from_config(settings.config(vocab)).train()
     generator = np.random.Generator(np.random.PCG64(0))
     tokens = generator.integers(3, vocab, 4 * settings.batch_tokens + settings.context)
     ends = np.unique(np.append(generator.integers(1, len(tokens), len(tokens) // 200), len(tokens)))

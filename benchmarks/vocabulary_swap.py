@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from hanmo.child import machine, versions
 from hanmo.console import console
@@ -123,7 +123,7 @@ def main() -> None:
         build(train(texts, SMALL + MORE), work / "replaced")
 
         torch.manual_seed(0)
-        base = Qwen3ForCausalLM(build_config("hanmo-2m", SMALL, CONTEXT))
+        base = AutoModelForCausalLM.from_config(build_config("hanmo-2m", SMALL, CONTEXT))
         training(base, work / "small", texts, options.base_tokens, 0)
         figures: dict[str, Any] = {"base": score(base, work / "small", heldout)}
         save_model(base.cpu(), load(work / "small"), work / "base", stops=[0])

@@ -45,11 +45,11 @@ def chunks(job: Job, extra: int) -> np.ndarray:
 
 def run_clm(job: Job, fast: bool) -> dict[str, Any]:
     """As transformers' run_clm.py: the Trainer at its defaults, or with bf16 and compile; our tokenizer and shape."""
-    from transformers import Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments
+    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
     torch.manual_seed(0)
     vocabulary = read_info(Path(job.data) / "tokens")["vocab_size"]
-    model = Qwen3ForCausalLM(build_config(SIZES[job.size].preset, vocabulary, job.context))
+    model = AutoModelForCausalLM.from_config(build_config(SIZES[job.size].preset, vocabulary, job.context))
     rows = torch.from_numpy(chunks(job, 0))
     data = [{"input_ids": row, "labels": row} for row in rows]
     clock = Clock(job.every, job.device)

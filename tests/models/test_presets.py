@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from hanmo.errors import HanmoError
 from hanmo.models.presets import PRESETS, build_config, count_parameters, full_name, preset
 from hanmo.pretrain.settings import PretrainSettings
+from hanmo.pretrain.start import new_model
+from hanmo.pretrain.step import PackedStep
+from hanmo.tokens.order import Rows
 
 #: A vocabulary that fits each size, as in recipes/.
 VOCABULARY = {
@@ -28,10 +34,23 @@ VOCABULARY = {
 }
 
 
-def on_meta(name: str, vocabulary: int, context: int = 512) -> Qwen3ForCausalLM:
+OURS = [name for name in PRESETS if name.startswith("hanmo-")]
+#: By preset: parameters as published, in millions, and how many digits of that count.
+PUBLISHED = {
+    "tinyllm-16m": (16.7, 1),
+    "tinyllm-42m": (43.3, 1),
+    "tinyllm-92m": (92.1, 1),
+    "tinyllm-210m": (212.8, 1),
+    "tinyllm-440m": (441, 0),
+    "tinyllm-1b5": (1480, -1),
+    "tinyllama-1.1b-zh": (1235.314688, 6),
+}
+
+
+def on_meta(name: str, vocabulary: int, context: int = 512) -> Any:
     """The model without its weights' memory."""
     with torch.device("meta"):
-        return Qwen3ForCausalLM(build_config(name, vocabulary, context))
+        return AutoModelForCausalLM.from_config(build_config(name, vocabulary, context))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -42,7 +61,7 @@ def test_counts_are_those_of_the_built_model(name: str, vocabulary: int) -> None
     assert sum(weight.numel() for weight in model.parameters()) == count_parameters(name, vocabulary)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", OURS)
 def test_a_name_tells_its_size(name: str) -> None:
     size = re.fullmatch(r"hanmo-(\d+)(m|b)(\d?)", name)
     assert size is not None
@@ -50,12 +69,41 @@ def test_a_name_tells_its_size(name: str) -> None:
     assert said / 1.35 < count_parameters(name, VOCABULARY[name]) < said * 1.35
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_the_published_parameters(name: str) -> None:
+    model = on_meta(name, preset(name).vocab)
+    said, digits = PUBLISHED[name]
+    assert round(sum(weight.numel() for weight in model.parameters()) / 1e6, digits) == said
+    assert model.lm_head.weight is not model.get_input_embeddings().weight
+
+
+def test_tiny_llms_have_biases_where_theirs_have() -> None:
+    biases = {name.split(".", 3)[-1] for name, _ in on_meta("tinyllm-16m", 100).named_parameters() if "bias" in name}
+    assert biases == {f"self_attn.{part}_proj.bias" for part in "qkv"}
+
+
+@pytest.mark.parametrize("name", ["tinyllm-16m", "tinyllama-1.1b-zh"])
+def test_published_families_train_in_packed_rows(name: str) -> None:
+    shape = {"layers": 2, "hidden": 64, "ffn": 96, "heads": 4, "kv_heads": 4, "head_dim": 16}
+    settings = PretrainSettings.model_validate({"preset": name, "context": 32, "shape": shape})
+    model = new_model(settings, 320)
+    ids = torch.randint(0, 320, (2, 33))
+    rows = Rows(
+        ids[:, :-1].numpy(),
+        ids[:, 1:].numpy(),
+        np.tile(np.arange(32, dtype=np.int32), (2, 1)),
+        np.zeros((2, 32), np.int32),
+    )
+    own = F.cross_entropy(model(ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    torch.testing.assert_close(PackedStep(model, torch.float32, False, 32).loss(rows), own, rtol=1e-4, atol=1e-3)
+
+
 def test_sizes_grow() -> None:
-    counts = [count_parameters(name, 8192) for name in PRESETS]
+    counts = [count_parameters(name, 8192) for name in OURS]
     assert counts == sorted(counts)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", OURS)
 def test_shapes_are_ones_that_engines_run(name: str) -> None:
     shape = preset(name)
     assert shape.heads % shape.kv_heads == 0, "every key-value head serves equally many query heads"
@@ -113,9 +161,11 @@ def test_a_size_is_short_for_a_name() -> None:
 
 
 def test_a_shape_of_ones_own() -> None:
-    settings = PretrainSettings(preset="8m", shape={"layers": 2, "heads": 4, "kv_heads": 1})
+    settings = PretrainSettings.model_validate({"preset": "8m", "shape": {"layers": 2, "heads": 4, "kv_heads": 1}})
     config = settings.config(8192)
     assert (config.hidden_size, config.num_hidden_layers) == (320, 2)
     assert (config.num_attention_heads, config.num_key_value_heads) == (4, 1)
+    with pytest.raises(ValueError, match="start: bigram is for presets of ours"):
+        PretrainSettings(preset="tinyllm-16m", start="bigram")
     with pytest.raises(ValueError, match="shape: 5 heads do not divide among 2 kv_heads"):
-        PretrainSettings(preset="8m", shape={"kv_heads": 2})
+        PretrainSettings.model_validate({"preset": "8m", "shape": {"kv_heads": 2}})

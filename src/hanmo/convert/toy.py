@@ -57,7 +57,7 @@ def make_model(folder: Path, steps: int = 120) -> None:
     After 120 steps it knows the answers to the questions of `trials`.
     """
     import torch
-    from transformers import Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from hanmo.models.presets import build_config
     from hanmo.models.save import save_model
@@ -74,7 +74,7 @@ def make_model(folder: Path, steps: int = 120) -> None:
     chance = random.Random(3)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = Qwen3ForCausalLM(build_config("hanmo-1m", len(tokenizer), 512))
+        model = AutoModelForCausalLM.from_config(build_config("hanmo-1m", len(tokenizer), 512))
     optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.0)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = _RATE * min(1, (step + 1) / 10, 2 * (1 - step / steps))

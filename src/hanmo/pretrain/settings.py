@@ -13,7 +13,7 @@ from hanmo.pretrain.trackers import TrackerName
 from hanmo.stage import Settings, factory, setting
 
 if TYPE_CHECKING:
-    from transformers import Qwen3Config
+    from transformers import PreTrainedConfig
 
 #: A number of passes over a source.
 Passes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -213,9 +213,11 @@ class PretrainSettings(Settings):
         shape = replace(preset(self.preset), **self.shape.given())
         if shape.heads % shape.kv_heads:
             raise ValueError(f"shape: {shape.heads} heads do not divide among {shape.kv_heads} kv_heads")
+        if self.start == "bigram" and shape.family != "qwen3":
+            raise ValueError(f"start: bigram is for presets of ours (hanmo-...), and {self.preset} is a {shape.family}")
         return self
 
-    def config(self, vocab_size: int) -> Qwen3Config:
+    def config(self, vocab_size: int) -> PreTrainedConfig:
         """The transformers configuration of a new model of these settings, for so many tokens."""
-        tied = self.start != "bigram"
+        tied = False if self.start == "bigram" else None
         return build_config(self.preset, vocab_size, self.context, tied, **self.shape.given())

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from hanmo.console import console, human_count
 from hanmo.models import bigram
@@ -31,7 +31,7 @@ def new_model(settings: PretrainSettings, vocab_size: int) -> Any:
     with a variance of 1 / inputs.
     """
     torch.manual_seed(settings.seed)
-    model = Qwen3ForCausalLM(settings.config(vocab_size)).train()
+    model = AutoModelForCausalLM.from_config(settings.config(vocab_size)).train()
     if settings.start == "bigram":
         with torch.no_grad():
             for name, parameter in model.model.layers.named_parameters():
