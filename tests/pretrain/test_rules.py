@@ -15,17 +15,26 @@ from hanmo.pretrain.settings import PretrainSettings
 
 
 def test_rates_by_rule() -> None:
-    assert Rates.of(PretrainSettings()) == RANDOM
-    assert Rates.of(PretrainSettings(start="bigram")) == BIGRAM
-    assert Rates.of(PretrainSettings(), continued=True) == CONTINUED
-    assert Rates.of(PretrainSettings(optimizer="adamw", matrix_lr=0.5)) == ADAMW
+    assert Rates.of(PretrainSettings(), 256) == RANDOM
+    assert Rates.of(PretrainSettings(start="bigram"), 256) == BIGRAM
+    assert Rates.of(PretrainSettings(), 2048, continued=True) == CONTINUED
+    assert Rates.of(PretrainSettings(optimizer="adamw", matrix_lr=0.5), 256) == ADAMW
+
+
+def test_wide_models_learn_more_slowly_outside_of_muon() -> None:
+    wide = Rates.of(PretrainSettings(), 1024)
+    assert (wide.matrix, wide.embedding, wide.other) == (RANDOM.matrix, RANDOM.embedding / 4, RANDOM.other)
+    wide = Rates.of(PretrainSettings(start="bigram"), 512)
+    assert (wide.embedding, wide.head) == (BIGRAM.embedding, BIGRAM.head / 2)
+    assert Rates.of(PretrainSettings(optimizer="adamw"), 512).matrix == ADAMW.matrix / 2
 
 
 def test_what_is_given_counts() -> None:
-    found = Rates.of(PretrainSettings(lr=0.001, head_lr=0.5))
+    found = Rates.of(PretrainSettings(lr=0.001, head_lr=0.5), 1024)
     assert found == Rates(RANDOM.matrix, 0.001, 0.5, 0.001)
-    assert Rates.of(PretrainSettings(matrix_lr=0.5, embedding_lr=0.1)) == Rates(0.5, 0.1, RANDOM.head, RANDOM.other)
-    assert Rates.of(PretrainSettings(optimizer="adamw", lr=0.25)) == Rates(0.25, 0.25, 0.25, 0.25)
+    given = PretrainSettings(matrix_lr=0.5, embedding_lr=0.1)
+    assert Rates.of(given, 256) == Rates(0.5, 0.1, RANDOM.head, RANDOM.other)
+    assert Rates.of(PretrainSettings(optimizer="adamw", lr=0.25), 512) == Rates(0.25, 0.25, 0.25, 0.25)
 
 
 @given(st.integers(1, 10**13), st.sampled_from([32, 100, 512, 2048]))

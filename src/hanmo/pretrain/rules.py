@@ -7,7 +7,7 @@ one that it began with, so that a larger budget can extend it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 from hanmo.pretrain.settings import PretrainSettings
 
@@ -33,13 +33,14 @@ class Rates:
     other: float
 
     @classmethod
-    def of(cls, settings: PretrainSettings, continued: bool = False) -> Rates:
+    def of(cls, settings: PretrainSettings, width: int, continued: bool = False) -> Rates:
         """The rates of a run: those of its settings, and by rule those that are 0 there.
 
         Args:
+            width: of the model's stream, in channels.
             continued: a model that was trained before goes on.
         """
-        rule = _rule(settings, continued)
+        rule = _rule(settings, width, continued)
         if given := settings.lr:
             rule = cls(rule.matrix, given, given, given)
         matrix = settings.matrix_lr if settings.optimizer == "muon" else settings.lr
@@ -55,20 +56,28 @@ class Rates:
         )
 
 
+#: The widest model whose rates were swept.
+WIDTH = 256
 #: A model with random weights and one matrix for both ends.
-RANDOM = Rates(matrix=0.02, embedding=0.012, head=0.012, other=0.012)
+RANDOM = Rates(matrix=0.01, embedding=0.012, head=0.012, other=0.012)
 #: One that begins as a bigram model: what is fitted already must not be lost.
-BIGRAM = Rates(matrix=0.024, embedding=0.05, head=0.006, other=0.003)
+BIGRAM = Rates(matrix=0.024, embedding=0.05, head=0.01, other=0.003)
 CONTINUED = Rates(matrix=0.02, embedding=0.003, head=0.003, other=0.003)
 ADAMW = Rates(matrix=0.003, embedding=0.003, head=0.003, other=0.003)
 
 
-def _rule(settings: PretrainSettings, continued: bool) -> Rates:
+def _rule(settings: PretrainSettings, width: int, continued: bool) -> Rates:
+    # A step of AdamW moves all weights alike, and what they move adds up over the width (muP, arXiv:2203.03466), up to
+    # WIDTH without harm. Muon's steps do not grow with it.
+    narrow = min(1.0, WIDTH / width)
     if settings.optimizer == "adamw":
-        return ADAMW
+        return Rates(*(narrow * rate for rate in astuple(ADAMW)))
     if continued:
         return CONTINUED
-    return BIGRAM if settings.start == "bigram" else RANDOM
+    if settings.start == "bigram":
+        return replace(BIGRAM, head=narrow * BIGRAM.head)
+    ends = narrow * RANDOM.embedding
+    return replace(RANDOM, embedding=ends, head=ends)
 
 
 def batch_tokens(settings: PretrainSettings) -> int:

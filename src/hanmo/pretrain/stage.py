@@ -91,7 +91,7 @@ def _train(
     source, step, seen = _objective(settings, data, tokenizer)
     keep = keeper(settings, save)
     size = bytes_per_token(facts, order)
-    rates = Rates.of(settings, continued=given is not None)
+    rates = Rates.of(settings, model.get_input_embeddings().weight.shape[1], continued=given is not None)
     trainer = Trainer(
         model, settings, source, out, dtype, seen, world, bytes_per_token=size, step=step, keep=keep, rates=rates
     )

@@ -102,7 +102,7 @@ class Trainer:
         self.meter = Meter(self.world.device, model_flops(model, settings.context), processes=self.world.size)
         self._parameters = sum(p.numel() for p in model.parameters())
         self.spread = spread(model, settings, dtype, self.world, step)
-        self.rates = rates or Rates.of(settings)
+        self.rates = rates or Rates.of(settings, model.get_input_embeddings().weight.shape[1])
         self.optimizers = build_optimizers(
             model, settings.optimizer, self.rates, settings.weight_decay, self.world.rank, self.world.size, dtype
         )
