@@ -50,8 +50,8 @@ GRIDS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {"lr": [6e-3, 1.2e-2, 2.4e-2], "matrix_lr": [0.005, 0.01, 0.02]},
     ),
     "budget": (
-        {"preset": "1m", "tokens": 6_000_000, "matrix_lr": 0.02, "lr": 1.2e-2},
-        {"batch_tokens": [2048, 4096, 8192, 16384]},
+        {"preset": "1m", "tokens": 4_000_000, "matrix_lr": 0.01, "lr": 1.2e-2},
+        {"batch_tokens": [4096, 16384, 8192]},
     ),
     "adamw": (
         {"tokens": 1_000_000, "batch_tokens": 2048, "optimizer": "adamw"},
