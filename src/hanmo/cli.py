@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 from hanmo import ranks
 from hanmo.errors import HanmoError, describe_os_error, nearest
 from hanmo.models.commands import COMMANDS as MODEL_COMMANDS
-from hanmo.plan.commands import plan
+from hanmo.plan.commands import models, plan
 from hanmo.remote import as_path, is_url
 from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS
@@ -130,6 +130,7 @@ def work(folder: Path, phase: str, share: str, workers: int) -> None:
 
 
 cli.add_command(plan)
+cli.add_command(models)
 
 
 @cli.command()

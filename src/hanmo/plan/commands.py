@@ -1,4 +1,4 @@
-"""The command `hanmo plan`; it imports what it needs when it is called."""
+"""The commands `hanmo plan` and `hanmo models`; they import what they need when they are called."""
 
 from __future__ import annotations
 
@@ -39,3 +39,18 @@ def plan(recipe: Path, settings: tuple[str, ...], as_json: bool, **given: Any) -
         click.echo(json.dumps(found.as_json(), ensure_ascii=False, indent=2))
     else:
         show(found)
+
+
+@click.command()
+@click.option("--vocabulary", type=click.IntRange(min=0), default=0, help="Tokens (default: published, or by size).")
+@click.option("--context", type=click.IntRange(min=0), default=0, help="Tokens of a row (default: by size).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models(vocabulary: int, context: int, as_json: bool) -> None:
+    """List all presets: class, parameters, and the memory that training and serving them take."""
+    from hanmo.plan import presets
+
+    found = presets.presets(vocabulary, context)
+    if as_json:
+        click.echo(json.dumps(presets.as_json(found), ensure_ascii=False, indent=2))
+    else:
+        presets.show(found)
