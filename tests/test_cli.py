@@ -28,7 +28,7 @@ def test_help_names_every_verb() -> None:
 def test_help_of_a_stage_shows_settings_with_defaults() -> None:
     done = hanmo("pretrain", "--help")
     words = " ".join(done.stdout.split())
-    assert "--tokens VALUE" in words and "[default: 0.02]" in words and "--data PATH" in words
+    assert "--tokens VALUE" in words and "[default: 1.0]" in words and "--data PATH" in words
 
 
 @pytest.mark.parametrize("words", [["corpus"], ["corpus", "make"]])
