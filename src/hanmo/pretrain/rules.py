@@ -62,6 +62,7 @@ WIDTH = 256
 RANDOM = Rates(matrix=0.01, embedding=0.012, head=0.012, other=0.012)
 #: One that begins as a bigram model: what is fitted already must not be lost.
 BIGRAM = Rates(matrix=0.024, embedding=0.05, head=0.01, other=0.003)
+#: Measured on one small model (docs/continuing.md); and what is usual, not swept here.
 CONTINUED = Rates(matrix=0.02, embedding=0.003, head=0.003, other=0.003)
 ADAMW = Rates(matrix=0.003, embedding=0.003, head=0.003, other=0.003)
 
