@@ -216,7 +216,10 @@ def test(extra: list[str]) -> int:
     env = setup()
     faults = check(env)
     marks = [] if any(word.startswith("-m") for word in extra) else ["-m", "not parity"]
-    code = call(env, str(env.python), "-m", "pytest", *marks, *extra)
+    # Most of the time goes into processes that are started and waited for: two at a time take half of it. The tests of
+    # a file stay together, since they share what is made once for them.
+    several = [] if any(word.startswith("-n") for word in extra) else ["-n", "2", "--dist", "loadfile"]
+    code = call(env, str(env.python), "-m", "pytest", *marks, *several, *extra)
     return code or int(bool(faults))
 
 
