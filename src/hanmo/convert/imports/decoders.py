@@ -8,7 +8,8 @@ What they compute is told by which tensors there are:
 | `q_norm`, `k_norm` of one head's width | MiniMind | Qwen3 |
 | neither | MiniMind before the norms | Llama |
 
-All three rotate halves (x1, x2 -> -x2, x1), normalise by the root mean square before attention and MLP, and gate by SiLU.
+All three rotate halves (x1, x2 -> -x2, x1), normalise by the root mean square before attention and MLP, and gate by
+SiLU.
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ def plan(source: Source) -> Plan:
         made.ids = {role: keys.get(role) for role in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if not keys.values:
         made.notes.append(
-            f"no configuration: norms with {family.eps:g}, rotary base {family.theta:g} and {family.context} positions, "
-            f"as {family.name}'s own code has them"
+            f"no configuration: norms with {family.eps:g}, rotary base {family.theta:g} and {family.context} "
+            f"positions, as {family.name}'s own code has them"
         )
     if reward and config.pad_token_id is None:
         made.notes.append("no pad_token_id: it scores one text at a time until config.json names one")

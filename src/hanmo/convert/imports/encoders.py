@@ -32,7 +32,9 @@ def plan(source: Source) -> Plan:
     import transformers
 
     names, keys = source.tensors, source.keys
-    at = next(prefix for prefix in ("bert.", "bert_encoder.", "") if f"{prefix}embeddings.word_embeddings.weight" in names)
+    at = next(
+        prefix for prefix in ("bert.", "bert_encoder.", "") if f"{prefix}embeddings.word_embeddings.weight" in names
+    )
     base = "MegatronBert" if f"{at}encoder.layer.0.attention.ln.weight" in names else "Bert"
     script = "cls_layer.weight" in names
     fills = any(name.startswith("cls.predictions.") for name in names)

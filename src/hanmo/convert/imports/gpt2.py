@@ -56,6 +56,4 @@ def plan(source: Source) -> Plan:
         **{name: value for name in _KEPT if (value := keys.get(name)) is not None},
         **ids,
     )
-    return Plan(
-        "GPT-2", GPT2LMHeadModel, config, found.tensors, found.derived, found.unused, found.unmapped, ids=ids
-    )
+    return Plan("GPT-2", GPT2LMHeadModel, config, found.tensors, found.derived, found.unused, found.unmapped, ids=ids)

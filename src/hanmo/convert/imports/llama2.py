@@ -53,7 +53,9 @@ def plan(source: Source) -> Plan:
                 found.tensors[name] = halves(tensor, heads)
     tied = tie(found, "model.embed_tokens.weight", "lm_head.weight", None, source)
     theta = float(keys.number("rope_theta", default=1e4))
-    keys.get("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier")
+    keys.get(
+        "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier"
+    )
     values: dict[str, Any] = {
         "vocab_size": rows,
         "hidden_size": width,
@@ -81,7 +83,9 @@ def plan(source: Source) -> Plan:
         {"bos_token_id": 1, "eos_token_id": [2, 1]},
     )
     if source.form != "llama2.c" and not keys.values:
-        made.notes.append("no configuration: norms with 1e-05, rotary base 10000 and 2048 positions, as llama2.c has them")
+        made.notes.append(
+            "no configuration: norms with 1e-05, rotary base 10000 and 2048 positions, as llama2.c has them"
+        )
     return made
 
 

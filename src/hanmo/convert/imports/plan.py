@@ -118,7 +118,9 @@ def check(plan: Plan, source: Source, strict: bool) -> list[str]:
             model = plan.cls(plan.config)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
         said = " ".join(str(error).split())[:160]
-        raise HanmoError(f"{source.keys.where}: {plan.cls.__name__} does not take this configuration ({said})") from None
+        raise HanmoError(
+            f"{source.keys.where}: {plan.cls.__name__} does not take this configuration ({said})"
+        ) from None
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
     plan.unmapped += [name for name in plan.tensors if name not in wanted]

@@ -205,7 +205,7 @@ def _head(path: Path) -> bytes:
 
 
 def _form(path: Path) -> tuple[str | None, str]:
-    """What a file is by its first bytes: (form, ""), or (None, what is wrong); ("" where nothing speaks for weights)."""
+    """What a file is by its first bytes: (form, ""), or (None, what is wrong, "" for what is plainly no weights)."""
     if not path.is_file():
         return None, ""
     head = _head(path)

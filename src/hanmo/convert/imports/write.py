@@ -78,9 +78,7 @@ def _weights(plan: Plan, folder: Path) -> torch.dtype:
         places.update(dict.fromkeys(names, file))
     if len(shards) > 1:
         total = sum(tensor.numel() for tensor in plan.tensors.values()) * dtype.itemsize
-        write_json(
-            folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places}
-        )
+        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
     return dtype
 
 
