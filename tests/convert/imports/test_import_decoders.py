@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import EXACT, IDS, distance, folder, gpt2_shapes, hf_decoder_shapes, llama2_shapes, logits
-from plain_models import fabricate, gpt2, hf_decoder, llama2c
+from fabricated_checkpoints import EXACT, IDS, distance, folder, gpt2_shapes, hf_decoder_shapes, llama2_shapes, logits
+from plain_references import fabricate, gpt2, hf_decoder, llama2c
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from hanmo.convert.imports import import_model

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import EXACT, IDS, distance, encoder_shapes, folder, logits, mask_head_shapes
-from plain_models import classify, encoder, fabricate, fill_mask
+from fabricated_checkpoints import EXACT, IDS, distance, encoder_shapes, folder, logits, mask_head_shapes
+from plain_references import classify, encoder, fabricate, fill_mask
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from hanmo.convert.imports import import_model
@@ -90,7 +90,9 @@ def test_without_a_head_the_bare_model(tmp_path: Path, before: bool) -> None:
 def test_the_fine_tuning_script_s_pth(tmp_path: Path, before: bool, labels: int, wrapped: bool) -> None:
     layer = {"cls_layer.weight": (labels, 24), "cls_layer.bias": (labels,)}
     weights = fabricate(encoder_shapes("bert_encoder.", before) | layer)
-    stored = {"model_state_dict": {f"module.{k}": v for k, v in weights.items()}, "step": 7} if wrapped else weights
+    stored = (
+        {"model_state_dict": {f"module.model.{k}": v for k, v in weights.items()}, "step": 7} if wrapped else weights
+    )
     torch.save(stored, tmp_path / "best.pth")
     (tmp_path / "base.json").write_text(json.dumps(MEGATRON if before else BERT))
     record = import_model(tmp_path / "best.pth", tmp_path / "out", config=tmp_path / "base.json")
@@ -140,6 +142,14 @@ def test_zhouwenwang_is_named_under_each_of_its_names(tmp_path: Path, kind: str,
         ({"model.layers.0.mlp.experts.0.up_proj.weight": (8, 8)}, {"model_type": "minimind"}, "a mixture of experts"),
         ({"model.layers.0.self_attn.q_proj.weight": (8, 8)}, {"model_type": "gemma"}, "gemma is a stock class"),
         ({"model.layers.0.self_attn.q_proj.weight": (8, 8)}, {"model_type": "zzz"}, "zzz computes by code"),
+        (
+            {
+                f"xyz.{n}": (8, 8)
+                for n in ("encoder.layer.0.attention.self.query.weight", "embeddings.position_embeddings.weight")
+            },
+            None,
+            "under none of BERT's names",
+        ),
         ({"conv.weight": (8, 8)}, None, r"of no kind that is known here \(1 tensors: conv.weight\)"),
     ],
 )

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import EXACT, IDS, distance, llama2_shapes, logits
-from plain_models import fabricate, llama2c
+from fabricated_checkpoints import EXACT, IDS, distance, llama2_shapes, logits
+from plain_references import fabricate, llama2c
 from transformers import AutoModelForCausalLM
 
 from hanmo.convert.imports import import_model

@@ -92,7 +92,7 @@ def plan(source: Source) -> Plan:
     if base != "Qwen2":
         shape["attention_bias"] = biased
     config_class = getattr(transformers, f"{base}Config")
-    if stock and not reward and f"{base}Config".lower().startswith(str(keys.get("model_type"))):
+    if stock and f"{base}Config".lower().startswith(str(keys.get("model_type"))):
         values = {k: v for k, v in keys.values.items() if k not in ("auto_map", "layer_types", "quantization_config")}
         keys.get(*keys.values)
         config = config_class(**{**values, **shape})

@@ -32,9 +32,10 @@ def plan(source: Source) -> Plan:
     import transformers
 
     names, keys = source.tensors, source.keys
-    at = next(
-        prefix for prefix in ("bert.", "bert_encoder.", "") if f"{prefix}embeddings.word_embeddings.weight" in names
-    )
+    place = "embeddings.word_embeddings.weight"
+    at = next((before for before in ("bert.", "bert_encoder.", "") if f"{before}{place}" in names), None)
+    if at is None:
+        raise HanmoError(f"{source.path}: an encoder, but {place} is under none of BERT's names; is it whole?")
     base = "MegatronBert" if f"{at}encoder.layer.0.attention.ln.weight" in names else "Bert"
     script = "cls_layer.weight" in names
     fills = any(name.startswith("cls.predictions.") for name in names)

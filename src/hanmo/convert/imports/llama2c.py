@@ -11,6 +11,7 @@ Two headers of 32-bit integers in little-endian order go before float32 numbers 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from hanmo.errors import HanmoError
 
 MARK = struct.pack("<I", 0x616B3432)
-_FIELDS = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len")
+_FIELDS: tuple[str, ...] = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len")
 _LEGACY_BYTES, _VERSIONED_BYTES = 28, 256
 #: No model is larger than that in any of its dimensions; what passes for a header by chance is.
 _MOST = 1 << 21
@@ -32,8 +33,12 @@ def legacy_header(head: bytes) -> dict[str, int] | None:
     """The seven numbers at a file's start where they can be a model's shape, else None."""
     if len(head) < _LEGACY_BYTES:
         return None
-    shape = dict(zip(_FIELDS, struct.unpack_from("<7i", head), strict=True))
+    shape = _named(struct.unpack_from("<7i", head))
     return shape if _plausible({**shape, "vocab_size": abs(shape["vocab_size"])}) else None
+
+
+def _named(numbers: Sequence[int]) -> dict[str, int]:
+    return dict(zip(_FIELDS, numbers, strict=True))
 
 
 def _plausible(shape: dict[str, int]) -> bool:
@@ -60,7 +65,7 @@ def read(path: Path, head: bytes) -> tuple[Tensors, dict[str, Any]]:
         if version != 1:
             what = "int8, which lost precision" if version == 2 else "unknown here"
             raise HanmoError(f"{path}: llama2.c version {version} is {what}; export version 0 or 1 (float32) instead")
-        shape = dict(zip(_FIELDS, numbers, strict=True))
+        shape = _named(numbers)
         tied, start, order = bool(head[36]), _VERSIONED_BYTES, _versioned
         if not _plausible(shape):
             raise HanmoError(f"{path}: the header of this llama2.c file names an impossible shape ({numbers})")
@@ -76,11 +81,11 @@ def read(path: Path, head: bytes) -> tuple[Tensors, dict[str, Any]]:
         fault = "torn" if size < expected else "too long"
         raise HanmoError(f"{path}: a {fault} llama2.c file ({size} bytes; its header says {expected}); fetch it again")
     # Copy-on-write, since torch wants memory that it may write to; nothing does.
-    numbers = torch.from_numpy(np.memmap(path, dtype="<f4", mode="c", offset=start))
+    values = torch.from_numpy(np.memmap(path, dtype="<f4", mode="c", offset=start))
     tensors: Tensors = {}
     at = 0
     for names, count, form in wanted:
-        rows = numbers[at : at + count].view(len(names), *form)
+        rows = values[at : at + count].view(len(names), *form)
         tensors.update(zip(names, rows, strict=True))
         at += count
     return tensors, {**shape, "norm_eps": 1e-5}

@@ -24,8 +24,8 @@ from hanmo.files import read_json
 _BESIDE = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 #: Where a training script puts the weights among other things; the first that holds tensors counts.
 _WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
-#: What parallel and compiled training puts before every name.
-_PREFIXES = ("module.", "_orig_mod.")
+#: What parallel and compiled training, and a trainer's own module around the model, put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 _CONFIGS = ("config.json", "params.json")
 
 
@@ -75,7 +75,7 @@ class Source:
         folder: where its companions (configuration, tokenizer) lie.
         files: of its weights.
         form: "safetensors", "pickle" or "llama2.c".
-        tensors: by name, without the prefixes of parallel training; mapped from the files.
+        tensors: by name, without a prefix that training put before all of them; mapped from the files.
         keys: the configuration; empty where there is none.
     """
 
