@@ -25,7 +25,7 @@ def fabricate(shapes: dict[str, tuple[int, ...]], seed: int = 1, dtype: torch.dt
         elif len(shape) == 1:
             values = 0.3 * values
         else:
-            values = values * (0.7 if "emb" in name or "wte" in name or "wpe" in name else 1.5 / math.sqrt(shape[-1]))
+            values = values * (0.4 if "emb" in name or "wte" in name or "wpe" in name else 1.5 / math.sqrt(shape[-1]))
         made[name] = values.to(dtype)
     return made
 

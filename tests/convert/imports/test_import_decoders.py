@@ -107,6 +107,14 @@ def test_minimind_half_precision_state_dict_needs_no_configuration(tmp_path: Pat
     assert distance(logits(AutoModelForCausalLM, tmp_path / "out"), reference) < EXACT
 
 
+def test_ids_that_no_configuration_tells_come_from_the_tokenizer(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    torch.save(minimind(rows=400), tmp_path / "full_sft.pth")
+    record = import_model(tmp_path / "full_sft.pth", tmp_path / "out", tokenizer=tiny_tokenizer_dir)
+    assert record["tokenizer"] == "json"
+    assert read_json(tmp_path / "out" / "generation_config.json")["eos_token_id"] == 0
+    assert read_json(tmp_path / "out" / "config.json")["eos_token_id"] == 0
+
+
 def test_minimind_folder_keeps_its_rotary_base_and_an_own_head(tmp_path: Path) -> None:
     weights = minimind() | {"lm_head.weight": torch.randn(37, 32, generator=torch.Generator().manual_seed(3)).half()}
     config = {
@@ -143,7 +151,7 @@ def test_llama2_state_dicts_turn_neighbours_into_halves(tmp_path: Path, form: st
     match form:
         case "model_args":
             weights["output.weight"] = weights["tok_embeddings.weight"].clone()
-            arguments = {"dim": 24, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "max_seq_len": 64, "norm_eps": 1e-5}
+            arguments = {"dim": 24, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "max_seq_len": 64, "norm_eps": 1e-4}
             content = {
                 "model": {f"_orig_mod.{k}": v for k, v in weights.items()},
                 "model_args": arguments,
@@ -162,14 +170,14 @@ def test_llama2_state_dicts_turn_neighbours_into_halves(tmp_path: Path, form: st
     record = import_model(tmp_path / "model.pt", tmp_path / "out")
     assert record["class"] == "LlamaForCausalLM" and record["tied"] == (form != "biased, untied")
     found = logits(AutoModelForCausalLM, tmp_path / "out")
-    assert distance(found, llama2c(weights, IDS, 4)) < EXACT
+    assert distance(found, llama2c(weights, IDS, 4, 1e-4 if form == "model_args" else 1e-5)) < EXACT
 
 
 @pytest.mark.parametrize("at", ["", "transformer."])
 @pytest.mark.parametrize("old", [False, True])
 def test_gpt2_with_and_without_prefix_buffers_and_head(tmp_path: Path, at: str, old: bool) -> None:
     weights = fabricate(gpt2_shapes(at=at))
-    config = {"model_type": "gpt2", "n_head": 3, "n_ctx": 16, "layer_norm_epsilon": 1e-5, "eos_token_id": 36}
+    config = {"model_type": "gpt2", "n_head": 3, "n_ctx": 16, "layer_norm_epsilon": 1e-3, "eos_token_id": 36}
     source = tmp_path / "there"
     if old:
         buffers = {f"{at}h.{n}.attn.bias": torch.ones(1, 1, 16, 16).tril().byte() for n in range(2)}
@@ -182,7 +190,7 @@ def test_gpt2_with_and_without_prefix_buffers_and_head(tmp_path: Path, at: str, 
     record = import_model(source, tmp_path / "out")
     assert record["class"] == "GPT2LMHeadModel" and record["tied"] and len(record["derived"]) == (4 if old else 1)
     assert read_json(tmp_path / "out" / "generation_config.json")["eos_token_id"] == 36
-    assert distance(logits(AutoModelForCausalLM, tmp_path / "out"), gpt2(weights, IDS, 3, at)) < EXACT
+    assert distance(logits(AutoModelForCausalLM, tmp_path / "out"), gpt2(weights, IDS, 3, at, 1e-3)) < EXACT
 
 
 def test_weights_in_several_types_keep_their_values(tmp_path: Path) -> None:

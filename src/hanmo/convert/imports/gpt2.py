@@ -16,6 +16,7 @@ _RULES: tuple[Rule, ...] = (
     ),
     (r"lm_head\.weight", "lm_head.weight"),
 )
+_OWN_ROWS = 50257
 #: Keys of GPT-2's configuration that no tensor tells; each with its default in the class.
 _KEPT = (
     "activation_function",
@@ -44,7 +45,10 @@ def plan(source: Source) -> Plan:
     keys.get("n_embd", "n_layer", "n_positions", "n_ctx", "n_inner", "vocab_size", "use_cache")
     inner = source.shape(f"{at}h.0.mlp.c_fc.weight")[1]
     tied = tie(found, "transformer.wte.weight", "lm_head.weight", keys.get("tie_word_embeddings"), source)
-    ids = {role: keys.get(role) for role in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    # GPT-2's own vocabulary ends with the token that opens and closes its documents.
+    end = rows - 1 if rows == _OWN_ROWS else None
+    ids = {role: keys.get(role, default=end) for role in ("bos_token_id", "eos_token_id")}
+    ids["pad_token_id"] = keys.get("pad_token_id")
     config = GPT2Config(
         vocab_size=rows,
         n_positions=source.shape(f"{at}wpe.weight")[0],

@@ -28,6 +28,8 @@ def write(plan: Plan, source: Source, missing: list[str], folder: Path, tokenize
     plan.config.architectures = [plan.cls.__name__]
     plan.config.dtype = dtype
     kind = _tokenizer(plan, source, folder, tokenizer)
+    if kind is not None:
+        _ids_from_tokenizer(plan, folder)
     plan.config.save_pretrained(folder)
     _for_older_readers(folder / "config.json")
     if plan.cls.__name__.endswith(("ForCausalLM", "LMHeadModel")):
@@ -103,6 +105,20 @@ def _generation(plan: Plan, source: Source, folder: Path) -> None:
     if given.get("do_sample") is True:
         values |= {"do_sample": True} | {name: given[name] for name in _SAMPLING if given.get(name) is not None}
     GenerationConfig(**{name: value for name, value in values.items() if value is not None}).save_pretrained(folder)
+
+
+def _ids_from_tokenizer(plan: Plan, folder: Path) -> None:
+    """Fill in the ids of special tokens that the configuration does not tell: without an end, nothing stops."""
+    from hanmo.tokenizer import load
+
+    tokenizer = load(folder)
+    for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        index = getattr(tokenizer, role, None)
+        if index is None or getattr(plan.config, role, None) is not None:
+            continue
+        setattr(plan.config, role, index)
+        if role in plan.ids and plan.ids[role] is None:
+            plan.ids[role] = index
 
 
 def _tokenizer(plan: Plan, source: Source, folder: Path, given: Path | None) -> str | None:
