@@ -88,6 +88,15 @@ def test_without_a_head_the_bare_model(tmp_path: Path, before: bool) -> None:
     assert distance(logits(AutoModel, tmp_path / "out", TYPES), reference) < EXACT
 
 
+def test_a_missing_pooler_is_refused_by_name_or_recorded(tmp_path: Path) -> None:
+    weights = fabricate(encoder_shapes("", pooler=False))
+    source = folder(tmp_path / "there", weights, MEGATRON)
+    with pytest.raises(HanmoError, match=r"2 tensors missing \(pooler.dense.weight, pooler.dense.bias\); --no-strict"):
+        import_model(source, tmp_path / "out")
+    record = import_model(source, tmp_path / "out", strict=False)
+    assert record["missing"] == ["pooler.dense.bias", "pooler.dense.weight"]
+
+
 @pytest.mark.parametrize(("before", "labels", "wrapped"), [(True, 1, False), (True, 3, True), (False, 2, False)])
 def test_the_fine_tuning_script_s_pth(tmp_path: Path, before: bool, labels: int, wrapped: bool) -> None:
     layer = {"cls_layer.weight": (labels, 24), "cls_layer.bias": (labels,)}
@@ -132,7 +141,7 @@ def test_zhouwenwang_is_named_under_each_of_its_names(tmp_path: Path, kind: str,
         (
             {"transformer.h.0.attn.c_attn.weight": (8, 24)},
             {"model_type": "linglong"},
-            "model_type linglong computes by",
+            "LingLong",
         ),
         ({"transformer.h.0.attn.c_attn.weight": (8, 24)}, {"attn_mode": "sparse", "n_head": 2}, "LingLong"),
         ({"h.0.attn.c_attn.weight": (8, 24), "pinyin.weight": (1354, 8)}, {"n_head": 2}, "LingLong"),

@@ -70,7 +70,8 @@ def _is_linglong(source: Source) -> bool:
     rows = {tensor.shape[0] for name, tensor in source.tensors.items() if name.endswith("wte.weight")}
     pinyin = any(t.dim() == 2 and t.shape[0] == _PINYIN_ROWS for t in source.tensors.values())
     # Without a configuration, one of its two vocabularies is what there is to go by.
-    return bool(_LINGLONG_KEYS & keys.keys()) or pinyin or (not keys and bool(rows & _LINGLONG_ROWS))
+    said = keys.get("model_type") == "linglong" or bool(_LINGLONG_KEYS & keys.keys())
+    return said or pinyin or (not keys and bool(rows & _LINGLONG_ROWS))
 
 
 def _no_class(source: Source, what: str, why: str) -> HanmoError:
