@@ -87,6 +87,9 @@ def _write(path: Path, case: str) -> Path:
         case "unknown activation":
             torch.save(weights, file)
             (path / "config.json").write_text('{"n_head": 3, "activation_function": "zap"}')
+        case "epsilon no number":
+            torch.save(weights, file)
+            (path / "config.json").write_text('{"n_head": 3, "layer_norm_epsilon": "small"}')
         case "scaled positions":
             config = {"model_type": "minimind", "num_attention_heads": 4, "inference_rope_scaling": True}
             return folder(path / "there", fabricate(hf_decoder_shapes()), config)
@@ -122,6 +125,7 @@ FAULTS = {
     "odd heads": "5 heads do not divide the width 24",
     "heads no number": "n_head: 'many' is no number above 0",
     "unknown activation": "GPT2LMHeadModel does not take this configuration",
+    "epsilon no number": "GPT2Config does not take this configuration",
     "scaled positions": "inference_rope_scaling cannot be mapped exactly",
     "lost head": "lm_head.weight is missing",
     "another shape": r"transformer.h.1.ln_1.weight \[7\] for \[24\]",

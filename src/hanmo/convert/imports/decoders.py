@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from hanmo.convert.imports.plan import DERIVED, UNUSED, Plan, Rule, apply, layers, tie
+from hanmo.convert.imports.plan import DERIVED, UNUSED, Plan, Rule, apply, configure, layers, tie
 from hanmo.convert.imports.source import Keys, Source
 from hanmo.errors import HanmoError
 
@@ -95,10 +95,10 @@ def plan(source: Source) -> Plan:
     if stock and f"{base}Config".lower().startswith(str(keys.get("model_type"))):
         values = {k: v for k, v in keys.values.items() if k not in ("auto_map", "layer_types", "quantization_config")}
         keys.get(*keys.values)
-        config = config_class(**{**values, **shape})
+        config = configure(config_class, source, {**values, **shape})
         name = f"{base}, stock"
     else:
-        config = config_class(**shape, **_values(keys, family))
+        config = configure(config_class, source, {**shape, **_values(keys, family)})
         name = family.name
     if reward:
         config.num_labels = source.shape("score.weight")[0]
@@ -132,8 +132,10 @@ def _tied(found: Any, keys: Keys, source: Source, reward: bool) -> bool:
 def _values(keys: Keys, family: _Family) -> dict[str, Any]:
     """What no tensor tells, from the configuration, else as the family's code assumes."""
     rope = keys.get("rope_parameters", default={})
-    scaled = keys.get("rope_scaling", default={}) or rope
-    form = scaled.get("rope_type", scaled.get("type", "default")) if isinstance(scaled, dict) else str(scaled)
+    scaled = keys.get("rope_scaling", default=rope)
+    if not isinstance(rope, dict) or not isinstance(scaled, dict):
+        raise HanmoError(f"{keys.where}: rope_parameters and rope_scaling are groups of keys")
+    form = scaled.get("rope_type", scaled.get("type", "default"))
     if form != "default":
         mend = "set inference_rope_scaling to false and rope_scaling to null, as it was trained"
         raise HanmoError(f"{keys.where}: rope_scaling ({form}) of a custom class cannot be mapped exactly; {mend}")
@@ -145,8 +147,8 @@ def _values(keys: Keys, family: _Family) -> dict[str, Any]:
     return {
         "hidden_act": keys.get("hidden_act", default="silu"),
         "max_position_embeddings": int(keys.number("max_position_embeddings", default=family.context)),
-        "rms_norm_eps": keys.number("rms_norm_eps", default=family.eps),
-        "initializer_range": keys.number("initializer_range", default=0.02),
+        "rms_norm_eps": float(keys.number("rms_norm_eps", default=family.eps)),
+        "initializer_range": float(keys.number("initializer_range", default=0.02)),
         "rope_parameters": {"rope_type": "default", "rope_theta": float(theta)},
         "bos_token_id": keys.get("bos_token_id"),
         "eos_token_id": keys.get("eos_token_id"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hanmo.convert.imports.plan import DERIVED, UNUSED, Plan, Rule, Sorted, apply, layers, tie
+from hanmo.convert.imports.plan import DERIVED, UNUSED, Plan, Rule, Sorted, apply, configure, layers, tie
 from hanmo.convert.imports.source import Source
 from hanmo.errors import HanmoError
 
@@ -59,19 +59,19 @@ def plan(source: Source) -> Plan:
     if keys.values.get("position_embedding_type", "absolute") != "absolute":
         raise HanmoError(f"{keys.where}: position_embedding_type: only absolute ones are in the stock class")
     kept = ("hidden_act", "layer_norm_eps", "initializer_range", "hidden_dropout_prob", "attention_probs_dropout_prob")
-    more: dict[str, Any] = {name: value for name in kept if (value := keys.get(name)) is not None}
-    config = getattr(transformers, f"{base}Config")(
-        vocab_size=rows,
-        hidden_size=width,
-        intermediate_size=source.shape(f"{at}encoder.layer.0.intermediate.dense.weight")[0],
-        num_hidden_layers=layers(names, BEFORE + r"encoder\.layer\.(\d+)\."),
-        num_attention_heads=heads,
-        max_position_embeddings=source.shape(f"{at}embeddings.position_embeddings.weight")[0],
-        type_vocab_size=source.shape(f"{at}embeddings.token_type_embeddings.weight")[0],
-        pad_token_id=keys.get("pad_token_id", default=0),
-        tie_word_embeddings=tied,
-        **more,
-    )
+    values: dict[str, Any] = {
+        "vocab_size": rows,
+        "hidden_size": width,
+        "intermediate_size": source.shape(f"{at}encoder.layer.0.intermediate.dense.weight")[0],
+        "num_hidden_layers": layers(names, BEFORE + r"encoder\.layer\.(\d+)\."),
+        "num_attention_heads": heads,
+        "max_position_embeddings": source.shape(f"{at}embeddings.position_embeddings.weight")[0],
+        "type_vocab_size": source.shape(f"{at}embeddings.token_type_embeddings.weight")[0],
+        "pad_token_id": keys.get("pad_token_id", default=0),
+        "tie_word_embeddings": tied,
+        **{name: value for name in kept if (value := keys.get(name)) is not None},
+    }
+    config = configure(getattr(transformers, f"{base}Config"), source, values)
     kind = "fine-tuned " * script + ("Erlangshen / MegatronBert" if base == "MegatronBert" else "BERT")
     made = Plan(
         kind,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hanmo.convert.imports.plan import DERIVED, Plan, Rule, apply, layers, tie
+from hanmo.convert.imports.plan import DERIVED, Plan, Rule, apply, configure, layers, tie
 from hanmo.convert.imports.source import Source
 from hanmo.errors import HanmoError
 
@@ -49,15 +49,16 @@ def plan(source: Source) -> Plan:
     end = rows - 1 if rows == _OWN_ROWS else None
     ids = {role: keys.get(role, default=end) for role in ("bos_token_id", "eos_token_id")}
     ids["pad_token_id"] = keys.get("pad_token_id")
-    config = GPT2Config(
-        vocab_size=rows,
-        n_positions=source.shape(f"{at}wpe.weight")[0],
-        n_embd=width,
-        n_layer=layers(source.tensors, r"(?:transformer\.)?h\.(\d+)\."),
-        n_head=heads,
-        n_inner=None if inner == 4 * width else inner,
-        tie_word_embeddings=tied,
+    values = {
+        "vocab_size": rows,
+        "n_positions": source.shape(f"{at}wpe.weight")[0],
+        "n_embd": width,
+        "n_layer": layers(source.tensors, r"(?:transformer\.)?h\.(\d+)\."),
+        "n_head": heads,
+        "n_inner": None if inner == 4 * width else inner,
+        "tie_word_embeddings": tied,
         **{name: value for name in _KEPT if (value := keys.get(name)) is not None},
         **ids,
-    )
+    }
+    config = configure(GPT2Config, source, values)
     return Plan("GPT-2", GPT2LMHeadModel, config, found.tensors, found.derived, found.unused, found.unmapped, ids=ids)

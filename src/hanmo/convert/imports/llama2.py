@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hanmo.convert.imports.plan import DERIVED, Plan, Rule, apply, layers, tie
+from hanmo.convert.imports.plan import DERIVED, Plan, Rule, apply, configure, layers, tie
 from hanmo.convert.imports.source import Source
 from hanmo.errors import HanmoError
 
@@ -65,7 +65,7 @@ def plan(source: Source) -> Plan:
         "num_key_value_heads": pairs // head,
         "head_dim": head,
         "max_position_embeddings": int(keys.number("max_seq_len", default=2048)),
-        "rms_norm_eps": keys.number("norm_eps", default=1e-5),
+        "rms_norm_eps": float(keys.number("norm_eps", default=1e-5)),
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
         "attention_bias": "layers.0.attention.wq.bias" in source.tensors,
         "tie_word_embeddings": tied,
@@ -74,7 +74,7 @@ def plan(source: Source) -> Plan:
         "llama2.c" if source.form == "llama2.c" else "llama2.c-style state dict",
         LlamaForCausalLM,
         # llama2.c puts 1 before every text, so that it also ends one.
-        LlamaConfig(**values, bos_token_id=1, eos_token_id=2),
+        configure(LlamaConfig, source, {**values, "bos_token_id": 1, "eos_token_id": 2}),
         found.tensors,
         found.derived,
         found.unused,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from hanmo.convert.imports.source import Source
 from hanmo.errors import HanmoError
@@ -105,6 +106,19 @@ def tie(found: Sorted, embedding: str, head: str, said: bool | None, source: Sou
     del found.tensors[head]
     found.derived.append(head)
     return True
+
+
+def configure(cls: type[Any], source: Source, values: dict[str, Any]) -> Any:
+    """The class's configuration.
+
+    Raises:
+        HanmoError: it does not take one of the values.
+    """
+    try:
+        return cls(**values)
+    except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise HanmoError(f"{source.keys.where}: {cls.__name__} does not take this configuration ({said})") from None
 
 
 def check(plan: Plan, source: Source, strict: bool) -> list[str]:

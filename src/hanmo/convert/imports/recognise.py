@@ -81,6 +81,8 @@ def _no_class(source: Source, what: str, why: str) -> HanmoError:
 def _require_type(source: Source, known: set[str | None]) -> None:
     """Names alone do not tell Gemma from Llama, so that a type which says otherwise is believed."""
     kind = source.keys.values.get("model_type")
+    if kind is not None and not isinstance(kind, str):
+        raise HanmoError(f"{source.keys.where}: model_type: {kind!r} is no name")
     if kind is None or kind in known:
         return
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
