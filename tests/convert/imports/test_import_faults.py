@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from fabricated_checkpoints import folder, gpt2_shapes, hf_decoder_shapes, llama2_shapes
 from plain_references import fabricate
+from safetensors.torch import save_file
 
 from hanmo.convert.imports import import_model
 from hanmo.errors import HanmoError
@@ -141,6 +143,22 @@ def test_faults_are_one_line_and_leave_nothing(tmp_path: Path, case: str) -> Non
         import_model(source, tmp_path / "out", config=config if config.is_file() else None)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["case"] and not Path("ran").exists()
+
+
+@pytest.mark.parametrize("form", ["safetensors", "archive", "old pickle"])
+def test_cut_anywhere_is_one_line(tmp_path: Path, form: str) -> None:
+    weights = fabricate(gpt2_shapes(layers=1))
+    (tmp_path / "config.json").write_text('{"n_head": 3}')
+    if form == "safetensors":
+        save_file(weights, tmp_path / "weights")
+    else:
+        torch.save(weights, tmp_path / "weights", _use_new_zipfile_serialization=form == "archive")
+    whole = (tmp_path / "weights").read_bytes()
+    for length in sorted(random.Random(5).sample(range(len(whole) - 1), 25)):
+        (tmp_path / "weights").write_bytes(whole[:length])
+        with pytest.raises(HanmoError) as caught:
+            import_model(tmp_path / "weights", tmp_path / "out")
+        assert "\n" not in str(caught.value) and len(list(tmp_path.iterdir())) == 2
 
 
 def test_leftovers_are_refused_by_name_and_listed_when_left_out(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ def plan(source: Source) -> Plan:
     head = _head_width(source, queries)
     if head == 0 or queries % head or pairs % head or head % 2:
         raise HanmoError(f"{source.path}: {queries} query and {pairs} key rows are not whole, even heads of {head}")
+    if keys.get("use_scaled_rope"):
+        raise HanmoError(
+            f"{keys.where}: use_scaled_rope (Llama 3.1) is not imported; its authors publish a stock folder"
+        )
     found = apply(_RULES, source)
     for name in list(found.tensors):
         for projection, heads in (("q_proj", queries // head), ("k_proj", pairs // head)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from hanmo.convert.imports import llama2c
-from hanmo.errors import HanmoError
+from hanmo.errors import HanmoError, describe_os_error
 from hanmo.files import read_json
 
 #: What training leaves beside a model that has a model's form and is none.
@@ -238,7 +239,9 @@ def _pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors of a pickle, unwrapped, and the `model_args` that llama2.c's training keeps beside them."""
     archive = _head(path).startswith(b"PK")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickle protocols, which a torn file seems to have
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive or None)
     except pickle.UnpicklingError as error:
         said = str(error)
         if "Unsupported" in said or "GLOBAL" in said:
@@ -248,7 +251,9 @@ def _pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
                 "save the model's state_dict() alone"
             ) from None
         raise HanmoError(f"{path}: torn or no pickle of torch; fetch it again") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, OSError, MemoryError) as error:
+    except Exception as error:  # bytes at random make torch's reader raise anything
+        if describe_os_error(error) is not None:
+            raise
         said = " ".join(str(error).split())[:120]
         raise HanmoError(f"{path}: torn or no checkpoint of torch ({said}); fetch it again") from None
     beside: dict[str, Any] = {}
