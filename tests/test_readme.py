@@ -173,7 +173,15 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 
 @needs_bash
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/corpus.md", "docs/tokenizers.md", "docs/training.md", "docs/continuing.md"]
+    "page",
+    [
+        "README.md",
+        "docs/corpus.md",
+        "docs/tokenizers.md",
+        "docs/training.md",
+        "docs/continuing.md",
+        "docs/importing.md",
+    ],
 )
 def test_the_pages_run(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")

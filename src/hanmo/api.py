@@ -149,6 +149,13 @@ def convert(model: PathLike, out: PathLike, **settings: Any) -> dict[str, Any]:
     return run_stage("convert", out=out, inputs={"model": model}, **settings)
 
 
+def import_model(path: PathLike, out: PathLike, **options: Any) -> dict[str, Any]:
+    """Make a model folder from another project's checkpoint. See `hanmo.convert.imports.import_model`."""
+    from hanmo.convert.imports import import_model as function
+
+    return function(Path(path), Path(out), **options)
+
+
 def report(eval: PathLike, out: PathLike, **settings: Any) -> dict[str, Any]:
     """Write the report about a run. See `ReportSettings`."""
     return run_stage("report", out=out, inputs={"eval": eval}, **settings)

@@ -264,6 +264,7 @@ def _value(text: str, name: str) -> Any:
 _ROOMS = {
     "corpus": ("make", "hanmo.corpus.commands:COMMANDS"),
     "tokenizer": ("train", "hanmo.tokenizer.commands:COMMANDS"),
+    "convert": ("gguf", "hanmo.convert.commands:COMMANDS"),
 }
 
 for _kind in KINDS.values():

@@ -1,7 +1,7 @@
 """Out into the world: a model folder becomes the files that other engines run, checked against those engines.
 
-`convert_gguf` writes llama.cpp's format, `parity` holds the result against transformers token by token. Nothing
-heavy is imported until a function is called.
+`convert_gguf` writes llama.cpp's format, `parity` holds the result against transformers token by token, `imports` goes
+the other way: checkpoints of other projects become model folders. Nothing heavy is imported until a function is called.
 """
 
 from __future__ import annotations
