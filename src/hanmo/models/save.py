@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,24 @@ from hanmo.tokenizer import save
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Inside, a disk that safetensors cannot write to is the `OSError` it would be elsewhere (it has its own class)."""
+def weights_written(folder: Path, shown: Path | None = None) -> Iterator[None]:
+    """Inside, safetensors writes weights into `folder`, which holds a config.json when this ends.
+
+    safetensors has an error class of its own, which becomes the `OSError` that it would be elsewhere, and makes files
+    that only their owner may read, so that a server under another name could not load them: they get the config's mode.
+
+    Args:
+        shown: the name of the folder in errors, where it is to be moved there.
+    """
     try:
         yield
     except SafetensorError as error:
         number = rust_number(str(error))
         if number is None:
             raise
-        raise OSError(number, os.strerror(number), str(path)) from None
+        raise OSError(number, os.strerror(number), str(shown or folder)) from None
+    for path in folder.glob("*.safetensors"):
+        path.chmod(stat.S_IMODE((folder / "config.json").stat().st_mode))
 
 
 def save_model(
@@ -51,7 +61,7 @@ def save_model(
     try:
         model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[-1])
         logging.disable_progress_bar()
-        with storage_errors(folder):
+        with weights_written(temporary, folder):
             model.to(dtype).save_pretrained(temporary)
         save(tokenizer, temporary)
         shutil.rmtree(folder, ignore_errors=True)

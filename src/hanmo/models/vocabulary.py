@@ -26,7 +26,7 @@ from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, whole_folder, write_json
 from hanmo.models.folder import resolve
-from hanmo.models.save import storage_errors
+from hanmo.models.save import weights_written
 from hanmo.tokenizer import load, save
 from hanmo.tokenizer.opening import OpenTokenizer, open_tokenizer
 
@@ -71,7 +71,7 @@ def resize(model: Path, tokenizer: Path, out: Path, multiple: int = 64) -> dict[
         _configure(network, old, new)
         logging = transformers.utils.logging
         logging.disable_progress_bar()
-        with storage_errors(out):
+        with weights_written(made, out):
             network.save_pretrained(made)
         _template(fast, folder, new)
         save(fast, made)

@@ -14,7 +14,7 @@ from hanmo.convert.imports.plan import Plan
 from hanmo.convert.imports.source import Source
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_path, read_json, write_json
-from hanmo.models.save import storage_errors
+from hanmo.models.save import weights_written
 
 #: Most bytes of a file of weights; memory holds about that much at a time.
 SHARD = 4 << 30
@@ -24,13 +24,14 @@ _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 def write(plan: Plan, source: Source, missing: list[str], folder: Path, tokenizer: Path | None) -> dict[str, Any]:
     """Fill `folder`; returns the record that is also written there."""
-    dtype = _weights(plan, folder)
-    plan.config.architectures = [plan.cls.__name__]
-    plan.config.dtype = dtype
-    kind = _tokenizer(plan, source, folder, tokenizer)
-    if kind is not None:
-        _ids_from_tokenizer(plan, folder)
-    plan.config.save_pretrained(folder)
+    with weights_written(folder):
+        dtype = _weights(plan, folder)
+        plan.config.architectures = [plan.cls.__name__]
+        plan.config.dtype = dtype
+        kind = _tokenizer(plan, source, folder, tokenizer)
+        if kind is not None:
+            _ids_from_tokenizer(plan, folder)
+        plan.config.save_pretrained(folder)
     _for_older_readers(folder / "config.json")
     if plan.cls.__name__.endswith(("ForCausalLM", "LMHeadModel")):
         _generation(plan, source, folder)
@@ -73,10 +74,9 @@ def _weights(plan: Plan, folder: Path) -> torch.dtype:
     places: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        with storage_errors(folder / file):
-            # Views of a mapped file are copied: one storage may stand behind many of them.
-            tensors = {name: plan.tensors[name].to(dtype, copy=True).contiguous() for name in names}
-            save_file(tensors, folder / file, metadata={"format": "pt"})
+        # Views of a mapped file are copied: one storage may stand behind many of them.
+        tensors = {name: plan.tensors[name].to(dtype, copy=True).contiguous() for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
         places.update(dict.fromkeys(names, file))
     if len(shards) > 1:
         total = sum(tensor.numel() for tensor in plan.tensors.values()) * dtype.itemsize
