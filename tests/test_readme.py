@@ -108,6 +108,9 @@ def run_all(text: str, folder: Path) -> int:
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONUTF8": "1",
+        # Models as small as these are trained by one thread as fast as by several, and the latter wait for each other
+        # where other tests are at work.
+        "OMP_NUM_THREADS": "1",
     }
     background: list[subprocess.Popen[str]] = []
     count = 0
