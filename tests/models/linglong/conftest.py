@@ -11,7 +11,7 @@ import torch
 from hanmo.models.linglong.modeling import LingLongForCausalLM
 from hanmo.models.linglong.presets import build_config
 
-SHAPE = {"n_embd": 32, "n_head": 4, "n_layer": 4, "n_position": 64, "attn_stride": 8, "attn_c": 2, "vocab_size": 50}
+SHAPE = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_position": 64, "attn_stride": 8, "attn_c": 2, "vocab_size": 50}
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def make() -> Callable[..., LingLongForCausalLM]:
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() == 2:
-                    parameter.mul_(6)
+                    parameter.mul_(10)
                 else:
                     parameter.add_(torch.randn_like(parameter) * 0.2)
         return model

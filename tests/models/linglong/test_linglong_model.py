@@ -52,7 +52,7 @@ def test_fresh_weights() -> None:
             assert (parameter == (1 if "ln_" in name and name.endswith("weight") else 0)).all(), name
         else:
             wanted = 0.02 / math.sqrt(2 * 4) if "c_proj" in name else 0.02
-            assert abs(float(parameter.std()) / wanted - 1) < 0.03, name
+            assert abs(float(parameter.detach().std()) / wanted - 1) < 0.03, name
 
 
 @pytest.mark.parametrize("mode", ["dense", "sparse"])
@@ -75,17 +75,12 @@ def test_folders_load_by_the_auto_classes(make: Callable[..., Any], mode: str, t
     assert (config.attn_mode, config.attn_stride, config.use_pinyin, config.n_position) == (mode, 8, True, 64)
 
 
-@pytest.mark.parametrize("first", ["import hanmo", "import transformers.modeling_layers", "from transformers import *"])
+@pytest.mark.parametrize("first", ["import hanmo", "import transformers.modeling_layers"])
 def test_importing_hanmo_is_enough_in_any_order(first: str) -> None:
-    code = f"{first}\nimport hanmo, transformers\nc = transformers.AutoConfig.for_model('linglong', n_layer=1, n_embd=16)\n"
-    code += "print(type(transformers.AutoModelForCausalLM.from_config(c)).__name__)"
+    code = f"{first}\nimport sys, hanmo\nlight = 'torch' not in sys.modules\nimport transformers\nc = transformers.AutoConfig.for_model('linglong', n_layer=1, n_embd=16)\n"
+    code += "print(type(transformers.AutoModelForCausalLM.from_config(c)).__name__, light)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["LingLongForCausalLM"]
-
-
-def test_importing_hanmo_imports_no_model() -> None:
-    code = "import sys, hanmo; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["False"] * 2
+    assert done.stdout.split() == ["LingLongForCausalLM", str(first == "import hanmo")]
 
 
 def test_refusals(make: Callable[..., Any]) -> None:
@@ -129,6 +124,6 @@ def test_recomputing_layers_gives_the_same_gradients(make: Callable[..., Any]) -
 
 def test_its_parts_have_the_names_of_all_families(make: Callable[..., Any]) -> None:
     names = modules_of(make())
-    assert {"embeddings", "layers.0", "layers.3.attention", "layers.3.mlp", "norm", "head"} <= names.keys()
+    assert {"embeddings", "layers.0", "layers.1.attention", "layers.1.mlp", "norm", "head"} <= names.keys()
     found = make()(torch.randint(0, 50, (1, 5)), output_hidden_states=True).hidden_states
-    assert len(found) == 5
+    assert len(found) == 3

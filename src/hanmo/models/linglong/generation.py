@@ -66,7 +66,7 @@ def pinyin_of_rows(pinyin_of: PinyinOf, input_ids: Tensor, attention_mask: Tenso
 def reverse(ids: Sequence[int], bos: int | None = None, eos: int | None = None) -> list[int]:
     """A text's tokens in reverse order; an opening `bos` and a closing `eos` stay where they are.
 
-    It is its own inverse.
+    Done twice it gives what it was given, unless eos opens the text or bos closes it.
     """
     start = 1 if len(ids) and bos is not None and ids[0] == bos else 0
     stop = len(ids) - 1 if len(ids) > start and eos is not None and ids[-1] == eos else len(ids)

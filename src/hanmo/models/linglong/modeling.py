@@ -60,6 +60,15 @@ def eager(
     return (weights @ value).transpose(1, 2), weights
 
 
+def _output(features: int, given: int) -> Conv1D:
+    """A projection whose result is added to the stream. It says so itself, since transformers draws weights only of
+    modules that hold some, and not of those around them.
+    """
+    made = Conv1D(features, given)
+    made.adds_to_stream = True  # type: ignore[assignment]
+    return made
+
+
 class LingLongAttention(nn.Module):
     """Attention of a layer; which keys a query sees is told with each call."""
 
@@ -71,7 +80,7 @@ class LingLongAttention(nn.Module):
         self.head_dim = config.n_embd // config.n_head
         self.attention_dropout = float(config.attn_pdrop)
         self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+        self.c_proj = _output(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, hidden: Tensor, visible: Visible, cache: Cache | None = None) -> Tensor:
@@ -100,7 +109,7 @@ class LingLongMLP(nn.Module):
     def __init__(self, config: LingLongConfig) -> None:
         super().__init__()
         self.c_fc = Conv1D(config.n_inner, config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, config.n_inner)
+        self.c_proj = _output(config.n_embd, config.n_inner)
         self.act = ACT2FN[config.activation_function]
         self.dropout = nn.Dropout(config.resid_pdrop)
 
@@ -141,6 +150,8 @@ class LingLongPreTrainedModel(PreTrainedModel):
         """N(0, 0.02), biases 0, gains 1; what is added to the stream is smaller the more layers add to it."""
         std = self.config.initializer_range
         if isinstance(module, Conv1D):
+            if getattr(module, "adds_to_stream", False):
+                std /= math.sqrt(2 * self.config.n_layer)
             init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding | nn.Linear):
@@ -148,9 +159,6 @@ class LingLongPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        if isinstance(module, LingLongAttention | LingLongMLP):
-            # Called behind the projections inside it, whose weights are drawn anew.
-            init.normal_(module.c_proj.weight, mean=0.0, std=std / math.sqrt(2 * self.config.n_layer))
 
 
 class LingLongModel(LingLongPreTrainedModel):
