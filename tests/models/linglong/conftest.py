@@ -22,9 +22,10 @@ def make() -> Callable[..., LingLongForCausalLM]:
         torch.manual_seed(0)
         model = LingLongForCausalLM(build_config("linglong-1m", **{**SHAPE, "n_vocab_pinyin": 20, **other})).eval()
         with torch.no_grad():
-            for parameter in model.parameters():
+            for name, parameter in model.named_parameters():
                 if parameter.dim() == 2:
-                    parameter.mul_(10)
+                    # The head is the embedding: were it large beside the rest, every token would repeat itself.
+                    parameter.mul_({"transformer.wte.weight": 8, "transformer.wpe.weight": 30}.get(name, 14))
                 else:
                     parameter.add_(torch.randn_like(parameter) * 0.2)
         return model
