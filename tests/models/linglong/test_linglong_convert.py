@@ -1,4 +1,4 @@
-"""Importing published LingLong weights: fabricated checkpoints against a plain float64 computation of the architecture."""
+"""Importing LingLong weights: fabricated checkpoints against a plain float64 computation of the architecture."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ def test_folders_load_by_the_auto_classes(make: Callable[..., Any], mode: str, t
 
 @pytest.mark.parametrize("first", ["import hanmo", "import transformers.modeling_layers"])
 def test_importing_hanmo_is_enough_in_any_order(first: str) -> None:
-    code = f"{first}\nimport sys, hanmo\nlight = 'torch' not in sys.modules\nimport transformers\nc = transformers.AutoConfig.for_model('linglong', n_layer=1, n_embd=16)\n"
+    code = f"{first}\nimport sys, hanmo\nlight = 'torch' not in sys.modules\nimport transformers\n"
+    code += "c = transformers.AutoConfig.for_model('linglong', n_layer=1, n_embd=16)\n"
     code += "print(type(transformers.AutoModelForCausalLM.from_config(c)).__name__, light)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["LingLongForCausalLM", str(first == "import hanmo")]

@@ -2,7 +2,7 @@
 
 | form | weights | configuration |
 |---|---|---|
-| legacy (before 0.10) | `transformer.blocks.3.attn.c_attn.w`, a flat state dict of 12 layers + 4 tensors, no head | YAML |
+| legacy (before 0.10) | `transformer.blocks.3.attn.c_attn.w`; 12 tensors a layer and 4 more, no head | YAML |
 | Hugging Face (0.10 on) | `transformer.h.3.attn.c_attn.weight`, `lm_head.weight` tied or absent | config.json |
 
 Projections are stored `[in, out]` in both, as in our class. The code of the pinyin model was never published: its table
@@ -171,7 +171,11 @@ def _read(folder: Path) -> dict[str, Tensor]:
     for name in _WEIGHTS:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            return {k: v for part in sorted(set(read_json(index)["weight_map"].values())) for k, v in _load(folder / part).items()}
+            return {
+                k: v
+                for part in sorted(set(read_json(index)["weight_map"].values()))
+                for k, v in _load(folder / part).items()
+            }
         if (folder / name).is_file():
             return _load(folder / name)
     raise HanmoError(f"{folder}: neither {' nor '.join(_WEIGHTS)} there; give the folder of a model")

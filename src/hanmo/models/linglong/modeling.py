@@ -51,7 +51,11 @@ def eager(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention written out, as transformers calls it: ([rows, queries, heads, d], weights [rows, heads, queries, keys])."""
+    """Attention written out, as transformers calls it.
+
+    Returns:
+        ([rows, queries, heads, d], weights [rows, heads, queries, keys]).
+    """
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -442,7 +446,9 @@ class LingLongForCausalLM(LingLongPreTrainedModel, GenerationMixin):
 
         inputs = super().prepare_inputs_for_generation(input_ids, attention_mask=attention_mask, **kwargs)
         if pinyin_ids is not None:
-            raise ValueError("pinyin_ids: they end with the prompt; give pinyin_of, which reads what is written as well")
+            raise ValueError(
+                "pinyin_ids: they end with the prompt; give pinyin_of, which reads what is written as well"
+            )
         if pinyin_of is not None:
             fed = inputs["input_ids"].shape[1]
             inputs["pinyin_ids"] = pinyin_of_rows(pinyin_of, input_ids, attention_mask)[:, -fed:].contiguous()

@@ -4,10 +4,10 @@ A text is cut into blocks of `stride` tokens. Dense layers are causal; in sparse
 last `columns` tokens of every earlier block, of both only what stands before it and itself (the strided and fixed
 patterns of Child et al. 2019, arXiv:1904.10509, in one head).
 
-Blocks are counted from the start of each document, not of the row: a document in a packed row is then cut exactly as it
-is when it stands alone, and so is a text that is padded on its left.
+Blocks are counted from the start of each document, not of the row: a document in a packed row is then cut exactly as
+it is when it stands alone, and so is a text that is padded on its left.
 
-The sparse form is a regrouping: `stride` queries at a time become a batch of their own, with the keys of their own block
+The sparse form is a regrouping: `stride` queries at a time become a batch of their own, with the keys of their block
 and the chosen columns of the row behind one another, and any attention function of transformers does the rest with one
 softmax over both. So a query has about stride + columns * length / stride keys instead of `length`. Where documents do
 not begin at multiples of the stride, a group of queries gets the keys of the group before it as well, since its blocks
@@ -98,8 +98,9 @@ def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def dense(queries: Places, keys: Places, pattern: Pattern | None, dtype: torch.dtype) -> Dense:
-    """The plain form: a mask over all pairs. It is what sparse layers are compared with, and how they go behind a cache,
-    where queries are few.
+    """The plain form: a mask over all pairs.
+
+    Sparse layers take it behind a cache, where queries are few, and are compared with it in tests.
     """
     across = Places(*(item[:, :, None] for item in (queries.index, queries.position, queries.segment)))
     along = Places(*(item[:, None, :] for item in (keys.index, keys.position, keys.segment)))
@@ -202,4 +203,3 @@ def _keys(key: Tensor, value: Tensor, visible: Blocks) -> list[Tensor]:
             parts.insert(0, F.pad(groups, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1])
         found.append(torch.cat(parts, 2).flatten(0, 1).transpose(1, 2))
     return found
-
