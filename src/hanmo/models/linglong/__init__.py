@@ -13,6 +13,7 @@ Once `hanmo` is imported, `transformers.AutoConfig` and `transformers.AutoModelF
 |---|---|
 | `configuration` | `LingLongConfig` |
 | `sparse` | which keys a query sees, and the attention that computes only those |
+| `places` | where tokens stand: padding, packed documents, keys of a cache |
 | `modeling` | `LingLongModel`, `LingLongForCausalLM` |
 | `generation` | completing batches: padding, prefix and suffix, pinyin, right-to-left |
 | `presets` | the published shapes and a tiny one |

@@ -76,13 +76,13 @@ def import_legacy(state_dict: Mapping[str, Tensor], yaml_config: Mapping[str, An
     state = {_renamed(name): tensor for name, tensor in state_dict.items()}
     tokens, places = _wanted(state, _TOKENS), _wanted(state, "transformer.wpe.weight")
     layers = {int(found[1]) for name in state if (found := re.match(r"transformer\.h\.(\d+)\.", name))}
-    config = LingLongConfig(
-        **{"n_head": _HEADS, "vocab_size": tokens.shape[0], "n_position": places.shape[0]}
+    chosen: dict[str, Any] = (
+        {"n_head": _HEADS, "vocab_size": tokens.shape[0], "n_position": places.shape[0]}
         | {"attn_mode": "sparse" if "attn_stride" in given else "dense"}
         | given
         | {"n_embd": tokens.shape[1], "n_layer": len(layers)}
     )
-    return _imported(config, state)
+    return _imported(LingLongConfig(**chosen), state)
 
 
 def import_hf(folder: Path | str, activation: str = "gelu") -> Imported:
@@ -101,8 +101,9 @@ def import_hf(folder: Path | str, activation: str = "gelu") -> Imported:
     if given.get("model_type") != LingLongConfig.model_type:
         raise HanmoError(f"{folder / 'config.json'}: model_type is {given.get('model_type')!r} and not 'linglong'")
     left = {"architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "torch_dtype", "dtype"}
-    named = {key: value for key, value in given.items() if key not in left and value is not None}
-    return _imported(LingLongConfig(**named | {"activation_function": activation}), _read(folder))
+    named: dict[str, Any] = {key: value for key, value in given.items() if key not in left and value is not None}
+    named["activation_function"] = activation
+    return _imported(LingLongConfig(**named), _read(folder))
 
 
 def _imported(config: LingLongConfig, state: dict[str, Tensor]) -> Imported:

@@ -26,8 +26,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from hanmo.models.linglong.configuration import LingLongConfig
+from hanmo.models.linglong.places import behind, from_the_start, up_to
 from hanmo.models.linglong.sparse import (
-    PADDING,
     Dense,
     Pattern,
     Places,
@@ -97,7 +97,7 @@ class LingLongAttention(nn.Module):
             if not isinstance(visible, Dense):
                 # Groups are for the first call, when the cache holds just these; one of fixed size has room behind.
                 key, value = key[:, :, :length], value[:, :, :length]
-        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager)
 
         def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
             dropout = self.attention_dropout if self.training else 0.0
@@ -112,8 +112,9 @@ class LingLongMLP(nn.Module):
 
     def __init__(self, config: LingLongConfig) -> None:
         super().__init__()
-        self.c_fc = Conv1D(config.n_inner, config.n_embd)
-        self.c_proj = _output(config.n_embd, config.n_inner)
+        inner = config.n_inner or 4 * config.n_embd
+        self.c_fc = Conv1D(inner, config.n_embd)
+        self.c_proj = _output(config.n_embd, inner)
         self.act = ACT2FN[config.activation_function]
         self.dropout = nn.Dropout(config.resid_pdrop)
 
@@ -144,7 +145,7 @@ class LingLongPreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LingLongBlock"]  # noqa: RUF012
-    _skip_keys_device_placement = "past_key_values"
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": LingLongBlock}  # noqa: RUF012
@@ -256,19 +257,21 @@ class LingLongModel(LingLongPreTrainedModel):
             raise ValueError("give either input_ids or inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.wte(input_ids)
+        assert inputs_embeds is not None
         rows, length = inputs_embeds.shape[:2]
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if past_key_values is not None and not (isinstance(past, int) and past == 0):
-            position_ids, even, odd = self._behind(
-                past_key_values, past, attention_mask, position_ids, segment_ids, inputs_embeds
-            )
+            if segment_ids is not None:
+                raise ValueError("segment_ids: packed documents cannot be continued behind a cache")
+            position, even, odd = behind(past_key_values, past, attention_mask, inputs_embeds, self.pattern)
+            position_ids = position if position_ids is None else position_ids
         else:
-            position_ids, segment_ids = _from_the_start(attention_mask, position_ids, segment_ids, length)
+            position_ids, segment_ids = from_the_start(attention_mask, position_ids, segment_ids, length)
             even, odd = self.visible(position_ids, segment_ids, rows, length, inputs_embeds.dtype)
             room = past_key_values.get_mask_sizes(length, 0)[0] if past_key_values is not None else length
-            even, odd = (_up_to(item, room, length, inputs_embeds) for item in (even, odd))
+            even, odd = (up_to(item, room, length, inputs_embeds) for item in (even, odd))
         if position_ids is None:
             position_ids = torch.arange(length, device=inputs_embeds.device)[None]
         hidden = self.drop(self._with_pinyin(inputs_embeds + self.wpe(position_ids), pinyin_ids))
@@ -278,86 +281,6 @@ class LingLongModel(LingLongPreTrainedModel):
             last_hidden_state=self.ln_f(hidden),  # type: ignore[arg-type]
             past_key_values=past_key_values if use_cache else None,
         )
-
-    def _behind(
-        self,
-        cache: Cache,
-        past: Any,
-        mask: Tensor | None,
-        position_ids: Tensor | None,
-        segment_ids: Tensor | None,
-        stream: Tensor,
-    ) -> tuple[Tensor, Visible, Visible]:
-        """(positions of the queries, what even and odd layers see) where keys of `past` tokens are there already."""
-        if segment_ids is not None:
-            raise ValueError("segment_ids: packed documents cannot be continued behind a cache")
-        length, device = stream.shape[1], stream.device
-        index = torch.arange(cache.get_mask_sizes(length, 0)[0], device=device)[None]
-        here = past + torch.arange(length, device=device)[None]
-        if mask is None:
-            position, segment = index, torch.zeros_like(index)
-        else:
-            # Keys that a cache of fixed size has room for, and that are not there yet, are behind every query.
-            known = torch.nn.functional.pad(mask, (0, index.shape[1] - mask.shape[1]), value=1).to(torch.int64)
-            position, segment = _padded(known)
-            index = index.expand_as(position)
-        rows = position.shape[0]
-        keys = Places(index, position, segment)
-        at = here.expand(rows, -1)
-        queries = Places(at, position.gather(1, at), segment.gather(1, at))
-        if position_ids is None:
-            position_ids = queries.position
-        even = dense(queries, keys, None, stream.dtype)
-        return position_ids, even, even if self.pattern is None else dense(queries, keys, self.pattern, stream.dtype)
-
-
-def _padded(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(positions, segments) int64 [rows, length] of rows with padding, which `mask` has zeros for."""
-    return (mask.cumsum(1) - 1).clamp(min=0), torch.where(mask > 0, 0, PADDING)
-
-
-def _from_the_start(
-    mask: Tensor | None, position_ids: Tensor | None, segment_ids: Tensor | None, length: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """(positions, segments) of whole rows; both None where every row is one document from its first token on."""
-    if mask is not None and mask.dim() != 2:
-        raise ValueError(f"attention_mask: wanted [rows, length], given {list(mask.shape)}")
-    if mask is not None and not torch.compiler.is_compiling() and bool((mask > 0).all()):
-        mask = None
-    if segment_ids is not None:
-        if mask is not None:
-            segment_ids = torch.where(mask > 0, segment_ids, PADDING)
-        if position_ids is None:
-            place = torch.arange(length, device=segment_ids.device).expand_as(segment_ids)
-            begins = torch.ones_like(segment_ids, dtype=torch.bool)
-            begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
-            position_ids = place - torch.where(begins, place, 0).cummax(1).values
-        return position_ids, segment_ids.to(torch.int64)
-    if mask is not None:
-        position, segment = _padded(mask.to(torch.int64))
-        return (position if position_ids is None else position_ids), segment
-    if position_ids is None:
-        return None, None
-    if not torch.compiler.is_compiling():
-        place = torch.arange(length, device=position_ids.device)
-        if bool((position_ids == place).all()):
-            return None, None
-    # As elsewhere in transformers: positions that begin anew, without a mask, are documents in one row.
-    steps = (position_ids[:, 1:] != position_ids[:, :-1] + 1).cumsum(1)
-    return position_ids, torch.nn.functional.pad(steps, (1, 0))
-
-
-def _up_to(visible: Visible, keys: int, length: int, stream: Tensor) -> Visible:
-    """The same where a cache of fixed size gives more keys than were written: nobody sees them."""
-    if keys == length or not isinstance(visible, Dense):
-        return visible
-    mask = visible.mask
-    if mask is None:
-        place = torch.arange(length, device=stream.device)[None]
-        one = Places(place, place, torch.zeros_like(place))
-        mask = dense(one, one, None, stream.dtype).mask
-    assert mask is not None
-    return Dense(torch.nn.functional.pad(mask, (0, keys - length), value=float("-inf")))
 
 
 class LingLongForCausalLM(LingLongPreTrainedModel, GenerationMixin):
@@ -444,7 +367,8 @@ class LingLongForCausalLM(LingLongPreTrainedModel, GenerationMixin):
         """As transformers wants it, with pinyin for the tokens that are fed next (see `generation.PinyinOf`)."""
         from hanmo.models.linglong.generation import pinyin_of_rows
 
-        inputs = super().prepare_inputs_for_generation(input_ids, attention_mask=attention_mask, **kwargs)
+        base: Any = super()
+        inputs = base.prepare_inputs_for_generation(input_ids, attention_mask=attention_mask, **kwargs)
         if pinyin_ids is not None:
             raise ValueError(
                 "pinyin_ids: they end with the prompt; give pinyin_of, which reads what is written as well"

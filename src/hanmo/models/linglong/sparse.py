@@ -170,9 +170,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Visible, attentio
     if isinstance(visible, Dense):
         return attention(query, key, value, visible.mask)
     rows, heads, length, width = query.shape
-    found = attention(
-        _groups(query, visible.stride).flatten(0, 1).transpose(1, 2), *_keys(key, value, visible), visible.mask
-    )
+    keys, values = _keys(key, value, visible)
+    found = attention(_groups(query, visible.stride).flatten(0, 1).transpose(1, 2), keys, values, visible.mask)
     return found.reshape(rows, -1, heads, width)[:, :length]
 
 
