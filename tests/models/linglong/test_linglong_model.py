@@ -93,6 +93,8 @@ def test_refusals(make: Callable[..., Any]) -> None:
     cache = make()(ids, use_cache=True).past_key_values
     with pytest.raises(ValueError, match="segment_ids"):
         make()(ids[:, :1], past_key_values=cache, segment_ids=ids[:, :1])
+    with pytest.raises(ValueError, match="65 tokens are more than this model's 64"):
+        make()(torch.zeros(1, 65, dtype=torch.int64))
     for odd in ({"attn_mode": "local"}, {"n_head": 5}, {"attn_c": 9}):
         with pytest.raises(Exception, match=next(iter(odd)) if "n_head" not in odd else "n_embd"):
             make(**odd)

@@ -27,8 +27,6 @@ PinyinOf = Callable[[list[int]], list[int]]
 def pinyin_reader(tokenizer: Path | str) -> PinyinOf:
     """The rule of a tokenizer folder with pinyin.txt: that of `hanmo.tokenizer.forms.pinyin`, which training data has.
 
-    Of the text asked for last, only what is new is read, as generation asks for a text that grows.
-
     Raises:
         HanmoError: the folder has no pinyin.
     """

@@ -273,6 +273,8 @@ class LingLongModel(LingLongPreTrainedModel):
             room = past_key_values.get_mask_sizes(length, 0)[0] if past_key_values is not None else length
             even, odd = (up_to(item, room, length, inputs_embeds) for item in (even, odd))
         if position_ids is None:
+            if length > self.config.n_position:
+                raise ValueError(f"{length} tokens are more than this model's {self.config.n_position} positions")
             position_ids = torch.arange(length, device=inputs_embeds.device)[None]
         hidden = self.drop(self._with_pinyin(inputs_embeds + self.wpe(position_ids), pinyin_ids))
         for number, block in enumerate(self.h):
