@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 _TOKENIZERS = "transformers.models.auto.tokenization_auto"
+_CONFIGURATIONS = "transformers.models.auto.configuration_auto"
 
 
 def _tokenizers(table: ModuleType) -> None:
@@ -24,6 +25,14 @@ def _tokenizers(table: ModuleType) -> None:
     for cls in (HanmoWordTokenizer, HanmoSentencePieceTokenizer):
         assert issubclass(cls, SegmentedTokenizer)
         table.REGISTERED_TOKENIZER_CLASSES[cls.__name__] = cls
+
+
+def _configurations(table: ModuleType) -> None:
+    """Only the configurations: each makes its models known when the first one of it is made."""
+    from hanmo.models.linglong.configuration import LingLongConfig
+
+    for cls in (LingLongConfig,):
+        table.AutoConfig.register(cls.model_type, cls, exist_ok=True)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -50,7 +59,8 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 def register() -> None:
     """Register our classes now or when transformers is imported."""
-    if _TOKENIZERS in sys.modules:
-        _tokenizers(sys.modules[_TOKENIZERS])
-    else:
-        sys.meta_path.insert(0, _Finder(_TOKENIZERS, _tokenizers))
+    for module, action in ((_TOKENIZERS, _tokenizers), (_CONFIGURATIONS, _configurations)):
+        if module in sys.modules:
+            action(sys.modules[module])
+        else:
+            sys.meta_path.insert(0, _Finder(module, action))
