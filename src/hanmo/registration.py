@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-_TOKENIZERS = "transformers.models.auto.tokenization_auto"
+_AUTO = "transformers.models.auto."
 
 
 def _tokenizers(table: ModuleType) -> None:
@@ -24,6 +24,29 @@ def _tokenizers(table: ModuleType) -> None:
     for cls in (HanmoWordTokenizer, HanmoSentencePieceTokenizer):
         assert issubclass(cls, SegmentedTokenizer)
         table.REGISTERED_TOKENIZER_CLASSES[cls.__name__] = cls
+
+
+def _configurations(table: ModuleType) -> None:
+    from hanmo.models.unified.config import UnifiedConfig
+
+    for cls in (UnifiedConfig,):
+        table.AutoConfig.register(cls.model_type, cls)
+
+
+def _models(table: ModuleType) -> None:
+    from hanmo.models.unified.model import UnifiedConfig, UnifiedForMaskedLM, UnifiedModel
+
+    table.AutoModel.register(UnifiedConfig, UnifiedModel)
+    table.AutoModelForMaskedLM.register(UnifiedConfig, UnifiedForMaskedLM)
+    table.AutoModelForCausalLM.register(UnifiedConfig, UnifiedForMaskedLM)
+
+
+#: Modules of transformers that hold a table -> what puts our classes there.
+_TABLES: dict[str, Callable[[ModuleType], None]] = {
+    _AUTO + "tokenization_auto": _tokenizers,
+    _AUTO + "configuration_auto": _configurations,
+    _AUTO + "modeling_auto": _models,
+}
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -49,8 +72,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Register our classes now or when transformers is imported."""
-    if _TOKENIZERS in sys.modules:
-        _tokenizers(sys.modules[_TOKENIZERS])
-    else:
-        sys.meta_path.insert(0, _Finder(_TOKENIZERS, _tokenizers))
+    """Register our classes now or when transformers' tables are imported."""
+    for module, action in _TABLES.items():
+        if module in sys.modules:
+            action(sys.modules[module])
+        else:
+            sys.meta_path.insert(0, _Finder(module, action))
