@@ -6,6 +6,7 @@ classes are registered when transformers' own table is imported, or at once wher
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -14,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 _AUTO = "transformers.models.auto."
+#: Modules of model classes.
+_MODELS = ("hanmo.models.unified.model",)
 
 
 def _tokenizers(table: ModuleType) -> None:
@@ -34,11 +37,10 @@ def _configurations(table: ModuleType) -> None:
 
 
 def _models(table: ModuleType) -> None:
-    from hanmo.models.unified.model import UnifiedConfig, UnifiedForMaskedLM, UnifiedModel
-
-    table.AutoModel.register(UnifiedConfig, UnifiedModel)
-    table.AutoModelForMaskedLM.register(UnifiedConfig, UnifiedForMaskedLM)
-    table.AutoModelForCausalLM.register(UnifiedConfig, UnifiedForMaskedLM)
+    # These modules register their classes themselves, at their end: where one of them is what is being imported, it is
+    # not there yet when it makes transformers import its table.
+    for module in _MODELS:
+        importlib.import_module(module)
 
 
 #: Modules of transformers that hold a table -> what puts our classes there.
