@@ -14,9 +14,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-_AUTO = "transformers.models.auto."
+_AUTO, _LAYERS = "transformers.models.auto.", "transformers.modeling_layers"
 #: Modules of model classes.
-_MODELS = ("hanmo.models.unified.model",)
+_MODELS = ("hanmo.models.unified.model", "hanmo.models.megatron_t5.model")
 
 
 def _tokenizers(table: ModuleType) -> None:
@@ -30,24 +30,31 @@ def _tokenizers(table: ModuleType) -> None:
 
 
 def _configurations(table: ModuleType) -> None:
+    from hanmo.models.megatron_t5.config import MegatronT5Config
     from hanmo.models.unified.config import UnifiedConfig
 
-    for cls in (UnifiedConfig,):
+    for cls in (UnifiedConfig, MegatronT5Config):
         table.AutoConfig.register(cls.model_type, cls)
 
 
-def _models(table: ModuleType) -> None:
-    # These modules register their classes themselves, at their end: where one of them is what is being imported, it is
-    # not there yet when it makes transformers import its table.
+def _model_tables(table: ModuleType) -> None:
+    # Our classes need this module, which imports the tables itself: they are registered when all of it is there.
+    if _LAYERS not in sys.modules:
+        importlib.import_module(_LAYERS)
+
+
+def _models(layers: ModuleType) -> None:
+    # These modules register their classes themselves, at their end: one of them may be what is being imported.
     for module in _MODELS:
         importlib.import_module(module)
 
 
-#: Modules of transformers that hold a table -> what puts our classes there.
+#: Modules of transformers -> what puts our classes into their tables, in the order in which that is looked at.
 _TABLES: dict[str, Callable[[ModuleType], None]] = {
     _AUTO + "tokenization_auto": _tokenizers,
     _AUTO + "configuration_auto": _configurations,
-    _AUTO + "modeling_auto": _models,
+    _LAYERS: _models,
+    _AUTO + "modeling_auto": _model_tables,
 }
 
 
