@@ -13,20 +13,23 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, DynamicCache
 
 from hanmo.errors import HanmoError
+from hanmo.models import hidden
 from hanmo.models.attention import BLOCK, PRODUCTS
 from hanmo.models.loss import IGNORE
+from hanmo.models.parts import modules_of
 from hanmo.models.unified.config import UNIFIED, UnifiedConfig, count_unified, unified_config
 from hanmo.models.unified.masks import segments, targets, visible
 from hanmo.models.unified.model import UnifiedForMaskedLM
+from hanmo.tokenizer import load
 
 VOCABULARY = 192
 
 
-def make(**other: object) -> UnifiedForMaskedLM:
+def make(vocab_size: int = VOCABULARY, **other: object) -> UnifiedForMaskedLM:
     """A small model whose weights are so large that no two tokens are equally good."""
     torch.manual_seed(3)
     shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-    model = UnifiedForMaskedLM(UnifiedConfig(vocab_size=VOCABULARY, **(shape | other))).eval()  # type: ignore[arg-type]
+    model = UnifiedForMaskedLM(UnifiedConfig(vocab_size=vocab_size, **(shape | other))).eval()  # type: ignore[arg-type]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
@@ -296,3 +299,16 @@ def test_the_sizes_of_the_published_vocabulary() -> None:
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(HanmoError, match="preset 'unified-110' is unknown; did you mean 'unified-110m'"):
         unified_config("unified-110")
+
+
+def test_its_parts_have_names_and_states(model: UnifiedForMaskedLM, tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    """`hanmo model hidden` and freezing speak of the same parts as elsewhere."""
+    model = make(vocab_size=448)
+    model.save_pretrained(tmp_path)
+    tokenizer = load(tiny_tokenizer_dir)
+    tokenizer.save_pretrained(tmp_path)
+    found = hidden(tmp_path, ["春天到了"], ["embeddings", "layers.1", "norm", "head"])
+    ids = found["ids"]
+    torch.testing.assert_close(found["head"][0], logits(model, ids)[0])
+    assert found["norm"].shape == found["layers.1"].shape == found["embeddings"].shape == (1, ids.shape[1], 64)
+    assert "layers.0.mlp" in modules_of(model) and "layers.0.attention" in modules_of(model)

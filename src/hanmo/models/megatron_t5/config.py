@@ -54,6 +54,13 @@ class MegatronT5Config(PreTrainedConfig):
             self.num_decoder_layers = self.num_layers
         super().__post_init__(**kwargs)
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> MegatronT5Config:  # type: ignore[override]
+        """This configuration, or the half's: caches are made for as many layers as the decoder's has."""
+        config = super().get_text_config(decoder=decoder, encoder=encoder)
+        if decoder and not encoder:
+            config.num_layers = self.num_decoder_layers
+        return config
+
 
 @dataclass(frozen=True)
 class T5Preset:
@@ -111,9 +118,9 @@ def count_megatron_t5(name: str, vocab_size: int = VOCABULARY, context: int = 51
 
     With width d, attention width a and feed-forward width f, attention has 4 d a + 3 a + d, the feed-forward part
     2 d f + f + d, and each part a norm of 2 d before it; an encoder layer has one attention, a decoder layer two.
-    Beside the layers there are words, positions, two last norms and the head's bias. With the published vocabulary and 512
-    positions that is 77,512,960 for 77m and 728,097,536 for 770m. (Published files of that shape list the embeddings
-    three times, once for each half, which comes to 772,662,016.)
+    Beside the layers there are words, positions, two last norms and the head's bias. With the published vocabulary and
+    512 positions that is 77,372,160 for 77m and 727,737,088 for 770m. (A list of weights names the embeddings three
+    times, once for each half: counted so, the larger one has 772,301,568.)
     """
     shape, rows = MEGATRON_T5[name], (vocab_size + 63) // 64 * 64
     d, f, a = shape.hidden, shape.ffn, shape.heads * shape.head_dim
