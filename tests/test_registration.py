@@ -19,8 +19,6 @@ NAMES = ["UnifiedForMaskedLM", "UnifiedForMaskedLM", "MegatronT5ForConditionalGe
 FIRST = [
     "import hanmo; from transformers import Qwen3ForCausalLM",
     "from transformers import AutoModelForCausalLM",
-    "import hanmo.models.unified.model",
-    "import hanmo.models.unified.layers",
     "import hanmo.models.megatron_t5.model",
 ]
 

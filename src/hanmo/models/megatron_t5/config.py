@@ -59,7 +59,7 @@ class MegatronT5Config(PreTrainedConfig):
         config = super().get_text_config(decoder=decoder, encoder=encoder)
         if decoder and not encoder:
             config.num_layers = self.num_decoder_layers
-        return config
+        return config  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ class MegatronT5Attention(nn.Module):
             cache = past_key_values.cross_attention_cache if crosses else past_key_values.self_attention_cache
         if done:  # the encoder's keys do not change while text is written
             assert cache is not None
-            key, value = cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+            layer: Any = cache.layers[self.layer_idx]
+            key, value = layer.keys, layer.values
         else:
             states = hidden_states if encoder_states is None else encoder_states
             key, value = self._heads(self.k(states)), self._heads(self.v(states))
@@ -375,8 +376,11 @@ class MegatronT5ForConditionalGeneration(MegatronT5PreTrainedModel, GenerationMi
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """The labels moved one place on, behind the opening token; padding where nothing is to be learned."""
-        start = torch.full_like(labels[:, :1], self.config.decoder_start_token_id)
-        return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE, self.config.pad_token_id)], 1)
+        opening, padding = self.config.decoder_start_token_id, self.config.pad_token_id
+        if opening is None or padding is None:
+            raise ValueError("labels alone need decoder_start_token_id and pad_token_id in the configuration")
+        start = torch.full_like(labels[:, :1], opening)
+        return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE, padding)], 1)
 
 
 AutoModelForSeq2SeqLM.register(MegatronT5Config, MegatronT5ForConditionalGeneration)
