@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from hanmo.models.attention import BLOCK, PRODUCTS
 from hanmo.models.loss import IGNORE
 from hanmo.models.parts import modules_of
 from hanmo.models.unified.config import UNIFIED, UnifiedConfig, count_unified, unified_config
-from hanmo.models.unified.masks import segments, targets, visible
+from hanmo.models.unified.layers import rotary
+from hanmo.models.unified.masks import additive, segments, targets, visible
 from hanmo.models.unified.model import UnifiedForMaskedLM
+from hanmo.pretrain.stack import StackStep
 from hanmo.tokenizer import load
 
 VOCABULARY = 192
@@ -150,6 +153,29 @@ def test_packed_documents_are_as_alone(attention: str, told_by: str) -> None:
     counted = sum(int((answer != IGNORE).sum()) for pair in pairs for answer in pair)
     assert counted == 4 + 0 + 5 + 3  # what opens a causal document is answered by none
     assert float(together.loss) * counted == pytest.approx(sum(float(each.loss) for each in alone), rel=1e-4)
+
+
+def test_layers_run_in_a_packed_step() -> None:
+    """As the steps of pretraining run them: each layer's weights through the first layer, mask and angles given."""
+
+    class Step(StackStep):
+        def hidden(self, types: Tensor, segment: Tensor, position: Tensor, embedded: Tensor) -> Tensor:
+            mask = additive(visible(types, segment), torch.float32)
+            return self._through(embedded, mask, *rotary(position, 16, 10000.0, torch.float32))
+
+    def call(layer: Any, hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        return layer(hidden, attention_mask=mask, position_embeddings=(cosine, sine))
+
+    model, ids = make(), row(sum(LENGTHS))
+    types = torch.tensor([sum(DOCUMENT_TYPES, [])])
+    segment = torch.repeat_interleave(torch.arange(4), torch.tensor(LENGTHS))[None]
+    position = torch.cat([torch.arange(length) for length in LENGTHS])[None]
+    own = logits(model, ids, token_type_ids=types, segment_ids=segment, position_ids=position)
+    for recompute in (False, True):
+        step = Step(model.bert.encoder.layer, call, True, torch.float32, compiled=False, recompute=recompute)
+        with torch.no_grad():
+            found = step.hidden(types, segment, position, model.bert.embeddings(ids, types))
+            torch.testing.assert_close(model.lm_head(model.bert.encoder.ln(found)), own, atol=1e-4, rtol=1e-4)
 
 
 def test_products_look_ahead_where_the_model_does() -> None:
