@@ -167,7 +167,7 @@ def test_layers_run_in_a_packed_step() -> None:
         return layer(hidden, attention_mask=mask, position_embeddings=(cosine, sine))
 
     model, ids = make(), row(sum(LENGTHS))
-    types = torch.tensor([sum(DOCUMENT_TYPES, [])])
+    types = torch.tensor([[kind for kinds in DOCUMENT_TYPES for kind in kinds]])
     segment = torch.repeat_interleave(torch.arange(4), torch.tensor(LENGTHS))[None]
     position = torch.cat([torch.arange(length) for length in LENGTHS])[None]
     own = logits(model, ids, token_type_ids=types, segment_ids=segment, position_ids=position)
