@@ -6,6 +6,7 @@ classes are registered when transformers' own table is imported, or at once wher
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -13,8 +14,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-_TOKENIZERS = "transformers.models.auto.tokenization_auto"
-_CONFIGURATIONS = "transformers.models.auto.configuration_auto"
+_AUTO, _LAYERS = "transformers.models.auto.", "transformers.modeling_layers"
+#: Modules of model classes.
+_MODELS = ("hanmo.models.linglong.modeling", "hanmo.models.unified.model", "hanmo.models.megatron_t5.model")
 
 
 def _tokenizers(table: ModuleType) -> None:
@@ -28,11 +30,33 @@ def _tokenizers(table: ModuleType) -> None:
 
 
 def _configurations(table: ModuleType) -> None:
-    """Only the configurations: each makes its models known when the first one of it is made."""
     from hanmo.models.linglong.configuration import LingLongConfig
+    from hanmo.models.megatron_t5.config import MegatronT5Config
+    from hanmo.models.unified.config import UnifiedConfig
 
-    for cls in (LingLongConfig,):
-        table.AutoConfig.register(cls.model_type, cls, exist_ok=True)
+    for cls in (LingLongConfig, UnifiedConfig, MegatronT5Config):
+        table.AutoConfig.register(cls.model_type, cls)
+
+
+def _model_tables(table: ModuleType) -> None:
+    # Our classes need this module, which imports the tables itself: they are registered when all of it is there.
+    if _LAYERS not in sys.modules:
+        importlib.import_module(_LAYERS)
+
+
+def _models(layers: ModuleType) -> None:
+    # These modules register their classes themselves, at their end: one of them may be what is being imported.
+    for module in _MODELS:
+        importlib.import_module(module)
+
+
+#: Modules of transformers -> what puts our classes into their tables, in the order in which that is looked at.
+_TABLES: dict[str, Callable[[ModuleType], None]] = {
+    _AUTO + "tokenization_auto": _tokenizers,
+    _AUTO + "configuration_auto": _configurations,
+    _LAYERS: _models,
+    _AUTO + "modeling_auto": _model_tables,
+}
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -58,8 +82,8 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Register our classes now or when transformers is imported."""
-    for module, action in ((_TOKENIZERS, _tokenizers), (_CONFIGURATIONS, _configurations)):
+    """Register our classes now or when transformers' tables are imported."""
+    for module, action in _TABLES.items():
         if module in sys.modules:
             action(sys.modules[module])
         else:

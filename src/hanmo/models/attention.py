@@ -37,17 +37,22 @@ def products(
         query: [rows, heads, length, d].
         key, value: [rows, groups, keys, d]; heads is a multiple of groups, keys exceeds length behind a cache.
         attention_mask: [rows, 1, length, keys], 0 where a query sees a key and -inf elsewhere.
+        kwargs: `is_causal` False (or a module that says so) where queries may look at keys behind them.
 
     Returns:
         ([rows, length, heads, d], None in place of the weights).
     """
     rows, heads, length, width = query.shape
     groups, keys = key.shape[1], key.shape[2]
-    block = BLOCK if keys == length else length  # behind a cache, queries do not start with the keys
+    causal = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    # Behind a cache, queries do not start with the keys; and what looks both ways cannot leave the later keys out.
+    ahead = causal and keys == length
+    block = BLOCK if ahead else length
     outputs = []
     for start in range(0, length, block):
         stop = min(start + block, length)
-        seen = stop if keys == length else keys
+        seen = stop if ahead else keys
         # The heads that share a key lie one after the other: one product serves them all, and nothing is repeated.
         asked = query[:, :, start:stop].reshape(rows, groups, -1, width)
         scores = asked @ key[:, :, :seen].transpose(2, 3)

@@ -22,6 +22,8 @@ from hanmo.files import read_json
 from hanmo.models.folder import resolve
 from hanmo.models.parts import chosen, modules_of
 
+#: Classes of ours that are no part of transformers.
+_OURS = ("UnifiedForMaskedLM",)
 #: Tensors beside the states.
 IDS, LENGTHS = "ids", "lengths"
 
@@ -89,7 +91,9 @@ def hidden(
 def _open(folder: Path) -> Any:
     """The model by the class that its configuration names, so that a head is there where it has one."""
     name = (read_json(folder / "config.json").get("architectures") or ["?"])[0]
-    known = getattr(transformers, name, None)
+    # Of our own classes, the tables of transformers know which belongs to a configuration.
+    auto = transformers.AutoModelForMaskedLM if name in _OURS else None
+    known = auto or getattr(transformers, name, None)
     if known is None:
         raise HanmoError(f"{folder}/config.json: architectures: transformers has no class {name}")
     transformers.utils.logging.disable_progress_bar()

@@ -70,9 +70,6 @@ class LingLongConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.n_inner is None:
             self.n_inner = 4 * self.n_embd
-        # Whoever builds a model has a configuration first, and importing the model's module makes it known. Earlier it
-        # cannot be: transformers' table of models is itself read while the modules that the model needs are imported.
-        from hanmo.models.linglong import modeling  # noqa: F401
 
     def validate_architecture(self) -> None:
         """Called by transformers when a configuration is made."""

@@ -1,0 +1,1 @@
+"""Megatron's T5 (Randeng's structure): an encoder-decoder with learned positions and biases everywhere."""
