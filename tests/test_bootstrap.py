@@ -278,7 +278,9 @@ def test_test_is_check_and_then_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
     assert bootstrap.main(["test", "-k", "chat"]) == 0
     assert [words[0] for words in calls.ran] == ["ruff", "ruff", "pyright", "python"]
-    assert calls.ran[-1][1:] == ["-m", "pytest", "-m", "not parity", "-k", "chat"]
+    assert calls.ran[-1][1:] == ["-m", "pytest", "-m", "not parity", "-n", "2", "--dist", "loadfile", "-k", "chat"]
+    assert bootstrap.main(["test", "-n0"]) == 0
+    assert calls.ran[-1][1:] == ["-m", "pytest", "-m", "not parity", "-n0"]
 
 
 @pytest.mark.parametrize(("codes", "status"), [({"pyright": 1}, 1), ({"pytest": 5}, 5), ({"ruff": 1, "pytest": 2}, 2)])

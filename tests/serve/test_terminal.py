@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,11 @@ class Terminal:
         import pty
         import termios
 
+        def own_terminal() -> None:
+            # What runs these tests may ignore Ctrl-C, and a program that is started so ignores it, too.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
         self._master, slave = pty.openpty()
         self.child = subprocess.Popen(
             arguments,
@@ -93,13 +99,13 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=own_terminal,
             env={**os.environ, "TERM": "dumb"},
         )
         os.close(slave)
         self.seen = b""
 
-    def wait_for(self, text: str, seconds: float = 90) -> None:
+    def wait_for(self, text: str, seconds: float = 30) -> None:
         import select
 
         end = time.monotonic() + seconds
