@@ -152,6 +152,8 @@ def check_settings(what: StageKind, values: dict[str, Any], where: str) -> Setti
             hint = nearest(str(first["loc"][-1]), known)
             raise HanmoError(f"{where}: unknown key '{key}'{hint} (known: {', '.join(known)})") from None
         message = first["msg"].removeprefix("Value error, ")
+        if not key:  # of several settings together; the message names them
+            raise HanmoError(f"{where}: {message}") from None
         raise HanmoError(f"{where}: {key}: {message} (got {first.get('input')!r:.80})") from None
 
 
