@@ -34,9 +34,10 @@ def forms(length: int, dtype: torch.dtype) -> dict[str, dict[str, Callable[[], N
 
     from hanmo.models.linglong import sparse
     from hanmo.models.linglong.modeling import LingLongForCausalLM
-    from hanmo.models.linglong.presets import build_config
+    from hanmo.models.presets import build_config
 
-    config = build_config("linglong-317m", n_layer=2, n_position=length, attn_pdrop=0.0, resid_pdrop=0.0)
+    config = build_config("linglong-317m", 13312, length, layers=2)
+    config.attn_pdrop = config.resid_pdrop = 0.0
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
     whole_model: Any = LingLongForCausalLM(config).to(dtype=dtype)  # type: ignore[call-arg]

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from hanmo.errors import HanmoError
+from hanmo.models.families import AUTO, learns
 from hanmo.models.presets import PRESETS, build_config, count_parameters, full_name, preset
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import new_model
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.tokens.order import Rows
 
 #: A vocabulary that fits each size, as in recipes/.
@@ -47,18 +49,50 @@ PUBLISHED = {
 }
 
 
+#: Parameters of the published models, counted with their vocabulary and context.
+COUNTED = {
+    "tinyllama-1.1b-zh": 1_235_314_688,
+    "linglong-317m": 316_991_488,
+    "linglong-317m-backward": 316_991_488,
+    "linglong-318m-pinyin": 318_377_984,
+    "linglong-106m": 96_066_048,
+    "linglong-106m-word": 105_994_752,
+    "zhouwenwang-110m": 101_376_000,
+    "zhouwenwang-1.3b": 1_252_122_624,
+    "randeng-77m": 77_372_160,
+    "randeng-770m": 727_737_088,
+}
+
+
 def on_meta(name: str, vocabulary: int, context: int = 512) -> Any:
     """The model without its weights' memory."""
+    auto = getattr(transformers, AUTO[learns(name)[0]])
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(build_config(name, vocabulary, context))
+        return auto.from_config(build_config(name, vocabulary, context))
+
+
+def parameters(model: Any) -> int:
+    # parameters() names tied weights once.
+    return sum(weight.numel() for weight in model.parameters())
 
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("vocabulary", [259, 8192, 50_001])
 def test_counts_are_those_of_the_built_model(name: str, vocabulary: int) -> None:
-    model = on_meta(name, vocabulary)
-    # parameters() names tied weights once.
-    assert sum(weight.numel() for weight in model.parameters()) == count_parameters(name, vocabulary)
+    assert parameters(on_meta(name, vocabulary, 512)) == count_parameters(name, vocabulary, 512)
+    assert count_parameters(name, vocabulary, 64) <= count_parameters(name, vocabulary, 512)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_published_models_have_the_counted_parameters(name: str) -> None:
+    shape = preset(name)
+    assert parameters(on_meta(name, shape.vocab, shape.context)) == COUNTED[name]
+
+
+def test_published_models_have_about_what_their_names_say() -> None:
+    for name, said in {"wenzhong-3.5b": 3.556e9, "erlangshen-1.3b": 1.26e9}.items():
+        shape = preset(name)
+        assert count_parameters(name, shape.vocab, shape.context) / said == pytest.approx(1, rel=0.01), name
 
 
 @pytest.mark.parametrize("name", OURS)

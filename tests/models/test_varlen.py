@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hanmo.models import varlen
 from hanmo.models.presets import build_config
 from hanmo.models.varlen import VARLEN, boundaries, usable
-from hanmo.pretrain import step
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps import packed
+from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.tokens.order import Order
 from hanmo.tokens.shards import split_of
 
@@ -58,7 +58,7 @@ def test_by_documents_equals_the_mask(order: Order, monkeypatch: pytest.MonkeyPa
     for by_documents in (False, True):
         model = build()
         if by_documents:
-            monkeypatch.setattr(step, "usable", lambda *_: True)
+            monkeypatch.setattr(packed, "usable", lambda *_: True)
             monkeypatch.setattr(varlen, "varlen_attn", plain)
         loss = PackedStep(model, torch.float32, compiled=False, context=32).loss(rows)
         loss.backward()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import torch
+import transformers
 from click.testing import CliRunner
-from transformers import AutoModelForCausalLM
 
 from hanmo.cli import cli
+from hanmo.models.families import AUTO, learns
 from hanmo.models.presets import PRESETS, build_config
 from hanmo.plan.presets import presets
 
@@ -18,7 +19,8 @@ def test_every_preset_has_a_line_with_its_own_count() -> None:
     assert [line.name for line in lines] == list(PRESETS)
     for line in lines:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(build_config(line.name, line.vocabulary, line.context))
+            auto = getattr(transformers, AUTO[learns(line.name)[0]])
+            model = auto.from_config(build_config(line.name, line.vocabulary, line.context))
         assert sum(weight.numel() for weight in model.parameters()) == line.parameters
         assert line.train > line.train_least > 4 * 3 * line.parameters, "masters, gradients and momentum at least"
         assert 2 * line.parameters < line.serve < 3 * line.parameters + 1e9

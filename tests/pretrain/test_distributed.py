@@ -18,7 +18,7 @@ from hanmo.pretrain.distributed import World, joined
 from hanmo.pretrain.guard import GuardSettings
 from hanmo.pretrain.optimizer import local
 from hanmo.pretrain.rows import filled_up
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.pretrain.trainer import Batches, Trainer
 from hanmo.tokens.order import Order, Rows
 

@@ -15,7 +15,7 @@ from hanmo.models.parts import chosen, modules_of
 from hanmo.pretrain.freezing import freeze
 from hanmo.pretrain.optimizer import build_optimizers
 from hanmo.pretrain.rules import Rates
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps.packed import PackedStep
 
 RATES = Rates(matrix=1e-2, embedding=1e-3, head=1e-3, other=1e-3)
 

@@ -16,8 +16,9 @@ from tiny_runs import run_stage, saved  # type: ignore[import-not-found]
 from hanmo.errors import HanmoError
 from hanmo.files import JsonlZstWriter, read_jsonl
 from hanmo.models.loss import IGNORE
-from hanmo.pretrain.objectives.masked import EncoderStep, MaskedRows
+from hanmo.pretrain.objectives.masked import MaskedRows
 from hanmo.pretrain.objectives.texts import task_splits, with_openings
+from hanmo.pretrain.steps.encoder import EncoderStep
 from hanmo.tokenizer import load
 from hanmo.tokenizer.forms.wordpiece import save_bert, skeleton
 from hanmo.tokens.order import Order
@@ -282,6 +283,8 @@ def test_slips_of_the_objective_are_one_line(
     with pytest.raises(HanmoError, match="objective: masked needs a tokenizer with \\[CLS\\]"):
         run_stage(tokens, tmp_path / "a", tiny_model_dir, objective="masked")
     with pytest.raises(HanmoError, match="task files are encoded by the tokenizer in the model's folder"):
+        run_stage(task, tmp_path / "b", preset="erlangshen-2m")
+    with pytest.raises(HanmoError, match="objective: masked: hanmo-1m learns causal; give another preset"):
         run_stage(task, tmp_path / "b", objective="masked")
     with pytest.raises(HanmoError, match=r"no tokens.json there"):
         run_stage(task, tmp_path / "c", tiny_model_dir)

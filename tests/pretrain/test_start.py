@@ -16,7 +16,7 @@ from hanmo.models.presets import build_config
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import begin_with_bigrams, new_model
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps.packed import PackedStep
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
-"""Presets of decoders by name: ours, stock Qwen3 in sizes from a toy to 1.5B, and the published ones of the field.
+"""Presets of models by name: ours, stock Qwen3 in sizes from a toy to 1.5B, and the families of the field.
 
 Qwen3 is what transformers, vLLM and llama.cpp all run unchanged: pre-norm RMSNorm, rotary positions, grouped-query
 attention with normalised queries and keys, SwiGLU, no biases, input and output embeddings tied. A preset fixes the
 shape; vocabulary and context come from the recipe, so the name of one of ours counts parameters at a vocabulary that
-fits it. The published ones are stock classes as well, with the shapes that were released.
+fits it. Those with a published vocabulary count what was published with that. `hanmo.models.families` has what each
+family's configuration says, and what its models learn.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hanmo.errors import HanmoError, nearest
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """Shape of a decoder: widths in channels, `ffn` the inner width of SwiGLU, heads of `head_dim` channels each.
+    """Shape of a model: widths in channels, `ffn` the inner width, heads of `head_dim` channels each.
 
     Attributes:
+        layers: how many; of an encoder-decoder, in each half.
         family: `model_type` of transformers.
         vocab: tokens that the published model has; 0 where there is none.
+        context: tokens of the published model's rows; 0 where there is none.
         tied: whether its head is the input embedding.
+        own: keys of its class's configuration that its family does not follow from the rest.
     """
 
     hidden: int
@@ -36,12 +41,30 @@ class Preset:
     about: str
     family: str = "qwen3"
     vocab: int = 0
+    context: int = 0
     tied: bool = True
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _tiny(hidden: int, ffn: int, layers: int, heads: int, about: str) -> Preset:
+def _tiny(hidden: int, ffn: int, layers: int, heads: int, about: str, context: int = 1024) -> Preset:
     """A model of Tiny LLM zh: stock Qwen2, with biases at queries, keys and values."""
-    return Preset(hidden, ffn, layers, heads, heads, hidden // heads, about, "qwen2", 64798, False)
+    return Preset(hidden, ffn, layers, heads, heads, hidden // heads, about, "qwen2", 64798, context, False)
+
+
+def _plain(
+    family: str, hidden: int, layers: int, heads: int, about: str, vocab: int, context: int, **own: Any
+) -> Preset:
+    """A model with a feed-forward part of four widths and as many key heads as query heads."""
+    return Preset(hidden, 4 * hidden, layers, heads, heads, hidden // heads, about, family, vocab, context, own=own)
+
+
+#: LingLong's rows of tokens: characters, and words.
+_LINGLONG, _LINGLONG_WORDS = 13312, 26240
+#: BERT's 21,128 Chinese pieces, filled up by Megatron.
+_MEGATRON = 21248
+_GPT2 = 50257
+_SPARSE = {"attn_mode": "sparse"}
+_BLOCKS = {**_SPARSE, "attn_stride": 32, "attn_c": 4}
 
 
 PRESETS: dict[str, Preset] = {
@@ -56,15 +79,39 @@ PRESETS: dict[str, Preset] = {
     "hanmo-440m": Preset(1152, 3584, 28, 18, 6, 64, "days on one GPU, a day on eight"),
     "hanmo-1b1": Preset(2048, 5632, 24, 16, 4, 128, "about TinyLlama's shape: days on eight GPUs"),
     "hanmo-1b5": Preset(2048, 6144, 28, 16, 8, 128, "a week on eight GPUs"),
-    "tinyllm-16m": _tiny(120, 384, 6, 6, "Tiny LLM zh, 16.7M with ChatGLM3's vocabulary, context 512"),
-    "tinyllm-42m": _tiny(288, 768, 6, 6, "Tiny LLM zh, 43.3M, context 512"),
-    "tinyllm-92m": _tiny(512, 1408, 8, 8, "Tiny LLM zh, 92.1M, context 1024"),
-    "tinyllm-210m": _tiny(768, 2048, 16, 12, "Tiny LLM zh, 212.8M, context 1024"),
-    "tinyllm-440m": _tiny(1024, 2816, 24, 16, "Tiny LLM zh, 441M, context 1024"),
-    "tinyllm-1b5": _tiny(2048, 5504, 24, 16, "Tiny LLM zh, 1.48B, context 1024"),
+    "tinyllm-16m": _tiny(120, 384, 6, 6, "Tiny LLM zh, 16.7M with ChatGLM3's vocabulary", 512),
+    "tinyllm-42m": _tiny(288, 768, 6, 6, "Tiny LLM zh, 43.3M", 512),
+    "tinyllm-92m": _tiny(512, 1408, 8, 8, "Tiny LLM zh, 92.1M"),
+    "tinyllm-210m": _tiny(768, 2048, 16, 12, "Tiny LLM zh, 212.8M"),
+    "tinyllm-440m": _tiny(1024, 2816, 24, 16, "Tiny LLM zh, 441M"),
+    "tinyllm-1b5": _tiny(2048, 5504, 24, 16, "Tiny LLM zh, 1.48B"),
     "tinyllama-1.1b-zh": Preset(
-        2048, 5632, 22, 32, 4, 64, "Chinese TinyLlama, 1,235,314,688 parameters", "llama", 65024, False
+        2048, 5632, 22, 32, 4, 64, "Chinese TinyLlama, 1,235,314,688 parameters", "llama", 65024, 2048, False
     ),
+    "wenzhong-2m": _plain("gpt2", 192, 4, 6, "GPT-2 for a CPU and a vocabulary of its own: minutes", 0, 0),
+    "wenzhong-110m": _plain("gpt2", 768, 12, 12, "Wenzhong's small shape, GPT-2's base", _GPT2, 1024),
+    "wenzhong-3.5b": _plain("gpt2", 3072, 30, 32, "Wenzhong, 3.556B; Yuyuan is it, continued", _GPT2, 1024),
+    # The blocks are shorter, so that a context of 256 has several.
+    "linglong-1m": _plain("linglong", 128, 4, 4, "LingLong for a CPU: minutes", 0, 256, **_BLOCKS),
+    "linglong-106m": _plain("linglong", 768, 12, 16, "LingLong, dense", _LINGLONG, 1024),
+    "linglong-106m-word": _plain("linglong", 768, 12, 16, "LingLong on words", _LINGLONG_WORDS, 1024),
+    "linglong-317m": _plain("linglong", 1024, 24, 16, "LingLong, sparse", _LINGLONG, 1024, **_SPARSE),
+    "linglong-317m-backward": _plain(
+        "linglong", 1024, 24, 16, "LingLong from right to left", _LINGLONG, 1024, **_SPARSE, backward=True
+    ),
+    "linglong-318m-pinyin": _plain(
+        "linglong", 1024, 24, 16, "LingLong with pinyin", _LINGLONG, 1024, **_SPARSE, use_pinyin=True
+    ),
+    "erlangshen-2m": _plain("megatron-bert", 192, 4, 6, "fills masks; for a CPU: minutes", 0, 0),
+    "erlangshen-110m": _plain("megatron-bert", 768, 12, 12, "fills masks; BERT base's shape", _MEGATRON, 512),
+    "erlangshen-330m": _plain("megatron-bert", 1024, 24, 16, "fills masks; BERT large's shape", _MEGATRON, 512),
+    "erlangshen-1.3b": _plain("megatron-bert", 2048, 24, 8, "fills masks; Erlangshen 1.3B", _MEGATRON, 512),
+    "zhouwenwang-2m": _plain("hanmo_unified", 192, 4, 6, "fills masks and writes; for a CPU: minutes", 0, 0),
+    "zhouwenwang-110m": _plain("hanmo_unified", 768, 12, 12, "fills masks and writes", _MEGATRON, 512),
+    "zhouwenwang-1.3b": _plain("hanmo_unified", 2048, 24, 8, "Zhouwenwang's large shape", _MEGATRON, 512),
+    "randeng-2m": _plain("hanmo_megatron_t5", 128, 3, 4, "fills gaps; for a CPU: minutes", 0, 0),
+    "randeng-77m": _plain("hanmo_megatron_t5", 512, 9, 8, "fills gaps: an afternoon on one GPU", _MEGATRON, 512),
+    "randeng-770m": _plain("hanmo_megatron_t5", 1024, 24, 16, "Randeng's large shape", _MEGATRON, 512),
 }
 
 
@@ -82,58 +129,40 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def build_config(name: str, vocab_size: int, context: int, tied: bool | None = None, **other: int) -> PreTrainedConfig:
+def build_config(name: str, vocab_size: int, context: int, tied: bool | None = None, **other: Any) -> PreTrainedConfig:
     """The transformers configuration of a preset.
 
     Args:
         name: a key of `PRESETS`.
         other: fields of `Preset` that are to be other ones.
-        vocab_size: rows of the embedding; ours round it up to a multiple of 64, which matrix products like.
+        vocab_size: rows of the embedding; where no published model has a number of its own, it is rounded up to a
+            multiple of 64, which matrix products like.
         context: the longest sequence in tokens that the model is meant for.
         tied: the head is the input embedding; otherwise a matrix of its own, which costs no time. None: as the preset.
     """
     from transformers import AutoConfig
 
+    from hanmo.models.families import FAMILIES
+
     shape = replace(preset(name), **other)
-    return AutoConfig.for_model(
-        shape.family,
-        vocab_size=_rows(shape, vocab_size),
-        hidden_size=shape.hidden,
-        intermediate_size=shape.ffn,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=context,
-        tie_word_embeddings=shape.tied if tied is None else tied,
-        rms_norm_eps=1e-6,
-        bos_token_id=None,
-        eos_token_id=0,
-        # A padding id would keep that row of the embedding untrained, and ours opens every document.
-        pad_token_id=None,
-        **_own(shape),
-    )
-
-
-def _own(shape: Preset) -> dict[str, Any]:
-    """What only some classes have to be told."""
-    own: dict[str, dict[str, Any]] = {
-        "qwen3": {"head_dim": shape.head_dim, "attention_bias": False},
-        "llama": {"head_dim": shape.head_dim, "attention_bias": False, "mlp_bias": False},
-    }
-    return own.get(shape.family, {})
+    shape = replace(shape, tied=shape.tied if tied is None else tied)
+    keys = FAMILIES[shape.family].keys(shape, context)
+    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
+    # A padding id would keep that row of the embedding untrained, and ours opens every document.
+    return AutoConfig.for_model(shape.family, **{"vocab_size": _rows(shape, vocab_size), **ids, **keys, **shape.own})
 
 
 def _rows(shape: Preset, vocab_size: int) -> int:
     return vocab_size if shape.vocab else (vocab_size + 63) // 64 * 64
 
 
-def count_parameters(name: str, vocab_size: int) -> int:
-    """Parameters of a preset in closed form (tied embeddings counted once)."""
+def count_parameters(name: str, vocab_size: int, context: int = 512) -> int:
+    """Parameters of a preset (tied embeddings counted once).
+
+    Args:
+        context: of models with a table of positions.
+    """
+    from hanmo.models.families import FAMILIES
+
     shape = preset(name)
-    query, key_value = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    attention = shape.hidden * (2 * query + 2 * key_value)
-    # Gains of queries and keys, or biases.
-    attention += {"qwen3": 2 * shape.head_dim, "qwen2": query + 2 * key_value}.get(shape.family, 0)
-    layer = attention + 3 * shape.hidden * shape.ffn + 2 * shape.hidden
-    ends = (1 if shape.tied else 2) * _rows(shape, vocab_size) * shape.hidden
-    return ends + shape.layers * layer + shape.hidden
+    return FAMILIES[shape.family].count(shape, _rows(shape, vocab_size), context)

@@ -15,6 +15,7 @@ from hanmo import ranks
 from hanmo.console import console, human_bytes
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
+from hanmo.models.families import learns
 from hanmo.plan import devices
 from hanmo.plan.devices import Device, here
 from hanmo.plan.memory import Layout, Need, need, pieces, rows_of
@@ -57,7 +58,8 @@ def layout_of(settings: PretrainSettings, device: Device, processes: int | None 
 
 def _lanes(settings: PretrainSettings) -> int:
     threads = settings.threads or cores()
-    return min(settings.lanes or threads, threads) if settings.compile and settings.objective == "causal" else 1
+    objective = learns(settings.preset)[0] if settings.objective == "auto" else settings.objective
+    return min(settings.lanes or threads, threads) if settings.compile and objective == "causal" else 1
 
 
 def choose(shape: Shape, asked: Layout, device: Device, below: float = float("inf")) -> tuple[Layout, Need] | None:
@@ -130,7 +132,7 @@ def fitted(settings: PretrainSettings, inputs: dict[str, list[Path]]) -> Pretrai
     """
     device = here(settings.device, settings.precision, rate=False)
     shape = shape_of(settings, inputs)
-    asked = layout_of(settings, device, ranks.size() if ranks.grouped() else None)
+    asked = layout_of(_known(settings, inputs), device, ranks.size() if ranks.grouped() else None)
     wants, has = need(shape, asked).total, share_of(device, asked)
     if wants <= has * MARGIN:
         console.print(f"fit: about {human_bytes(wants)} of {human_bytes(has)}; nothing to change")
@@ -141,6 +143,10 @@ def fitted(settings: PretrainSettings, inputs: dict[str, list[Path]]) -> Pretrai
     changed = changes(asked, found[0])
     console.print(f"fit: {_words(changed)} (about {human_bytes(found[1].total)} of {human_bytes(has)}; same result)")
     return settings.model_copy(update=changed)
+
+
+def _known(settings: PretrainSettings, inputs: dict[str, list[Path]]) -> PretrainSettings:
+    return settings.resolved(next(iter(inputs.get("model", [])), None))
 
 
 def settle(settings: PretrainSettings, model: Any, world: World, dtype: Any) -> PretrainSettings:
@@ -174,7 +180,7 @@ def explain(
     """
     device = device or here(settings.device, settings.precision, rate=False)
     shape = shape_of(settings, inputs)
-    asked = layout_of(settings, device, ranks.size() if ranks.grouped() else None)
+    asked = layout_of(_known(settings, inputs), device, ranks.size() if ranks.grouped() else None)
     wants, has = need(shape, asked).total, share_of(device, asked)
     if not sure and wants < 0.6 * has:
         return ""

@@ -20,7 +20,7 @@ from typing import Literal
 from hanmo.models.attention import BLOCK, SHORT
 from hanmo.plan.shape import Shape
 from hanmo.pretrain.rows import lanes_for
-from hanmo.pretrain.step import LOSS_BYTES, LOSS_CHUNK
+from hanmo.pretrain.steps.packed import LOSS_BYTES, LOSS_CHUNK
 
 #: Bytes that a process takes before it holds a model: Python, torch, transformers, on CPU with the compiler as well.
 BASE = {"compiled": 0.47e9, "eager": 0.45e9, "accelerator": 0.9e9}

@@ -47,7 +47,7 @@ def presets(vocabulary: int = 0, context: int = 0) -> list[Line]:
 
     Args:
         vocabulary: tokens; 0: the published ones, and what suits the size of ours.
-        context: tokens of a row; 0: 512 up to 100M parameters, 1,024 up to 500M, 2,048 beyond.
+        context: tokens of a row; 0: the published one, or 512 up to 100M parameters, 1,024 up to 500M, 2,048 beyond.
     """
     return [_line(name, vocabulary, context) for name in PRESETS]
 
@@ -57,7 +57,7 @@ def _line(name: str, vocabulary: int, context: int) -> Line:
     body = of_new(PretrainSettings(preset=name), 64)
     size = body.parameters - body.embedding
     vocabulary = vocabulary or preset.vocab or next(tokens for most, tokens in VOCABULARY if size < most)
-    context = context or (512 if size < 1e8 else 1024 if size < 5e8 else 2048)
+    context = context or preset.context or (512 if size < 1e8 else 1024 if size < 5e8 else 2048)
     shape = of_new(PretrainSettings(preset=name, context=context), vocabulary)
     whole = Layout(batch_tokens=2 * MICRO, micro_tokens=max(MICRO, context), cpu=False)
     least = whole.with_(micro_tokens=context, recompute=True)

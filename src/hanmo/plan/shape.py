@@ -1,4 +1,4 @@
-"""The parts of a decoder that decide memory and time, counted on a model without storage (torch's meta device)."""
+"""The parts of a model that decide memory and time, counted on a model without storage (torch's meta device)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder in numbers.
+    """A model in numbers.
 
     Attributes:
         name: of the preset or the folder.
@@ -24,9 +24,9 @@ class Shape:
         hidden, ffn: channels of the stream and of the inner layer.
         query, key: channels of all query heads, and of all key (or value) heads, together.
         heads: query heads.
-        layers: how many.
-        embedding: parameters of the input embedding, and of the head where it is a matrix of its own.
-        matrices: shapes of the matrices of one layer.
+        layers: how many; of an encoder-decoder, pairs of them.
+        embedding: parameters of the input embedding, and of other matrices outside of the layers.
+        matrices: shapes of the matrices of one layer, or pair.
         gains: all other parameters.
         context: tokens in a row.
         flops: model FLOPs of training on one token (see `hanmo.models.flops`).
@@ -78,38 +78,40 @@ def of_folder(folder: Path, context: int) -> Shape:
 
 
 def of_model(model: Any, name: str, context: int) -> Shape:
-    """The shape of a transformers decoder."""
+    """The shape of a transformers model."""
+    from torch import nn
+
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    embeddings = {id(module.weight): module.weight for module in _ends(model)}
-    others = [p for p in model.parameters() if id(p) not in embeddings]
-    matrices = [(int(p.shape[0]), int(p.shape[1])) for p in others if p.dim() == 2]
     layers = config.num_hidden_layers
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
+    first = [p for stack in lists for p in stack[0].parameters() if p.dim() == 2]
+    inside = {id(p) for stack in lists for p in stack.parameters()}
     return Shape(
         name=name,
         vocab=config.vocab_size,
         hidden=config.hidden_size,
-        ffn=config.intermediate_size,
+        ffn=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
         query=heads * width,
         key=(getattr(config, "num_key_value_heads", None) or heads) * width,
         heads=heads,
         layers=layers,
-        embedding=sum(weight.numel() for weight in embeddings.values()),
-        matrices=tuple(matrices[: len(matrices) // layers]),
-        gains=sum(p.numel() for p in others if p.dim() != 2),
+        embedding=sum(p.numel() for p in model.parameters() if p.dim() == 2 and id(p) not in inside),
+        matrices=tuple((int(p.shape[0]), int(p.shape[1])) for p in first),
+        gains=sum(p.numel() for p in model.parameters() if p.dim() != 2),
         context=context,
         flops=model_flops(model, context),
     )
 
 
-def _ends(model: Any) -> list[Any]:
-    return [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
-
-
 def _counted(name: str, config: Any, context: int) -> Shape:
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    from hanmo.models.families import AUTO, FAMILIES
+
+    family = FAMILIES.get(config.model_type)
+    auto = getattr(transformers, AUTO[family.learns[0] if family else "causal"])
     with torch.device("meta"):
-        return of_model(AutoModelForCausalLM.from_config(config), name, context)
+        return of_model(auto.from_config(config), name, context)

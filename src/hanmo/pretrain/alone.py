@@ -12,7 +12,7 @@ from torch import Tensor
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.tokens.order import Rows
 
 

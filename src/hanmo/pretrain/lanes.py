@@ -22,7 +22,7 @@ from hanmo.pretrain.distributed import World
 from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.rows import filled_up, lanes_for, taken
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.tokens.order import Rows
 
 T = TypeVar("T")

@@ -24,12 +24,13 @@ from torch import nn
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import write_json
+from hanmo.models.families import AUTO
 from hanmo.models.parts import layers_of
 from hanmo.models.vocabulary import RECORD, resize
-from hanmo.pretrain.objectives.masked import check_encoder
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import new_model
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps import step_of
+from hanmo.pretrain.steps.encoder import check_encoder
 from hanmo.tokenizer import is_tokenizer, load
 from hanmo.tokenizer.imports import import_tokenizer
 from hanmo.tokens.order import Rows
@@ -42,30 +43,28 @@ _SHOWN = 3
 _TOLERANCE = 1e-4
 
 
-def load_model(
-    settings: PretrainSettings, given: Path | None, vocab_size: int, tokenizer: Path, out: Path, masked: bool = False
-) -> Any:
+def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, tokenizer: Path, out: Path) -> Any:
     """The model in fp32 on the CPU, ready to train, without dropout (see `without_dropout`).
 
     Args:
         given: a model folder to continue; None for a fresh preset.
         vocab_size, tokenizer: of the data.
         out: the stage's folder; gets loading.json where weights were missing or left out.
-        masked: a model that fills masks is wanted, not one that continues text.
 
     Raises:
         HanmoError: the folder's model does not fit the data, the settings or the step.
     """
     if given is None:
-        if masked:
-            raise HanmoError("objective: masked continues an encoder; give its folder as `model`")
-        return new_model(settings, vocab_size)
+        model = new_model(settings, vocab_size)
+        without_dropout(model)
+        return model
     if settings.start != "random":
         raise HanmoError(f"start: {settings.start} is for new models, and {given} is given to go on from; leave it out")
     folder = given
     if not _same_vocabulary(folder, tokenizer, given, settings.vocabulary, out):
         folder = _swapped(folder, tokenizer, out)
-    auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+    objective = settings.resolved(given).objective
+    auto = getattr(transformers, AUTO[objective])
     # Weights that the folder lacks are drawn, and must be the same in every try.
     torch.manual_seed(settings.seed)
     model = open_model(auto, folder, settings.strict, out)
@@ -76,7 +75,7 @@ def load_model(
     if longest is not None and settings.context > longest:
         raise HanmoError(f"context: {settings.context} is longer than the model's {longest}; lower it")
     without_dropout(model)
-    if masked:
+    if objective == "masked":
         check_encoder(model, given)
     else:
         check_step(model, settings.context, given)
@@ -149,7 +148,7 @@ def check_step(model: Any, context: int, given: Path) -> None:
     """
     name = type(model).__name__
     cannot = f"{given}: {name}: its decoder is not one that the packed step can run"
-    known = "Llama, Mistral, Qwen2, Qwen3 and what is built like them can be trained"
+    known = "GPT-2, Llama, Mistral, Qwen2, Qwen3 and what is built like them can be trained"
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) if "sliding_attention" in (_layer_types(config) or ()) else None
     if window is not None and window < context:
@@ -167,7 +166,7 @@ def check_step(model: Any, context: int, given: Path) -> None:
             logits = torch.cat([model(part).logits[0].float() for part in torch.from_numpy(ids).split(length, 1)])
             answers = [logits.argmax(-1), logits.argmin(-1)]
             own = [float(F.cross_entropy(logits, answer, reduction="sum")) for answer in answers]
-            step = PackedStep(model, torch.float32, compiled=False, context=2 * length)
+            step = step_of(model, "causal")(model, torch.float32, compiled=False, context=2 * length)
             ours = [float(step.loss(Rows(ids, answer.numpy()[None], position, segment))) for answer in answers]
     except (AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
         hint = "set objective: masked for an encoder. " if _is_encoder(model) else ""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,16 +17,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
-from hanmo.errors import HanmoError
 from hanmo.pretrain.alone import Alone
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.lanes import Laned
 from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.optimizer import local
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.tokens.order import Rows
 
 
@@ -70,7 +67,8 @@ class Cut(Alone):
         # places of a token, and the head is cast inside of the loss.
         rest = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         mesh = dist.init_device_mesh(world.device.type, (world.size,))
-        for layer in model.get_decoder().layers:
+        cut: Any = self._step
+        for layer in cut.layers:
             fully_shard(layer, mesh=mesh, mp_policy=layers)
         self._module = _Module(model, self._step.loss)
         self._root = fully_shard(self._module, mesh=mesh, mp_policy=rest)
@@ -81,9 +79,9 @@ class Cut(Alone):
         self._plain: Any = None
 
     def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, step: StepBuilder) -> Step:
-        if step is not PackedStep:
-            raise HanmoError(f"parallel: fsdp is for objective: causal; set parallel: ddp for {settings.objective}")
-        return _ModuleStep(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
+        made: Any = super()._make_step(model, settings, dtype, step)
+        made.as_modules()
+        return made
 
     def loss(self, rows: Rows) -> Tensor:
         return self._module(rows)
@@ -135,33 +133,12 @@ class _Module(nn.Module):
         return self._loss(rows)
 
 
-class _ModuleStep(PackedStep):
-    """A packed step that calls the layers as modules: FSDP2 gathers their weights when they are called."""
-
-    def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int, recompute: bool = False) -> None:
-        super().__init__(model, dtype, compiled, context)
-        self._layers = list(self._decoder.layers)
-        self._layer = self._call
-        for layer in self._layers:
-            # Only the forward pass, around which FSDP2's hooks run. Layers share its code, and so one graph. What is
-            # recomputed is inside of the hooks, too: the weights are there, gathered for the backward pass.
-            forward = torch.compile(layer.forward, dynamic=False) if compiled else layer.forward
-            if recompute:
-                forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
-            layer.forward = forward
-
-    def _without_compiler(self, error: Exception) -> None:
-        # Some processes may have come further than others, so that going on is not safe.
-        raise HanmoError(f"torch.compile does not work here ({type(error).__name__}); set compile: false")
-
-
 def spread(
     model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World, step: StepBuilder = PackedStep
 ) -> Alone:
     """Spread a model over the processes of `world` as `settings.parallel` says; `step` builds what makes its loss."""
     if world.size == 1:
-        # An encoder's step is not made to be called by several threads.
         several = world.device.type == "cpu" and torch.get_num_threads() > 1 and settings.lanes != 1
-        laned = several and settings.compile and step is PackedStep
+        laned = several and settings.compile and getattr(getattr(step, "func", step), "laned", False)
         return (Laned if laned else Alone)(model, settings, dtype, world, step)
     return {"ddp": Copied, "fsdp": Cut}[settings.parallel](model, settings, dtype, world, step)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from hanmo.errors import HanmoError
+from hanmo.models.families import learns, objective_of
+from hanmo.models.folder import resolve
 from hanmo.models.presets import build_config, full_name, preset
 from hanmo.pretrain.guard import GuardSettings
 from hanmo.pretrain.trackers import TrackerName
@@ -70,7 +74,7 @@ class ShapeSettings(Settings):
 
 
 class PretrainSettings(Settings):
-    """Pretraining a decoder on packed documents, or continuing a model on them."""
+    """Pretraining a model on packed documents, or continuing one on them."""
 
     preset: str = setting("hanmo-4m", "shape of the model, e.g. 92m (see hanmo.models.presets)")
     shape: ShapeSettings = factory(ShapeSettings, "what differs from the preset, e.g. {layers: 4, hidden: 448}")
@@ -79,8 +83,10 @@ class PretrainSettings(Settings):
         "of a new model; bigram: as a model of pairs of tokens, fitted to counts of the data in seconds, with a head "
         "of its own beside the input embedding",
     )
-    objective: Literal["causal", "masked"] = setting(
-        "causal", "causal: predict the next token; masked: fill masks, to continue an encoder (BERT and its like)"
+    objective: Literal["auto", "causal", "masked"] = setting(
+        "auto",
+        "causal: predict the next token; masked: fill masks (BERT and its like); auto: what the preset, or the model "
+        "that is given, learns",
     )
     masks: MaskSettings = factory(MaskSettings, "what is masked, with objective: masked")
     vocabulary: Literal["same", "swap"] = setting(
@@ -215,6 +221,22 @@ class PretrainSettings(Settings):
             raise ValueError(f"shape: {shape.heads} heads do not divide among {shape.kv_heads} kv_heads")
         if self.start == "bigram" and shape.family != "qwen3":
             raise ValueError(f"start: bigram is for presets of ours (hanmo-...), and {self.preset} is a {shape.family}")
+        return self
+
+    def resolved(self, given: Path | None) -> PretrainSettings:
+        """With `objective: auto` made what the model in the folder `given` learns, or else the preset.
+
+        Raises:
+            HanmoError: the preset does not learn what is asked for.
+        """
+        if self.objective == "auto":
+            found = objective_of(resolve(given)) if given else learns(self.preset)[0]
+            return self.model_copy(update={"objective": found})
+        if given is None and self.objective not in learns(self.preset):
+            raise HanmoError(
+                f"objective: {self.objective}: {self.preset} learns {', '.join(learns(self.preset))}; give another "
+                "preset (`hanmo models`), or the folder of a model to continue as `model`"
+            )
         return self
 
     def config(self, vocab_size: int) -> PreTrainedConfig:

@@ -25,12 +25,12 @@ from hanmo.pretrain.loading import WORK, clear_work, load_model, tokenizer_of
 from hanmo.pretrain.meter import in_words
 from hanmo.pretrain.objectives import RowSource, StepBuilder
 from hanmo.pretrain.objectives.looking import look, masked_look
-from hanmo.pretrain.objectives.masked import EncoderStep, MaskedRows
+from hanmo.pretrain.objectives.masked import MaskedRows
 from hanmo.pretrain.precision import choose
 from hanmo.pretrain.rules import Rates, batch_tokens, warmup_tokens
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import begin_with_bigrams
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps import step_of
 from hanmo.pretrain.trainer import Trainer
 from hanmo.remote import brought
 from hanmo.tokenizer import load
@@ -55,6 +55,7 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
         fetched = out if world.first else out / f"shards-{world.rank}"
         given = world.agreed(lambda: [resolve(brought(path)) for path in inputs.get("model", [])])
         model = given[0] if given else None
+        settings = settings.resolved(model)
         beside = tokenizer_of(model, out) if model else None
         with opened(settings, inputs["data"], fetched, beside) as data:
             counts = _train(settings, model, data, out, world, begun)
@@ -73,8 +74,7 @@ def _train(
     facts, order = data.facts, data.order
     tokenizer = load(data.tokenizer)
     dtype = _dtype(settings, world, begun)
-    masked = settings.objective == "masked"
-    model = load_model(settings, given, facts["vocab_size"], data.tokenizer, out, masked)
+    model = load_model(settings, given, facts["vocab_size"], data.tokenizer, out)
     started = 0.0
     if settings.start == "bigram":
         started = begin_with_bigrams(model, order, world, out / WORK / "start.safetensors")
@@ -86,9 +86,9 @@ def _train(
         if world.first:
             save_model(whole, tokenizer, out / name, stops=[facts["eos_id"]])
 
-    if not masked:  # the planner knows decoders alone
+    if settings.objective == "causal":  # the planner knows decoders alone
         settings = settle(settings, model, world, dtype)
-    source, step, seen = _objective(settings, data, tokenizer)
+    source, step, seen = _objective(settings, data, tokenizer, model)
     keep = keeper(settings, save)
     size = bytes_per_token(facts, order)
     rates = Rates.of(settings, model.get_input_embeddings().weight.shape[1], continued=given is not None)
@@ -138,15 +138,16 @@ def _train(
 
 
 def _objective(
-    settings: PretrainSettings, data: Data, tokenizer: PreTrainedTokenizerFast
+    settings: PretrainSettings, data: Data, tokenizer: PreTrainedTokenizerFast, model: Any
 ) -> tuple[RowSource, StepBuilder, Callable[[Trainer], dict[str, Any]]]:
     """The rows, the step and the look of what the run learns."""
+    step = step_of(model, settings.objective)
     if settings.objective == "masked":
         masks = settings.masks
         rows = MaskedRows(data.order, tokenizer, masks.share, masks.whole_words, settings.seed)
-        step = partial(EncoderStep, separator=data.facts["eos_id"])
+        step = partial(step, separator=data.facts["eos_id"])
         return rows, step, masked_look(settings, data.heldout, tokenizer)
-    return data.order, PackedStep, look(settings, data.heldout, tokenizer, data.facts["eos_id"])
+    return data.order, step, look(settings, data.heldout, tokenizer, data.facts["eos_id"])
 
 
 def _told(settings: PretrainSettings, world: World) -> str:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from hanmo.console import console, human_count
 from hanmo.models import bigram
+from hanmo.models.families import AUTO
 from hanmo.models.lookback import look_back
 from hanmo.models.loss import IGNORE
 from hanmo.pretrain.distributed import World
@@ -25,13 +26,14 @@ _ROWS = 2048
 
 
 def new_model(settings: PretrainSettings, vocab_size: int) -> Any:
-    """A preset in fp32 on the CPU, its weights drawn by the seed, as transformers draws them.
+    """A preset in fp32 on the CPU, its weights drawn by the seed, as its class in transformers draws them.
 
     Under a bigram model layers must add nothing at first: their output matrices are zeros then, and all others uniform
     with a variance of 1 / inputs.
     """
     torch.manual_seed(settings.seed)
-    model = AutoModelForCausalLM.from_config(settings.config(vocab_size)).train()
+    objective = settings.resolved(None).objective
+    model = getattr(transformers, AUTO[objective]).from_config(settings.config(vocab_size)).train()
     if settings.start == "bigram":
         with torch.no_grad():
             for name, parameter in model.model.layers.named_parameters():

@@ -38,7 +38,7 @@ from hanmo.pretrain.rules import Rates
 from hanmo.pretrain.runlog import RunLog, short
 from hanmo.pretrain.schedule import BatchSizes, Schedule
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.pretrain.step import PackedStep
+from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.tokens.order import Rows
 
 

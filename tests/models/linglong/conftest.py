@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from hanmo.models.linglong.configuration import LingLongConfig
 from hanmo.models.linglong.modeling import LingLongForCausalLM
-from hanmo.models.linglong.presets import build_config
 
 SHAPE = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_position": 64, "attn_stride": 8, "attn_c": 2, "vocab_size": 50}
 
@@ -20,7 +20,7 @@ def make() -> Callable[..., LingLongForCausalLM]:
 
     def build(**other: Any) -> LingLongForCausalLM:
         torch.manual_seed(0)
-        model = LingLongForCausalLM(build_config("linglong-1m", **{**SHAPE, "n_vocab_pinyin": 20, **other})).eval()
+        model = LingLongForCausalLM(LingLongConfig(**{**SHAPE, "n_vocab_pinyin": 20, **other})).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.dim() == 2:

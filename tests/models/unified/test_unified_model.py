@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, DynamicCache
 
-from hanmo.errors import HanmoError
 from hanmo.models import hidden
 from hanmo.models.attention import BLOCK, PRODUCTS
 from hanmo.models.loss import IGNORE
 from hanmo.models.parts import modules_of
-from hanmo.models.unified.config import UNIFIED, UnifiedConfig, count_unified, unified_config
+from hanmo.models.unified.config import UnifiedConfig
 from hanmo.models.unified.layers import rotary
 from hanmo.models.unified.masks import additive, segments, targets, visible
 from hanmo.models.unified.model import UnifiedForMaskedLM
-from hanmo.pretrain.stack import StackStep
+from hanmo.pretrain.steps.stack import Stack
 from hanmo.tokenizer import load
 
 VOCABULARY = 192
@@ -158,11 +157,6 @@ def test_packed_documents_are_as_alone(attention: str, told_by: str) -> None:
 def test_layers_run_in_a_packed_step() -> None:
     """As the steps of pretraining run them: each layer's weights through the first layer, mask and angles given."""
 
-    class Step(StackStep):
-        def hidden(self, types: Tensor, segment: Tensor, position: Tensor, embedded: Tensor) -> Tensor:
-            mask = additive(visible(types, segment), torch.float32)
-            return self._through(embedded, mask, *rotary(position, 16, 10000.0, torch.float32))
-
     def call(layer: Any, hidden: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=(cosine, sine))
 
@@ -172,9 +166,10 @@ def test_layers_run_in_a_packed_step() -> None:
     position = torch.cat([torch.arange(length) for length in LENGTHS])[None]
     own = logits(model, ids, token_type_ids=types, segment_ids=segment, position_ids=position)
     for recompute in (False, True):
-        step = Step(model.bert.encoder.layer, call, True, torch.float32, compiled=False, recompute=recompute)
+        stack = Stack(model.bert.encoder.layer, call, torch.float32, compiled=False, recompute=recompute)
         with torch.no_grad():
-            found = step.hidden(types, segment, position, model.bert.embeddings(ids, types))
+            mask = additive(visible(types, segment), torch.float32)
+            found = stack(model.bert.embeddings(ids, types), mask, *rotary(position, 16, 10000.0, torch.float32))
             torch.testing.assert_close(model.lm_head(model.bert.encoder.ln(found)), own, atol=1e-4, rtol=1e-4)
 
 
@@ -307,23 +302,6 @@ def test_a_folder_of_it(model: UnifiedForMaskedLM, tmp_path: Path) -> None:
         assert torch.equal(logits(again.eval(), ids), logits(model, ids))
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.model_type, config.layer_norm_eps, config.rope_theta) == ("hanmo_unified", 1e-12, 10000.0)
-
-
-@pytest.mark.parametrize("name", UNIFIED)
-@pytest.mark.parametrize("vocabulary", [300, 21248])
-def test_presets_have_the_parameters_that_are_counted(name: str, vocabulary: int) -> None:
-    with torch.device("meta"):
-        model = UnifiedForMaskedLM(unified_config(name, vocabulary))
-    assert sum(parameter.numel() for parameter in model.parameters()) == count_unified(name, vocabulary)
-
-
-def test_the_sizes_of_the_published_vocabulary() -> None:
-    assert [count_unified(name) for name in ("unified-110m", "unified-1.3b")] == [101_376_000, 1_252_122_624]
-
-
-def test_an_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(HanmoError, match="preset 'unified-110' is unknown; did you mean 'unified-110m'"):
-        unified_config("unified-110")
 
 
 def test_its_parts_have_names_and_states(model: UnifiedForMaskedLM, tmp_path: Path, tiny_tokenizer_dir: Path) -> None:

@@ -16,6 +16,5 @@ Once `hanmo` is imported, `transformers.AutoConfig` and `transformers.AutoModelF
 | `places` | where tokens stand: padding, packed documents, keys of a cache |
 | `modeling` | `LingLongModel`, `LingLongForCausalLM` |
 | `generation` | completing batches: padding, prefix and suffix, pinyin, right-to-left |
-| `presets` | the published shapes and a tiny one |
 | `convert` | weights of both published forms |
 """

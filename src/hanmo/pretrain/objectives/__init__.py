@@ -53,5 +53,5 @@ class StepBuilder(Protocol):
         recompute: bool = False,
         options: dict[str, Any] | None = None,
     ) -> Step:
-        """Args as those of `hanmo.pretrain.step.PackedStep`."""
+        """Args as those of `hanmo.pretrain.steps.packed.PackedStep`."""
         ...

@@ -1,0 +1,175 @@
+"""What all steps share: layers run by one compiled graph, and going on where no compiler works."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hanmo.console import console
+from hanmo.errors import HanmoError
+from hanmo.models.loss import chunk_step, chunk_step_frozen
+from hanmo.tokens.order import Rows
+
+
+class Stack:
+    """Layers that are alike but for their weights.
+
+    One compiled graph serves all of them: a fifth to a twentieth of the time that compiling the whole model takes.
+
+    Args:
+        layers: of the model.
+        call: (a layer, the stream, what else `layer` is given) -> the stream behind it, or a tuple that begins with it.
+        dtype: compute dtype; weights stay fp32 and are cast inside the graph, so that gradients arrive in fp32.
+        compiled: compile the layer.
+        recompute: keep only every layer's input for the backward pass, which then runs the layer's forward pass again:
+            a third more arithmetic, the same bits.
+        options: of the compiler.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module] | nn.ModuleList,
+        call: Callable[..., Any],
+        dtype: torch.dtype,
+        compiled: bool,
+        recompute: bool = False,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.recompute = recompute
+        self._modules, self._call = list(layers), call
+        self._layers: list[Any] = [dict(layer.named_parameters()) for layer in layers]
+        first = self._modules[0]
+
+        def run(weights: dict[str, Tensor], hidden: Tensor, *given: Any, block: Any = first) -> Any:
+            """One layer, [rows, context, d] -> the same, with the weights given."""
+            cast = {name: value.to(dtype) for name, value in weights.items()}
+            return call(lambda *a, **k: torch.func.functional_call(block, cast, a, k), hidden, *given)
+
+        def eager(*arguments: Any) -> Any:
+            # Without a compiler the block holds the weights while it is called, so each thread needs one of its own.
+            if not hasattr(own, "block"):
+                own.block = copy.deepcopy(first)
+            return run(*arguments, block=own.block)
+
+        own = threading.local()
+        self._eager = eager
+        self._run: Callable[..., Any] = torch.compile(run, dynamic=False, options=options) if compiled else eager
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def layer(self, number: int, hidden: Tensor, *given: Any) -> Any:
+        """What `call` gives for the layer of that number."""
+        if self.recompute:
+            # No layer draws random numbers, so that their state need not be kept and set again.
+            return checkpoint(
+                self._run, self._layers[number], hidden, *given, use_reentrant=False, preserve_rng_state=False
+            )
+        return self._run(self._layers[number], hidden, *given)
+
+    def __call__(self, hidden: Tensor, *given: Any) -> Tensor:
+        """The stream [rows, context, d] behind all layers."""
+        for number in range(len(self)):
+            hidden = self.layer(number, hidden, *given)
+        return hidden
+
+    def without_compiler(self) -> bool:
+        """Go on in eager mode; False where that is what it does already."""
+        before, self._run = self._run, self._eager
+        return before is not self._eager
+
+    def as_modules(self, compiled: bool) -> None:
+        """Call the layers as modules from now on: FSDP2 gathers their weights when they are called."""
+        self._layers, self._run = list(self._modules), self._call
+        for layer in self._modules:
+            # Only the forward pass, around which FSDP2's hooks run. Layers share its code, and so one graph. What is
+            # recomputed is inside of the hooks, too: the weights are there, gathered for the backward pass.
+            forward = torch.compile(layer.forward, dynamic=False) if compiled else layer.forward
+            if self.recompute:
+                forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+            layer.forward = forward  # type: ignore[method-assign]
+        self.recompute = False
+
+
+class StackStep:
+    """A step through stacks of layers, with a fused loss behind them. What is special to a family is its `_sum`.
+
+    Args:
+        model: a transformers model.
+        dtype, recompute, options: as those of `Stack`.
+        compiled: compile layers and loss; goes on in eager mode where no compiler works, with one message.
+    """
+
+    #: Whether several threads may call it at a time (`hanmo.pretrain.lanes`).
+    laned = False
+
+    def __init__(
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        compiled: bool,
+        recompute: bool = False,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.dtype = model, dtype
+        self.device = next(model.parameters()).device
+        self._compiled, self._recompute, self._options = compiled, recompute, options
+        self._stacks: list[Stack] = []
+        self._whole = True
+        head = model.get_output_embeddings()
+        learns = head is None or any(parameter.requires_grad for parameter in head.parameters())
+        self._eager_chunk = chunk_step if learns else chunk_step_frozen
+        self._chunk: Callable[..., Any] = self._eager_chunk
+        if compiled:
+            self._chunk = torch.compile(self._eager_chunk, dynamic=False, options=options)
+
+    def _stack(self, layers: Sequence[nn.Module] | nn.ModuleList, call: Callable[..., Any]) -> Stack:
+        """A stack of this step's ways to compute; see `Stack`."""
+        stack = Stack(layers, call, self.dtype, self._compiled, self._recompute, self._options)
+        self._stacks.append(stack)
+        return stack
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers of all stacks."""
+        return [layer for stack in self._stacks for layer in stack._modules]
+
+    def as_modules(self) -> None:
+        """Call layers as modules; for weights that are cut over processes, which must all do alike."""
+        self._whole = False
+        for stack in self._stacks:
+            stack.as_modules(self._compiled)
+
+    def loss(self, rows: Rows) -> Tensor:
+        """Sum of the cross-entropies over all targets of `rows`, in nats; call `.backward()` on a multiple of it."""
+        try:
+            return self._sum(rows)
+        except Exception as error:
+            # Only the compiler's own failures are forgiven, and only on the way that has an alternative.
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            if not self._whole:
+                # Some processes may have come further than others, so that going on is not safe.
+                raise HanmoError(
+                    f"torch.compile does not work here ({type(error).__name__}); set compile: false"
+                ) from error
+            left = [stack.without_compiler() for stack in self._stacks]
+            if not any(left):
+                raise
+            console.print(f"[yellow]torch.compile does not work here ({type(error).__name__}); going on without it[/]")
+            self._chunk = self._eager_chunk
+            return self._sum(rows)
+
+    def _sum(self, rows: Rows) -> Tensor:
+        raise NotImplementedError
+
+    def _moved(self, *arrays: Any) -> list[Tensor]:
+        """Arrays of `Rows` on the model's device."""
+        return [torch.from_numpy(array).to(self.device, non_blocking=True) for array in arrays]
