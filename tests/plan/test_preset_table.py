@@ -9,9 +9,9 @@ import transformers
 from click.testing import CliRunner
 
 from hanmo.cli import cli
-from hanmo.models.families import AUTO, learns
+from hanmo.models.families import AUTO, FAMILIES, learns
 from hanmo.models.presets import PRESETS, build_config
-from hanmo.plan.presets import presets
+from hanmo.plan.presets import bases, presets
 
 
 def test_every_preset_has_a_line_with_its_own_count() -> None:
@@ -39,3 +39,14 @@ def test_the_command() -> None:
     assert all(name in shown.output for name in PRESETS)
     found = json.loads(CliRunner().invoke(cli, ["models", "--json", "--vocabulary", "1000"]).output)
     assert found[0]["name"] == "hanmo-1m" and found[0]["vocabulary"] == 1000
+
+
+def test_public_models_are_of_classes_that_are_trained_here() -> None:
+    found = bases()
+    assert len({base["name"] for base in found}) == len(found) > 10
+    for base in found:
+        assert base.keys() == {"name", "family", "parameters", "licence", "for"} and "/" in base["name"]
+        assert base["family"] in FAMILIES or base["family"] in ("bert", "t5")
+    shown = CliRunner().invoke(cli, ["models", "--bases"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0 and "Qwen/Qwen3-0.6B-Base  600M, Apache-2.0" in shown.output
+    assert json.loads(CliRunner().invoke(cli, ["models", "--bases", "--json"]).output) == found

@@ -36,11 +36,17 @@ class Family:
         keys: (shape, context) -> keys of the configuration, beside the vocabulary and `Preset.own`.
         count: (shape, rows of the vocabulary, context) -> parameters, those of tied matrices once.
         learns: the objectives that its models can have, the usual one first.
+        what: the family in words.
+        loads: where a saved folder loads without code of ours; "" where `import hanmo` is needed first.
+        recipe: the file in recipes/ that trains one.
     """
 
     keys: Callable[[Preset, int], dict[str, Any]]
     count: Callable[[Preset, int, int], int]
     learns: tuple[str, ...] = ("causal",)
+    what: str = ""
+    loads: str = ""
+    recipe: str = ""
 
 
 def _llama(shape: Preset, context: int) -> dict[str, Any]:
@@ -145,15 +151,22 @@ def _count_megatron_t5(shape: Preset, rows: int, context: int) -> int:
     return (rows + context) * d + shape.layers * halves + 4 * d + rows
 
 
+_ENGINES = "transformers, vLLM, llama.cpp"
 FAMILIES: dict[str, Family] = {
-    "qwen3": Family(_no_bias, _count_llama),
-    "qwen2": Family(_llama, _count_llama),
-    "llama": Family(lambda shape, context: {**_no_bias(shape, context), "mlp_bias": False}, _count_llama),
-    "gpt2": Family(_gpt2, _count_gpt2),
-    "linglong": Family(_linglong, _count_gpt2),
-    "megatron-bert": Family(_bert, _count_megatron_bert, ("masked",)),
-    "hanmo_unified": Family(_bert, _count_unified, ("unified", "masked", "causal")),
-    "hanmo_megatron_t5": Family(_t5, _count_megatron_t5, ("spans",)),
+    "qwen3": Family(_no_bias, _count_llama, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
+    "qwen2": Family(_llama, _count_llama, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
+    "llama": Family(
+        lambda shape, context: {**_no_bias(shape, context), "mlp_bias": False},
+        _count_llama,
+        what="decoder",
+        loads=_ENGINES,
+        recipe="real-small.yaml",
+    ),
+    "gpt2": Family(_gpt2, _count_gpt2, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
+    "linglong": Family(_linglong, _count_gpt2, what="decoder, sparse or dense"),
+    "megatron-bert": Family(_bert, _count_megatron_bert, ("masked",), what="encoder", loads="transformers"),
+    "hanmo_unified": Family(_bert, _count_unified, ("unified", "masked", "causal"), what="encoder and decoder in one"),
+    "hanmo_megatron_t5": Family(_t5, _count_megatron_t5, ("spans",), what="encoder and decoder"),
 }
 
 

@@ -44,11 +44,16 @@ def plan(recipe: Path, settings: tuple[str, ...], as_json: bool, **given: Any) -
 @click.command()
 @click.option("--vocabulary", type=click.IntRange(min=0), default=0, help="Tokens (default: published, or by size).")
 @click.option("--context", type=click.IntRange(min=0), default=0, help="Tokens of a row (default: by size).")
+@click.option("--bases", is_flag=True, help="Public models to start from, with their licences, instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def models(vocabulary: int, context: int, as_json: bool) -> None:
-    """List all presets: class, parameters, and the memory that training and serving them take."""
+def models(vocabulary: int, context: int, bases: bool, as_json: bool) -> None:
+    """List all presets: family, parameters, and the memory that training and serving them take."""
     from hanmo.plan import presets
 
+    if bases:
+        public = presets.bases()
+        click.echo(json.dumps(public, ensure_ascii=False, indent=2)) if as_json else presets.show_bases(public)
+        return
     found = presets.presets(vocabulary, context)
     if as_json:
         click.echo(json.dumps(presets.as_json(found), ensure_ascii=False, indent=2))

@@ -1,10 +1,15 @@
-"""All presets side by side: class, parameters, and the memory that training and serving them take."""
+"""All presets side by side: class, parameters, and the memory that training and serving them take; public bases."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from importlib import resources
+from itertools import groupby
 from typing import Any
 
+import yaml
+
+from hanmo.models.families import FAMILIES
 from hanmo.models.presets import PRESETS
 from hanmo.plan.memory import Layout, need
 from hanmo.plan.shape import of_new
@@ -82,29 +87,63 @@ def as_json(lines: list[Line]) -> list[dict[str, Any]]:
     return [asdict(line) for line in lines]
 
 
+def bases() -> list[dict[str, str]]:
+    """Public models to start from: {name, family, parameters, licence, for}, of classes that are trained here."""
+    text = resources.files("hanmo.models").joinpath("bases.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
 def show(lines: list[Line]) -> None:
-    """Print the table."""
+    """Print the presets, a table a family."""
     from rich.console import Console
     from rich.table import Table
 
     from hanmo.console import human_bytes, human_count
 
-    table = Table("preset", "class", "parameters", "vocabulary", "context", "shape", "to train", "to serve", "")
-    for line in lines:
-        table.add_row(
-            line.name,
-            line.model,
-            human_count(line.parameters),
-            str(line.vocabulary),
-            str(line.context),
-            f"{line.layers} x {line.width}",
-            f"{human_bytes(line.train)} ({human_bytes(line.train_least)})",
-            human_bytes(line.serve),
-            line.about,
-        )
     console = Console()
-    console.print(table)
+    for model, group in groupby(lines, key=lambda line: line.model):
+        family = FAMILIES[model]
+        loads = family.loads or "transformers, behind `import hanmo`"
+        recipe = f"; recipes/{family.recipe}" if family.recipe else ""
+        console.print(f"[bold]{model}[/]: {family.what}; loads in {loads}{recipe}", soft_wrap=True, highlight=False)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("  preset", no_wrap=True)
+        for name in ("parameters", "vocabulary", "context", "shape", "to train", "to serve"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for line in group:
+            table.add_row(
+                f"  {line.name}",
+                human_count(line.parameters),
+                str(line.vocabulary),
+                str(line.context),
+                f"{line.layers} x {line.width}",
+                human_bytes(line.train),
+                human_bytes(line.serve),
+            )
+        console.print(table)
     console.print(
-        "to train: on an accelerator in bf16 with Muon, 8,192 tokens in a pass (one row, layers recomputed); "
-        "to serve: 16-bit weights and one sequence. All are stock classes of transformers."
+        "\nto train: memory on an accelerator in bf16 with Muon, 8,192 tokens in a pass (--json has what one row a "
+        "pass with recomputed layers takes); to serve: 16-bit weights and one sequence.\nTrain one: `hanmo pretrain "
+        "--preset 8m --data TOKENS --tokens 10M`. Public models to start from: `hanmo models --bases`.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def show_bases(found: list[dict[str, str]]) -> None:
+    """Print the public models."""
+    from rich.console import Console
+
+    console = Console()
+    for family, group in groupby(found, key=lambda base: base["family"]):
+        console.print(f"[bold]{family}[/]", highlight=False)
+        for base in group:
+            line = f"  {base['name']}  {base['parameters']}, {base['licence']}: {base['for']}"
+            console.print(line, markup=False, soft_wrap=True)
+    console.print(
+        "\nContinue one: `hf download NAME --local-dir DIR`, then `hanmo pretrain --model DIR --data TOKENS` "
+        "(docs/continuing.md).\nA licence is the one that the model's page names; read it before you publish what you "
+        "make of it.",
+        markup=False,
+        soft_wrap=True,
     )
