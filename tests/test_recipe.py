@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from hanmo.errors import HanmoError
+from hanmo.pretrain.settings import PretrainSettings
 from hanmo.recipe import load_recipe
 
 GOOD = """
@@ -86,6 +88,12 @@ def test_missing_and_empty(tmp_path: Path) -> None:
 def test_overrides(tmp_path: Path, item: str, line: str) -> None:
     with pytest.raises(HanmoError, match=line.replace("?", r"\?").replace(".", r"\.")):
         load_recipe(write(tmp_path, GOOD), [item])
+
+
+def test_one_word_is_a_list_of_one() -> None:
+    assert PretrainSettings.model_validate({"freeze": "layers.0", "sample_prompts": ["今天"]}).freeze == ["layers.0"]
+    with pytest.raises(ValidationError):
+        PretrainSettings.model_validate({"freeze": 3})
 
 
 def test_every_recipe_of_ours_is_good(monkeypatch: pytest.MonkeyPatch) -> None:

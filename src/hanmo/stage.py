@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Affects = Literal["result", "budget", "speed"]
 StageFunction = Callable[[Any, dict[str, list[Path]], Path], dict[str, Any]]
@@ -29,6 +29,15 @@ class Settings(BaseModel):
     """Base of every settings schema: unknown keys are errors, values are checked when assigned."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        """One word where a list of words belongs is a list of one: `freeze: embeddings`."""
+        if not isinstance(given, dict):
+            return given
+        words = [name for name, info in cls.model_fields.items() if info.annotation == list[str]]
+        return given | {name: [given[name]] for name in words if isinstance(given.get(name), str)}
 
     def external(self) -> list[Path]:
         """Files and folders outside the run that these settings name; a result is stale when their content changes."""
