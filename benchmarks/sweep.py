@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import Any
+
+from peers.many import answer, take
 
 RESULT = Path(__file__).parent / "results" / "sweep.json"
 BASE = {
@@ -64,23 +60,13 @@ GRIDS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
 }
 
 
-def points(only: str | None) -> Iterator[dict[str, Any]]:
-    """The settings of all runs."""
+def points(only: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The grid and the settings of all runs."""
     for name, (fixed, tried) in GRIDS.items():
         if only and name not in only.split(","):
             continue
         for values in itertools.product(*tried.values()):
-            yield {"grid": name, **fixed, **dict(zip(tried, values, strict=True))}
-
-
-def train(settings: dict[str, Any], data: Path) -> dict[str, Any]:
-    """Run the stage; what it ends at."""
-    from hanmo.pretrain.settings import PretrainSettings
-    from hanmo.pretrain.stage import run
-
-    with tempfile.TemporaryDirectory() as folder:
-        counts = run(PretrainSettings(**BASE, **settings), {"data": [data / "tokens"]}, Path(folder))
-    return {name: counts[name] for name in ("heldout_bpb", "parameters", "steps", "training_seconds")}
+            yield name, {**fixed, **dict(zip(tried, values, strict=True))}
 
 
 def main() -> None:
@@ -93,40 +79,15 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(train(json.loads(options.one), options.data)))
+        answer(options.one)
         return
-    if not (options.data / "tokens" / "tokens.json").is_file():
+    tokens = options.data / "tokens"
+    if not (tokens / "tokens.json").is_file():
         print(f"skipped: no text in {options.data}; make it by `hanmo run benchmarks/race.yaml --out {options.data}`")
         return
-
-    from hanmo.child import machine, versions
-
-    kept = json.loads(options.result.read_text(encoding="utf-8"))["runs"] if options.result.is_file() else []
-    lock = Lock()
-
-    def take(point: dict[str, Any]) -> None:
-        settings = {name: value for name, value in point.items() if name != "grid"}
-        with lock:
-            if any(item["settings"] == settings for item in kept):
-                return
-        command = [sys.executable, __file__, "--data", str(options.data), "--one", json.dumps(settings)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found = {"grid": point["grid"], "settings": settings, **json.loads(done.stdout.splitlines()[-1])}
-        print(found, file=sys.stderr)
-        with lock:
-            kept.append(found)
-            result = {
-                "what": "bits per byte of held-out text by rates, batch, size, budget and start",
-                "common": BASE,
-                "runs": kept,
-                "machine": machine(),
-                "versions": versions(),
-            }
-            options.result.parent.mkdir(parents=True, exist_ok=True)
-            options.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(take, points(options.only)))
+    wanted = (({"grid": grid, "settings": settings}, settings, tokens) for grid, settings in points(options.only))
+    what = {"what": "bits per byte of held-out text by rates, batch, size, budget and start"}
+    take(__file__, wanted, BASE, what, options.result, options.jobs or 1)
 
 
 if __name__ == "__main__":
