@@ -152,7 +152,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(_gpt2, _count_gpt2),
     "linglong": Family(_linglong, _count_gpt2),
     "megatron-bert": Family(_bert, _count_megatron_bert, ("masked",)),
-    "hanmo_unified": Family(_bert, _count_unified, ("unified", "masked", "causal")),
+    "hanmo_unified": Family(_bert, _count_unified, ("unified",)),
     "hanmo_megatron_t5": Family(_t5, _count_megatron_t5, ("spans",)),
 }
 
