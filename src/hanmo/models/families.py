@@ -165,7 +165,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(_gpt2, _count_gpt2, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
     "linglong": Family(_linglong, _count_gpt2, what="decoder, sparse or dense"),
     "megatron-bert": Family(_bert, _count_megatron_bert, ("masked",), what="encoder", loads="transformers"),
-    "hanmo_unified": Family(_bert, _count_unified, ("unified", "masked", "causal"), what="encoder and decoder in one"),
+    "hanmo_unified": Family(_bert, _count_unified, ("unified",), what="encoder and decoder in one"),
     "hanmo_megatron_t5": Family(_t5, _count_megatron_t5, ("spans",), what="encoder and decoder"),
 }
 

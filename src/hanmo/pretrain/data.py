@@ -46,8 +46,9 @@ class Data:
 def opened(settings: PretrainSettings, given: Sequence[Path], out: Path, beside: Path | None = None) -> Iterator[Data]:
     """Open the tokens folders `given`; what is fetched of a remote one is put below `out`.
 
-    Several folders are one: their shards behind each other, their sources named FOLDER/SOURCE. With objective: masked,
-    documents begin with [CLS], and `given` may be task files, which are encoded by `beside`, the model's tokenizer.
+    Several folders are one: their shards behind each other, their sources named FOLDER/SOURCE. With objective: masked
+    or unified documents begin with [CLS]; with masked, `given` may be task files, which are encoded by `beside`, the
+    model's tokenizer.
 
     Raises:
         HanmoError: no tokens there, too few of them, made with different tokenizers, or settings that do not fit them.
@@ -57,13 +58,14 @@ def opened(settings: PretrainSettings, given: Sequence[Path], out: Path, beside:
             yield data
         return
     where = ", ".join(map(str, given))
-    masked = settings.objective == "masked"
+    masked = settings.objective in ("masked", "unified")
     tasks = [is_task(path) for path in given]
     groups: dict[str, list[str]] = {}
-    if masked and all(tasks):
+    if settings.objective == "masked" and all(tasks):
         tokenizer, facts, train, heldout = _of_tasks(given, beside)
     elif masked and any(tasks):
-        raise HanmoError(f"{where}: task files and tokens folders together; make tokens of the task files' corpus")
+        why = "task files and tokens folders together" if not all(tasks) else "task files are for objective: masked"
+        raise HanmoError(f"{where}: {why}; make tokens of the task files' corpus")
     else:
         folders = _named(given)
         facts, train, groups = joined(folders)
@@ -71,7 +73,7 @@ def opened(settings: PretrainSettings, given: Sequence[Path], out: Path, beside:
         if masked:
             opening = load(tokenizer).cls_token_id
             if not isinstance(opening, int):
-                raise HanmoError(f"{tokenizer}: objective: masked needs a tokenizer with [CLS]")
+                raise HanmoError(f"{tokenizer}: objective: {settings.objective} needs a tokenizer with [CLS]")
             train = with_openings(train, opening)
             heldout = {name: with_openings(split, opening) for name, split in heldout.items()}
     order = _ordered(settings, facts, train, _mix(settings, facts, train, groups, where), where)
@@ -97,8 +99,8 @@ def _of_tasks(given: Sequence[Path], tokenizer: Path | None) -> tuple[Path, dict
 @contextmanager
 def _opened_remote(settings: PretrainSettings, given: Sequence[Path], out: Path) -> Iterator[Data]:
     url = str(next(folder for folder in given if is_remote(folder)))
-    if settings.objective == "masked":
-        raise HanmoError(f"{url}: objective: masked reads tokens of this machine; copy the folder here")
+    if settings.objective != "causal":
+        raise HanmoError(f"{url}: objective: {settings.objective} reads tokens of this machine; copy the folder here")
     if len(given) > 1:
         raise HanmoError(f"{url}: several tokens folders must be on this machine; copy it here, or train on it alone")
     if settings.shuffle == "global":

@@ -28,9 +28,10 @@ from hanmo.models.families import AUTO
 from hanmo.models.parts import layers_of
 from hanmo.models.vocabulary import RECORD, resize
 from hanmo.pretrain.settings import PretrainSettings
-from hanmo.pretrain.start import new_model
+from hanmo.pretrain.start import name_ids, new_model
 from hanmo.pretrain.steps import step_of
 from hanmo.pretrain.steps.encoder import check_encoder
+from hanmo.pretrain.steps.unified import check_unified
 from hanmo.tokenizer import is_tokenizer, load
 from hanmo.tokenizer.imports import import_tokenizer
 from hanmo.tokens.order import Rows
@@ -56,6 +57,8 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     """
     if given is None:
         model = new_model(settings, vocab_size)
+        if settings.resolved(None).objective == "unified":
+            name_ids(model, tokenizer)
         without_dropout(model)
         return model
     if settings.start != "random":
@@ -77,6 +80,8 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     without_dropout(model)
     if objective == "masked":
         check_encoder(model, given)
+    elif objective == "unified":
+        check_unified(model, given)
     else:
         check_step(model, settings.context, given)
     return model.train()

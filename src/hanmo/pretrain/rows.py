@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 from hanmo.models.loss import IGNORE
-from hanmo.tokens.order import Rows
+from hanmo.tokens.order import Read, Rows
+
+T = TypeVar("T", Rows, Read)
 
 #: The least part of the cores' time that lanes must fill; below it all cores work on one lane.
 WORTH = 0.8
@@ -19,19 +26,32 @@ def lanes_for(rows: int, threads: int) -> int:
 
 def taken(rows: Rows, part: slice) -> Rows:
     """The rows of a stretch."""
-    return Rows(rows.inputs[part], rows.targets[part], rows.position[part], rows.segment[part])
+    return _each(rows, lambda _, array: array[part])
 
 
 def filled_up(rows: Rows, count: int) -> Rows:
-    """The rows with as many behind them, without targets, as make `count`."""
+    """The rows with as many behind them, without targets, as make `count`: each of one document of zeros."""
     short = count - len(rows.inputs)
     if not short:
         return rows
-    shape = (short, rows.inputs.shape[1])
-    position = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    return Rows(
-        np.concatenate([rows.inputs, np.zeros(shape, np.int64)]),
-        np.concatenate([rows.targets, np.full(shape, IGNORE, np.int64)]),
-        np.concatenate([rows.position, position]),
-        np.concatenate([rows.segment, np.zeros(shape, np.int32)]),
-    )
+
+    def longer(name: str, array: NDArray) -> NDArray:
+        more = np.full((short, array.shape[1]), IGNORE if name == "targets" else 0, array.dtype)
+        if name == "position":
+            more[:] = np.arange(array.shape[1])
+        return np.concatenate([array, more])
+
+    return _each(rows, longer)
+
+
+def _each(rows: T, change: Callable[[str, NDArray], NDArray]) -> T:
+    """Rows of which every array is what `change` makes of its name and itself."""
+    found: dict[str, Any] = {}
+    for field in fields(rows):
+        value = getattr(rows, field.name)
+        if isinstance(value, Read):
+            value = _each(value, change)
+        elif value is not None:
+            value = change(field.name, value)
+        found[field.name] = value
+    return replace(rows, **found)

@@ -58,6 +58,20 @@ class MaskSettings(Settings):
     )
 
 
+class UnifiedSettings(Settings):
+    """What a unified model does with a piece of text; see `hanmo.pretrain.objectives.unified`."""
+
+    masked: float = setting(0.5, "share of the pieces in which masks are filled", ge=0, allow_inf_nan=False)
+    causal: float = setting(0.25, "share that is written from its first token on", ge=0, allow_inf_nan=False)
+    prefix: float = setting(0.25, "share that goes on from a beginning seen whole", ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _something(self) -> UnifiedSettings:
+        if not self.masked + self.causal + self.prefix:
+            raise ValueError("masked, causal and prefix are all 0; raise one of them")
+        return self
+
+
 class ShapeSettings(Settings):
     """What of a model's shape is not its preset's; see `hanmo.models.presets.Preset`."""
 
@@ -83,12 +97,15 @@ class PretrainSettings(Settings):
         "of a new model; bigram: as a model of pairs of tokens, fitted to counts of the data in seconds, with a head "
         "of its own beside the input embedding",
     )
-    objective: Literal["auto", "causal", "masked"] = setting(
+    objective: Literal["auto", "causal", "masked", "unified"] = setting(
         "auto",
-        "causal: predict the next token; masked: fill masks (BERT and its like); auto: what the preset, or the model "
-        "that is given, learns",
+        "causal: predict the next token; masked: fill masks (BERT and its like); unified: both, by token types; auto: "
+        "what the preset, or the model that is given, learns",
     )
-    masks: MaskSettings = factory(MaskSettings, "what is masked, with objective: masked")
+    masks: MaskSettings = factory(MaskSettings, "what is masked, with objective: masked or unified")
+    unified: UnifiedSettings = factory(
+        UnifiedSettings, "with objective: unified, shares of the tasks, e.g. {masked: 2, causal: 1, prefix: 1}"
+    )
     vocabulary: Literal["same", "swap"] = setting(
         "same", "where a given model's ids are not the data's: refuse; or swap: resize it as `hanmo model resize` does"
     )

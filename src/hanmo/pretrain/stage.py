@@ -24,8 +24,9 @@ from hanmo.pretrain.keeping import keeper
 from hanmo.pretrain.loading import WORK, clear_work, load_model, tokenizer_of
 from hanmo.pretrain.meter import in_words
 from hanmo.pretrain.objectives import RowSource, StepBuilder
-from hanmo.pretrain.objectives.looking import look, masked_look
+from hanmo.pretrain.objectives.looking import look, masked_look, unified_look
 from hanmo.pretrain.objectives.masked import MaskedRows
+from hanmo.pretrain.objectives.unified import UnifiedRows
 from hanmo.pretrain.precision import choose
 from hanmo.pretrain.rules import Rates, batch_tokens, warmup_tokens
 from hanmo.pretrain.settings import PretrainSettings
@@ -147,6 +148,9 @@ def _objective(
         rows = MaskedRows(data.order, tokenizer, masks.share, masks.whole_words, settings.seed)
         step = partial(step, separator=data.facts["eos_id"])
         return rows, step, masked_look(settings, data.heldout, tokenizer)
+    if settings.objective == "unified":
+        rows = UnifiedRows(data.order, tokenizer, settings.unified, settings.masks, settings.seed)
+        return rows, step, unified_look(settings, data.heldout, tokenizer, data.facts["eos_id"])
     return data.order, step, look(settings, data.heldout, tokenizer, data.facts["eos_id"])
 
 

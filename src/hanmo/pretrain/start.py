@@ -18,6 +18,7 @@ from hanmo.models.loss import IGNORE
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.objectives import RowSource
 from hanmo.pretrain.settings import PretrainSettings
+from hanmo.tokenizer import end_of_document, load
 
 #: Tokens of the run's own rows whose pairs are counted, at most. Fewer make a worse start: 8M of a corpus of 39M tokens
 #: began 0.09 bits per byte above all of it.
@@ -43,6 +44,17 @@ def new_model(settings: PretrainSettings, vocab_size: int) -> Any:
                     bound = (3 / parameter.shape[1]) ** 0.5
                     parameter.uniform_(-bound, bound)
     return model
+
+
+def name_ids(model: Any, tokenizer: Path) -> None:
+    """Write into a new model's configuration which ids of the data's tokenizer open, close and fill up its rows."""
+    loaded, closing = load(tokenizer), end_of_document(tokenizer)
+    padding = closing if loaded.pad_token_id is None else loaded.pad_token_id
+    opening = next((i for i in (loaded.bos_token_id, loaded.cls_token_id) if i is not None), None)
+    ids: dict[str, Any] = {"pad_token_id": padding, "bos_token_id": opening, "eos_token_id": closing}
+    for key, value in ids.items():
+        setattr(model.config, key, value)
+        setattr(model.generation_config, key, value)
 
 
 def begin_with_bigrams(model: Any, order: RowSource, world: World, kept: Path) -> float:

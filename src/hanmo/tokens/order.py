@@ -41,6 +41,21 @@ Announce = Callable[[str, Sequence[Shard], Sequence[Shard]], None]
 
 
 @dataclass(frozen=True)
+class Read:
+    """What the encoder of an encoder-decoder reads; every array has shape [rows, places], as those of `Rows`.
+
+    Attributes:
+        inputs: int64 ids.
+        position: int32 place inside the piece.
+        segment: int32 number of the piece, which is that of its answer in `Rows`; -1 where the row is not filled.
+    """
+
+    inputs: NDArray[np.int64]
+    position: NDArray[np.int32]
+    segment: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
 class Rows:
     """A batch of packed rows; every array has shape [rows, context].
 
@@ -49,12 +64,17 @@ class Rows:
         targets: int64 ids that it must predict.
         position: int32 place inside the piece of the document that the row holds, from 0.
         segment: int32 number of that piece in the row, from 0.
+        types: int64 token types, where the objective gives any; the targets then stand at their own places (see
+            `hanmo.models.unified.masks`).
+        read: of an encoder-decoder, what the encoder reads; the other arrays are the decoder's then.
     """
 
     inputs: NDArray[np.int64]
     targets: NDArray[np.int64]
     position: NDArray[np.int32]
     segment: NDArray[np.int32]
+    types: NDArray[np.int64] | None = None
+    read: Read | None = None
 
 
 class Stream:

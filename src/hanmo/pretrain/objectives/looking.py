@@ -11,7 +11,10 @@ from transformers import PreTrainedTokenizerFast
 
 from hanmo.console import console
 from hanmo.models.loss import IGNORE
+from hanmo.pretrain.objectives import RowSource
 from hanmo.pretrain.objectives.masked import MaskedRows
+from hanmo.pretrain.objectives.unified import causal_rows
+from hanmo.pretrain.rows import filled_up, taken
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.tokenizer import encode_text
 from hanmo.tokens.order import Order, Rows
@@ -30,11 +33,9 @@ def look(
     """
     measured = {}
     for name, split in heldout.items():
-        sizes = np.asarray(split.doc_bytes, dtype=np.int64)
-        count = int(np.searchsorted(np.cumsum(sizes), settings.eval_bytes, side="right")) or min(1, len(sizes))
-        if count:
+        if count := _enough(split, settings.eval_bytes):
             ends = np.asarray(split.doc_ends[:count], dtype=np.int64)
-            measured[name] = (split.tokens, ends, int(sizes[:count].sum()))
+            measured[name] = (split.tokens, ends, int(np.asarray(split.doc_bytes[:count], dtype=np.int64).sum()))
     prompts = [[eos, *encode_text(tokenizer, text)] for text in settings.sample_prompts]
 
     def measure(trainer: Any) -> dict[str, Any]:
@@ -43,12 +44,7 @@ def look(
             for name, (tokens, ends, size) in measured.items()
         }
         found = _told(trainer, "heldout_bpb", by_data, len(heldout), "held-out {} bits per byte")
-        if not prompts or (model := trainer.spread.whole()) is None:
-            return found
-        for text, prompt in zip(settings.sample_prompts, prompts, strict=True):
-            sample = _sample(model, prompt, eos, settings.context)
-            line = {"step": trainer.step, "prompt": text, "text": tokenizer.decode(sample, skip_special_tokens=True)}
-            trainer.append("samples.jsonl", line)
+        _samples(trainer, tokenizer, prompts, eos)
         return found
 
     return measure
@@ -71,23 +67,73 @@ def masked_look(
     }
 
     def measure(trainer: Any) -> dict[str, Any]:
-        losses: dict[str, float] = {}
-        for name, source in sources.items():
-            wanted = min(source.total, settings.eval_bytes // _BYTES)
-            # Whole micro-batches, as many in every process: the compiled step then sees no other shape.
-            micro, world = trainer.batches.micro, trainer.world
-            together = micro * world.size
-            count = max(1, wanted // (settings.context * together)) * together
-            nats = targets = 0.0
-            for first in range(world.rank * micro, count, together):
-                rows: Rows = source.rows(first, micro)
-                nats += trainer.spread.measure(rows)
-                targets += int((rows.targets != IGNORE).sum())
-            nats, targets = world.sum(nats, targets)
-            losses[name] = round(nats / max(1.0, targets), 5)
+        losses = {name: _mean_loss(trainer, source, settings) for name, source in sources.items()}
         return _told(trainer, "heldout_loss", losses, len(heldout), "held-out loss {} nats a masked token")
 
     return measure
+
+
+def unified_look(
+    settings: PretrainSettings, heldout: dict[str, Split], tokenizer: PreTrainedTokenizerFast, eos: int
+) -> Callable[[Any], dict[str, Any]]:
+    """A function that looks at about `eval_bytes` of held-out text in both ways, and writes samples.
+
+    `heldout_loss` is in nats a masked token, `heldout_bpb` what writing the documents takes, a token from those before
+    it, in bits per byte of their text. Each is measured where the run's shares have such a task at all. A tokenizer
+    that lower-cases or leaves characters out makes the text shorter than it is: only the lossless kind gives bits per
+    byte that compare with others'.
+    """
+    shares = settings.unified
+    masks = masked_look(settings, heldout, tokenizer) if shares.masked else None
+    texts = {}
+    for name, split in heldout.items():
+        if (count := _enough(split, settings.eval_bytes)) and shares.causal + shares.prefix:
+            size = int(np.asarray(split.doc_bytes[:count], dtype=np.int64).sum())
+            texts[name] = causal_rows(split, count, settings.context), size
+    prompts = [[tokenizer.cls_token_id, *encode_text(tokenizer, text)] for text in settings.sample_prompts]
+
+    def measure(trainer: Any) -> dict[str, Any]:
+        found = masks(trainer) if masks else {}
+        bits = {name: round(_nats(trainer, rows) / size / np.log(2), 5) for name, (rows, size) in texts.items()}
+        found |= _told(trainer, "heldout_bpb", bits, len(heldout), "held-out {} bits per byte")
+        if texts:
+            _samples(trainer, tokenizer, prompts, eos)
+        return found
+
+    return measure
+
+
+def _enough(split: Split, size: int) -> int:
+    """How many of a split's first documents have about so many bytes of text; one at least, where there is any."""
+    sizes = np.asarray(split.doc_bytes, dtype=np.int64)
+    return int(np.searchsorted(np.cumsum(sizes), size, side="right")) or min(1, len(sizes))
+
+
+def _mean_loss(trainer: Any, source: RowSource, settings: PretrainSettings) -> float:
+    """Nats a target of about `eval_bytes` of held-out text."""
+    wanted = min(source.total, settings.eval_bytes // _BYTES)
+    # Whole micro-batches, as many in every process: the compiled step then sees no other shape.
+    micro, world = trainer.batches.micro, trainer.world
+    together = micro * world.size
+    count = max(1, wanted // (settings.context * together)) * together
+    nats = targets = 0.0
+    for first in range(world.rank * micro, count, together):
+        rows: Rows = source.rows(first, micro)
+        nats += trainer.spread.measure(rows)
+        targets += int((rows.targets != IGNORE).sum())
+    nats, targets = world.sum(nats, targets)
+    return round(nats / max(1.0, targets), 5)
+
+
+def _nats(trainer: Any, rows: Rows) -> float:
+    """The loss of all rows, in whole micro-batches, as many in every process."""
+    micro, world = trainer.batches.micro, trainer.world
+    together = micro * world.size
+    rows = filled_up(rows, -(-len(rows.inputs) // together) * together)
+    nats = 0.0
+    for first in range(world.rank * micro, len(rows.inputs), together):
+        nats += trainer.spread.measure(taken(rows, slice(first, first + micro)))
+    return world.sum(nats)[0]
 
 
 def _told(trainer: Any, key: str, by_data: dict[str, float], folders: int, words: str) -> dict[str, Any]:
@@ -101,6 +147,17 @@ def _told(trainer: Any, key: str, by_data: dict[str, float], folders: int, words
     shown = ", ".join(f"{name} {value:.3f}".strip() for name, value in by_data.items())
     console.print(f"step {trainer.step}: {words.format(shown)}", markup=False)
     return found
+
+
+def _samples(trainer: Any, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], eos: int) -> None:
+    """Write what the model makes of its `sample_prompts`, as ids, to samples.jsonl."""
+    settings = trainer.settings
+    if not prompts or (model := trainer.spread.whole()) is None:
+        return
+    for text, prompt in zip(settings.sample_prompts, prompts, strict=True):
+        sample = _sample(model, prompt, eos, settings.context)
+        line = {"step": trainer.step, "prompt": text, "text": tokenizer.decode(sample, skip_special_tokens=True)}
+        trainer.append("samples.jsonl", line)
 
 
 def _packed_bits(trainer: Any, tokens: Any, ends: np.ndarray, eos: int) -> float:

@@ -24,6 +24,7 @@ from hanmo.models.loss import IGNORE
 from hanmo.pretrain.objectives import RowSource
 from hanmo.tokenizer.forms.word import segmenter
 from hanmo.tokenizer.opening import is_han
+from hanmo.tokenizer.train import byte_letters
 from hanmo.tokens.order import Rows
 
 #: Of what is to be predicted: the shares that become a mask and any token; the rest stays.
@@ -68,13 +69,17 @@ class MaskedRows:
         inputs = plain.targets.copy()
         targets = np.full_like(inputs, IGNORE)
         for row in range(count):
-            self._hide(first + row, inputs[row], targets[row], plain.segment[row])
+            self.hide(first + row, inputs[row], targets[row], plain.segment[row])
         return Rows(inputs, targets, plain.position, plain.segment)
 
-    def _hide(self, number: int, inputs: NDArray, targets: NDArray, segment: NDArray) -> None:
-        """Mask one row, in place."""
+    def hide(
+        self, number: int, inputs: NDArray, targets: NDArray, segment: NDArray, among: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Mask the row of that number, in place; only places `among` [context], where these are given."""
         generator = np.random.Generator(np.random.PCG64([self._seed, _TAG, number]))
         open_ = ~self._special[inputs]
+        if among is not None:
+            open_ &= among
         words = self._words(inputs, segment)
         # A word is masked as a whole or not at all; its number is that of its first token.
         sizes = np.bincount(words, open_)
@@ -109,8 +114,16 @@ class MaskedRows:
 def _surfaces(vocabulary: dict[str, int], special: NDArray) -> list[str]:
     """By id, what stands for a token in the text that is cut into words; a newline for special ones."""
     found = ["\n"] * len(special)
+    # The lossless kind spells words in letters that stand for bytes.
+    letters = byte_letters()
+    lossless = all(letter in vocabulary and f"##{letter}" in vocabulary for letter in letters)
+    bytes_of = {letter: bytes([byte]) for byte, letter in enumerate(letters)} if lossless else {}
     for piece, index in vocabulary.items():
         if special[index]:
+            continue
+        if lossless:
+            spelled = piece.removeprefix("##") if len(piece) > 2 else piece
+            found[index] = b"".join(map(bytes_of.__getitem__, spelled)).decode(errors="replace")
             continue
         if piece.startswith("##"):
             found[index] = piece[2:]
