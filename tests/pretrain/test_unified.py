@@ -53,9 +53,7 @@ def tokens(tmp_path_factory, lossless) -> Path:
             for number in range(times * len(SENTENCES)):
                 text = SENTENCES[number % len(SENTENCES)] + SENTENCES[number % 3] * (number % 2)
                 file.write({"id": str(number), "text": text, "source": "s", "meta": {}})
-    stage.run(
-        TokensSettings(workers=1), {"corpus": [folder / "corpus"], "tokenizer": [lossless]}, folder / "tokens"
-    )
+    stage.run(TokensSettings(workers=1), {"corpus": [folder / "corpus"], "tokenizer": [lossless]}, folder / "tokens")
     return folder / "tokens"
 
 
@@ -90,7 +88,9 @@ def test_each_piece_has_one_task_in_the_shares_asked_for(lossless) -> None:
     counts = {"masked": 0, "causal": 0, "prefix": 0}
     cuts = []
     for (ids, targets, types), (_, text, _) in zip(
-        pieces(rows), pieces(Rows(plain.inputs, plain.targets, plain.position, plain.segment, plain.targets)), strict=True
+        pieces(rows),
+        pieces(Rows(plain.inputs, plain.targets, plain.position, plain.segment, plain.targets)),
+        strict=True,
     ):
         if types.all():
             counts["causal"] += 1
@@ -156,12 +156,15 @@ def test_the_packed_step_is_the_model_on_every_document_alone(lossless) -> None:
         labels = torch.from_numpy(targets)[None]
         if not (labels != IGNORE).any():
             continue
-        total = total + model(
-            input_ids=torch.from_numpy(ids)[None],
-            token_type_ids=torch.from_numpy(types)[None],
-            labels=labels,
-            num_items_in_batch=1,
-        ).loss
+        total = (
+            total
+            + model(
+                input_ids=torch.from_numpy(ids)[None],
+                token_type_ids=torch.from_numpy(types)[None],
+                labels=labels,
+                num_items_in_batch=1,
+            ).loss
+        )
     torch.testing.assert_close(loss, total, rtol=1e-5, atol=1e-4)
     names, weights = zip(*model.named_parameters(), strict=True)
     for name, one, other in zip(

@@ -1,5 +1,7 @@
 """Supervised fine-tuning: a base model learns to answer.
 
+Classes that TRL does not know are tuned by `hanmo.posttrain.own`. For all others:
+
 TRL's `SFTTrainer` on records that we tokenise ourselves, with the loss on the assistant's words only. A killed run
 starts again from its own beginning (these runs are short): same records, same seed, same number of threads end at the
 same weights to the last bit, so the result is that of an undisturbed run.
@@ -16,7 +18,8 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 from hanmo.errors import HanmoError
-from hanmo.posttrain import training
+from hanmo.models.folder import resolve
+from hanmo.posttrain import own, training
 from hanmo.posttrain.encode import IGNORE, Example, count_tokens, encode_dialogue
 from hanmo.posttrain.records import hold_out, read_items, sft_kind
 from hanmo.posttrain.scoring import pad_rows, sequence_log_probs, use_label_scoring
@@ -81,6 +84,8 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     Raises:
         HanmoError: unusable model, records or settings; a loss that is no number.
     """
+    if objective := own.objective_of(resolve(inputs["model"][0])):
+        return own.run(settings, objective, inputs, out, lambda parameters: training.rate_for(parameters, 1.0))
     training.clear(out)
     training.quiet()
     start = training.Start(inputs["model"][0], settings, out)

@@ -1,0 +1,189 @@
+"""Supervised fine-tuning of the classes that TRL does not know, by the trainer of `hanmo.pretrain`.
+
+Records are packed into rows (`labelled`), documents apart, with the loss where the assistant speaks. A killed run goes
+on from its last checkpoint and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from hanmo.console import console
+from hanmo.errors import HanmoError
+from hanmo.files import read_json, write_json
+from hanmo.models import families
+from hanmo.models.allocator import keep_freed_memory
+from hanmo.models.folder import resolve
+from hanmo.models.loss import IGNORE
+from hanmo.models.save import save_model
+from hanmo.posttrain.encode import Example, count_tokens
+from hanmo.posttrain.labelled import LabelledRows, Piece, encoder_of, piece_of
+from hanmo.posttrain.records import hold_out, read_items, sft_kind
+from hanmo.posttrain.settings import SftSettings
+from hanmo.pretrain.distributed import World
+from hanmo.pretrain.loading import open_model, without_dropout
+from hanmo.pretrain.precision import choose, pick_device
+from hanmo.pretrain.rules import Rates
+from hanmo.pretrain.settings import PretrainSettings
+from hanmo.pretrain.steps import step_of
+from hanmo.pretrain.trainer import Trainer
+from hanmo.tokenizer import load
+from hanmo.tokenizer.chat import TURN_END
+
+#: Tokens in a forward pass.
+_MICRO = 8192
+
+
+#: What models learn that are tuned here, by `model_type`; those that learn "spans" are, too.
+_OWN = {"linglong": "causal", "hanmo_unified": "unified"}
+
+
+def objective_of(folder: Path) -> str | None:
+    """What the model in a folder is tuned on here; None for what TRL tunes.
+
+    Raises:
+        HanmoError: it is an encoder, which has no answers to give.
+    """
+    found = families.objective_of(folder)
+    if found == "masked":
+        raise HanmoError(f"{folder}: an encoder writes no answers; give a decoder or an encoder-decoder")
+    return "spans" if found == "spans" else _OWN.get(str(read_json(folder / "config.json").get("model_type")))
+
+
+def run(
+    settings: SftSettings, objective: str, inputs: dict[str, list[Path]], out: Path, rate: Callable[[int], float]
+) -> dict[str, Any]:
+    """Tune a model of a class of ours, or an encoder-decoder; see `hanmo.posttrain.sft.run`.
+
+    Args:
+        objective: what such models learn (`hanmo.models.families`).
+        rate: function of the parameters -> the peak of AdamW's rate, where the settings leave it open.
+    """
+    folder = resolve(inputs["model"][0])
+    keep_freed_memory()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    model = open_model(getattr(transformers, families.AUTO[objective]), folder, True, out)
+    without_dropout(model)
+    config = model.config
+    if getattr(config, "backward", False) or getattr(config, "use_pinyin", False):
+        raise HanmoError(f"{folder}: models from right to left, or with pinyin, are not tuned on dialogues")
+    tokenizer = load(folder)
+    context = config.max_position_embeddings
+    limit = min(settings.max_length or context, context)
+    encode = encoder_of(tokenizer, settings.too_long)
+    items, account = read_items(inputs["records"], settings, sft_kind(settings))
+    fitted: Counter[str] = Counter()
+    sides = [
+        [Example(*found) for item in side if (found := encode(item.value, limit, fitted)) is not None]
+        for side in hold_out(items, settings.validation)
+    ]
+    examples, held = sides
+    if not examples:
+        raise HanmoError(
+            f"none of the {len(items)} records fits into {limit} tokens ({dict(fitted)}); "
+            "raise max_length or set too_long: truncate"
+        )
+    for line in account.lines(fitted):
+        console.print(line, style="dim", soft_wrap=True, markup=False)
+    start = getattr(config, "decoder_start_token_id", None) or 0
+    pieces, looked = ([piece_of(objective, *example, start) for example in side] for side in sides)
+    rows = LabelledRows(pieces, limit, settings.epochs, settings.seed)
+    peak = settings.learning_rate or rate(sum(parameter.numel() for parameter in model.parameters()))
+    trainer = _trainer(settings, objective, model, rows, looked, out, peak, len(pieces) * settings.epochs)
+    trainer.resume()
+    last = trainer.run()
+    stops = [index for name in (TURN_END, "") if (index := _id(tokenizer, name)) is not None]
+    save_model(model.to("cpu"), tokenizer, out / "model", stops)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    records = account.as_json() | {
+        "lengths": dict(fitted.most_common()),
+        "max_length": limit,
+        "train": count_tokens(examples),
+        "validation": count_tokens(held),
+    }
+    write_json(out / "records.json", records)
+    return {
+        "records": len(examples),
+        "validation_records": len(held),
+        "skipped": sum(account.skipped.values()),
+        "duplicates": account.duplicates,
+        "lengths": dict(fitted),
+        "steps": trainer.step,
+        "learning_rate": trainer.rates.other,
+        "precision": str(trainer.dtype).removeprefix("torch."),
+        "last_loss": last["loss"],
+        "tokens": records["train"]["tokens"] * settings.epochs,
+        **{key: last[key] for key in ("validation_loss",) if key in last},
+    }
+
+
+def _trainer(
+    settings: SftSettings,
+    objective: str,
+    model: Any,
+    rows: LabelledRows,
+    held: list[Piece],
+    out: Path,
+    peak: float,
+    records: int,
+) -> Trainer:
+    device = pick_device(settings.device)
+    # As many rows a step as hold a batch of records, on the average.
+    batch = max(1, round(len(rows) * settings.batch_size / records)) * rows.context
+    chosen = PretrainSettings(
+        tokens=rows.total,
+        context=rows.context,
+        batch_tokens=batch,
+        micro_tokens=max(_MICRO, rows.context),
+        optimizer="adamw",
+        lr=peak,
+        weight_decay=settings.weight_decay,
+        schedule="linear",
+        warmup_tokens=round(settings.warmup * rows.total),
+        clip=settings.clip,
+        seed=settings.seed,
+        device=settings.device,
+        threads=settings.threads,
+        compile=False,
+        recompute="none",
+        log_every=settings.log_every,
+        eval_every=max(1, rows.total // batch // settings.evaluations),
+        objective="auto",
+    )
+    watched = LabelledRows(held, rows.context, 1, settings.seed) if held else None
+
+    def look(trainer: Trainer) -> dict[str, float]:
+        if watched is None:
+            return {}
+        found = watched.rows(0, len(watched))
+        loss = trainer.spread.measure(found) / max(1, int((found.targets != IGNORE).sum()))
+        trainer.append("log.jsonl", {"step": trainer.step, "validation_loss": round(loss, 6)})
+        return {"validation_loss": loss}
+
+    return Trainer(
+        model.to(device).train(),
+        chosen,
+        rows,
+        out,
+        choose(device, settings.precision),
+        look,
+        World(device),
+        step=step_of(model, objective),
+        rates=Rates.of(chosen, model.get_input_embeddings().weight.shape[1]),
+    )
+
+
+def _id(tokenizer: Any, name: str) -> int | None:
+    """The id of a special token; of "" that which ends a document."""
+    if name:
+        return tokenizer.backend_tokenizer.token_to_id(name)
+    return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id

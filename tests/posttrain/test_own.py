@@ -1,0 +1,173 @@
+"""Tuning of the classes that TRL does not know: rows of records, their loss against the class's own, whole runs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tests.posttrain.conftest import dialogue
+from tokenizers import Tokenizer, models
+
+from hanmo.errors import HanmoError
+from hanmo.models.loss import IGNORE
+from hanmo.models.unified.config import UnifiedConfig
+from hanmo.models.unified.model import UnifiedForMaskedLM
+from hanmo.posttrain import sft
+from hanmo.posttrain.labelled import LabelledRows, Piece, encoder_of, piece_of
+from hanmo.posttrain.settings import SftSettings
+from hanmo.pretrain.steps import step_of
+from hanmo.tokenizer import load, save
+from hanmo.tokenizer.chat import ChatFormat
+from hanmo.tokenizer.forms.wordpiece import build_lossless
+
+RECORDS = st.lists(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)).map(lambda n: ([7] * n[0], [8] * n[1])), min_size=1, max_size=40
+)
+
+
+def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
+    return prompt + answer, [IGNORE] * len(prompt) + answer
+
+
+@given(RECORDS, st.integers(1, 3), st.sampled_from(["causal", "unified", "spans"]))
+def test_every_record_comes_once_in_each_pass(records, passes: int, objective: str) -> None:
+    marked = [([100 + i, *prompt], answer) for i, (prompt, answer) in enumerate(records)]
+    pieces = [piece_of(objective, *labelled(*record), start=99) for record in marked]
+    rows = LabelledRows(pieces, 32, passes, seed=3)
+    found = rows.rows(0, len(rows))
+    read = found.read.inputs if found.read is not None else found.inputs
+    assert Counter(read[read >= 100].tolist()) == {100 + i: passes for i in range(len(records))}
+    learnt = sum(int((target != IGNORE).sum()) for target in found.targets)
+    assert learnt == passes * sum(len(answer) for _, answer in marked)
+    assert (found.targets[found.segment == 32] == IGNORE).all()
+    again = rows.rows(len(rows), 1)
+    assert (again.inputs == found.inputs[:1]).all()
+
+
+def test_what_a_record_asks_for() -> None:
+    ids, labels = [1, 2, 3, 4, 5, 6], [IGNORE, 2, IGNORE, IGNORE, 5, 6]
+    assert piece_of("causal", ids, labels) == Piece([1, 2, 3, 4, 5], [2, IGNORE, IGNORE, 5, 6])
+    assert piece_of("unified", ids, labels) == Piece(ids, [IGNORE] * 4 + [5, 6], types=[0] * 4 + [1] * 2)
+    assert piece_of("spans", ids, labels, start=9) == Piece([9, 5], [5, 6], read=[1, 2, 3, 4])
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wordpiece")
+    texts = [message["content"] for index in range(30) for message in dialogue(index)["messages"]]
+    build_lossless(texts, 544, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unified(tmp_path_factory, tokenizer_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("unified")
+    torch.manual_seed(0)
+    tokenizer = load(tokenizer_folder)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = UnifiedConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **shape)  # type: ignore[arg-type]
+    UnifiedForMaskedLM(config).save_pretrained(folder)
+    save(tokenizer, folder)
+    return folder
+
+
+def test_without_markers_messages_stand_between_separators() -> None:
+    plain = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "甲": 3, "乙": 4}, "[UNK]")),
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
+    notes: Counter[str] = Counter()
+    encode = encoder_of(plain, "truncate")
+    said = [
+        {"role": "user", "content": "甲"},
+        {"role": "assistant", "content": "乙"},
+        {"role": "user", "content": "甲"},
+    ]
+    assert encode(said, 9, notes) == ([1, 3, 2, 4, 2], [IGNORE] * 3 + [4, 2])
+    assert encode(said, 4, notes) == ([1, 3, 2, 4], [IGNORE] * 3 + [4])
+    assert encode(said, 3, notes) is None and encoder_of(plain, "drop")(said, 4, notes) is None
+    assert notes == {"longer than max_length, cut": 2, "longer than max_length, dropped": 1}
+
+
+def test_packed_records_have_the_models_own_loss(unified: Path) -> None:
+    model = UnifiedForMaskedLM.from_pretrained(unified, dtype=torch.float32).eval()
+    encode = encoder_of(load(unified), "truncate")
+    encoded = [encode(dialogue(index)["messages"], 64, Counter()) for index in range(6)]
+    assert all(encoded)
+    pieces = [piece_of("unified", *found) for found in encoded if found]
+    rows = LabelledRows(pieces, 64, 1, seed=1)
+    packed = step_of(model, "unified")(model, torch.float32, False, 64).loss(rows.rows(0, len(rows)))
+    own = 0.0
+    for piece in pieces:
+        ids, types = torch.tensor([piece.inputs]), torch.tensor([piece.types])
+        found = model(ids, token_type_ids=types, labels=torch.tensor([piece.targets]), num_items_in_batch=1)
+        own += float(found.loss)
+    assert float(packed) == pytest.approx(own, rel=1e-4)
+
+
+def test_a_unified_model_learns_to_answer(unified: Path, jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    records = jsonl(dialogue(index) for index in range(60))
+    settings = SftSettings(epochs=8, batch_size=4, learning_rate=5e-3, precision="fp32", threads=1, validation=0.1)
+    counts = sft.run(settings, {"model": [unified], "records": [records]}, tmp_path / "out")
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log if "loss" in line]
+    assert losses[-1] < 0.5 * losses[0] and counts["last_loss"] == losses[-1]
+    assert counts["records"] == 54 and counts["validation_records"] == 6
+    looked = [line["validation_loss"] for line in log if "validation_loss" in line]
+    assert looked[-1] < looked[0] and counts["validation_loss"] == pytest.approx(looked[-1], abs=1e-6)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.jsonl", "model", "records.json"]
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "model").eval()
+    tokenizer = load(tmp_path / "out" / "model")
+    for index in range(3):
+        question = dialogue(index)["messages"][0]
+        asked = torch.tensor([ChatFormat(tokenizer).encode([question], add_generation_prompt=True)[0]])
+        written = model.generate(asked, token_type_ids=torch.zeros_like(asked), max_new_tokens=16, do_sample=False)
+        answer = tokenizer.decode(written[0, asked.shape[1] :])
+        # So small a model learns what an answer looks like, and not whom it is about.
+        assert "在" in answer and answer.endswith("。<|im_end|>"), answer
+
+
+def test_a_run_goes_on_to_the_same_bits(
+    unified: Path, jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hanmo.pretrain.trainer import Trainer
+
+    inputs = {"model": [unified], "records": [jsonl(dialogue(index) for index in range(30))]}
+    settings = SftSettings(epochs=2, precision="fp32", threads=1, batch_size=4)
+    sft.run(settings, inputs, tmp_path / "whole")
+    step = Trainer._one_step
+
+    def dies(self: Trainer, *given):  # type: ignore[no-untyped-def]
+        if self.step == 3:
+            self.save()
+            self.store.wait()
+            raise KeyboardInterrupt
+        return step(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_one_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            sft.run(settings, inputs, tmp_path / "cut")
+    sft.run(settings, inputs, tmp_path / "cut")
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_slips_are_one_line(unified: Path, tokenizer_folder: Path, jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    records = jsonl([dialogue(1)])
+    config = transformers.BertConfig(vocab_size=640, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    with pytest.raises(HanmoError, match="an encoder writes no answers"):
+        sft.run(SftSettings(), {"model": [tmp_path / "bert"], "records": [records]}, tmp_path / "out")
+    with pytest.raises(HanmoError, match="none of the 1 records fits into 4 tokens"):
+        sft.run(SftSettings(max_length=4), {"model": [unified], "records": [records]}, tmp_path / "out")
