@@ -25,6 +25,7 @@ from hanmo.posttrain.encode import encode_dialogue
 from hanmo.posttrain.forms import Dialogue
 from hanmo.tokenizer import encode_text
 from hanmo.tokenizer.chat import TURN_START, ChatFormat
+from hanmo.tokens.mix import Mix
 from hanmo.tokens.order import Read, Rows
 
 #: Parts the draws of records from the other draws of a seed.
@@ -111,11 +112,10 @@ class LabelledRows:
         seed: of their order.
     """
 
-    mix = None
-    form = 3
-
     def __init__(self, pieces: Sequence[Piece], context: int, passes: int, seed: int) -> None:
         self.context, self._pieces = context, pieces
+        self.mix: Mix | None = None
+        self.form = 1
         self._rows: list[list[int]] = []
         for number in range(passes):
             generator = np.random.Generator(np.random.PCG64([seed, _TAG, number]))
@@ -157,7 +157,7 @@ class LabelledRows:
             here = slice(at, at + len(piece.inputs))
             rows.inputs[row, here], rows.targets[row, here] = piece.inputs, piece.targets
             rows.position[row, here], rows.segment[row, here] = np.arange(len(piece.inputs)), number
-            if rows.types is not None:
+            if rows.types is not None and piece.types is not None:
                 rows.types[row, here] = piece.types
             if rows.read is not None and piece.read is not None:
                 there = slice(before, before + len(piece.read))
