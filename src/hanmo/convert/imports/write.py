@@ -33,7 +33,7 @@ def write(plan: Plan, source: Source, missing: list[str], folder: Path, tokenize
             _ids_from_tokenizer(plan, folder)
         plan.config.save_pretrained(folder)
     _for_older_readers(folder / "config.json")
-    if plan.cls.__name__.endswith(("ForCausalLM", "LMHeadModel")):
+    if plan.cls.can_generate():
         _generation(plan, source, folder)
     record = {
         "kind": plan.kind,
@@ -101,7 +101,7 @@ def _generation(plan: Plan, source: Source, folder: Path) -> None:
     if beside.is_file():
         read = read_json(beside)
         given = read if isinstance(read, dict) else {}
-    values = {role: given.get(role, value) for role, value in plan.ids.items()}
+    values = {role: given.get(role, value) if plan.ids_from_files else value for role, value in plan.ids.items()}
     if given.get("do_sample") is True:
         values |= {"do_sample": True} | {name: given[name] for name in _SAMPLING if given.get(name) is not None}
     GenerationConfig(**{name: value for name, value in values.items() if value is not None}).save_pretrained(folder)
