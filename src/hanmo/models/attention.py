@@ -1,8 +1,9 @@
 """Attention that transformers' models call by name: written out (`eager`), and for packed rows on a CPU (`products`).
 
-`products` is two batched matrix products with a masked softmax between them. Scaling, mask and softmax are compiled into the layer and become one loop, and queries are taken in blocks that look at
-no key behind them. Forward and backward in bf16 took 0.4 of the time of torch's fused CPU kernel at 256, 512 and 1,024
-tokens a row (docs/LOG.md); its price is memory: the weights of all heads are kept for the backward pass.
+`products` is two batched matrix products with a masked softmax between them. Scaling, mask and softmax are compiled
+into the layer and become one loop, and queries are taken in blocks that look at no key behind them. Forward and
+backward in bf16 took 0.4 of the time of torch's fused CPU kernel at 256, 512 and 1,024 tokens a row (docs/LOG.md); its
+price is memory: the weights of all heads are kept for the backward pass.
 """
 
 from __future__ import annotations

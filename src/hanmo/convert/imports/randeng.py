@@ -71,11 +71,7 @@ def plan(source: Source) -> Plan:
     keys.get("vocab_size", "is_encoder_decoder", "use_cache", "tie_word_embeddings")
     own = {role: getattr(MegatronT5Config, role) for role in _IDS}
     published = rows == VOCABULARY
-    ids = (
-        own
-        if published
-        else {role: keys.get(role, default=own[role] if role == "pad_token_id" else None) for role in _IDS}
-    )
+    ids = dict(own) if published else {role: keys.get(role) for role in _IDS}
     values: dict[str, Any] = {
         "vocab_size": rows,
         "max_position_embeddings": places,

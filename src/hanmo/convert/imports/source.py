@@ -71,7 +71,8 @@ class Keys:
         if said is not None and said != found:
             name = next(name for name in names if self.values.get(name) is not None)
             raise HanmoError(
-                f"{self.where}: {name}: {said!r}, but {found} by the weights; is it the configuration of this checkpoint?"
+                f"{self.where}: {name}: {said!r}, but {found} by the weights; is that the configuration of this "
+                "checkpoint?"
             )
 
     @property
