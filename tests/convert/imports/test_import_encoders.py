@@ -121,8 +121,8 @@ def test_the_fine_tuning_script_s_pth(tmp_path: Path, before: bool, labels: int,
     [
         ({"transformer.blocks.0.attn.c_attn.w": (8, 24), "transformer.wte.weight": (13312, 8)}, {}, "LingLong"),
         # A torn LingLong is no GPT-2, whichever of its marks it has.
-        ({"transformer.h.0.attn.c_attn.weight": (8, 24)}, {"model_type": "linglong"}, "the weights lack wte.weight"),
-        ({"transformer.h.0.attn.c_attn.weight": (8, 24)}, {"attn_mode": "sparse", "n_head": 2}, "lack wte.weight"),
+        ({"transformer.h.0.attn.c_attn.weight": (8, 24)}, {"model_type": "linglong"}, "lack transformer.wte.weight"),
+        ({"transformer.h.0.attn.c_attn.weight": (8, 24)}, {"attn_mode": "sparse", "n_head": 2}, "lack transformer.wte"),
         ({"h.0.attn.c_attn.weight": (8, 24), "pinyin.weight": (1354, 8)}, {"n_head": 2}, "lack wte.weight"),
         ({"h.0.attn.c_attn.weight": (8, 24), "wte.weight": (26240, 8)}, None, "LingLong"),
         ({"shared.word_embeddings.weight": (8, 8)}, {"model_type": "t5"}, "lack shared.position_embeddings.weight"),

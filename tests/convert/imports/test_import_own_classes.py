@@ -120,6 +120,18 @@ def test_newer_linglong(tmp_path: Path, form: str) -> None:
     assert read_json(tmp_path / "out" / "generation_config.json")["eos_token_id"] == 8
 
 
+def test_what_legacy_files_leave_out(tmp_path: Path) -> None:
+    """Sixteen heads, as all published models have; sparse where there is a stride; ids of that vocabulary alone."""
+    state = fabricate(linglong_shapes(width=32, layers=2))
+    weights, settings = legacy(tmp_path, state, {"stride": STRIDE, "c": COLUMNS})
+    record = import_model(weights, tmp_path / "out", config=settings)
+    assert [note.split(":")[0] for note in record["notes"][:2]] == ["no n_head", "no attn_mode"]
+    model = model_of(AutoModelForCausalLM, tmp_path / "out")
+    assert (model.config.n_head, model.config.attn_mode, model.config.eos_token_id) == (16, "sparse", None)
+    with torch.no_grad():
+        close(model(torch.tensor([TOKENS])).logits[0], linglong_in_float64(state, TOKENS, 16, (STRIDE, COLUMNS)))
+
+
 def test_what_of_linglong_does_not_fit_is_named(tmp_path: Path) -> None:
     def fault(state: Weights, config: dict[str, Any] | None, line: str) -> None:
         weights, settings = legacy(tmp_path, state, config or {})
@@ -135,7 +147,7 @@ def test_what_of_linglong_does_not_fit_is_named(tmp_path: Path) -> None:
     tables = {f"transformer.{name}.weight": torch.zeros(1354, 24) for name in ("one", "two")}
     fault(whole | tables, config, "one.weight, transformer.two.weight: each may be the pinyin table")
     fault(whole | {"lm_head.weight": torch.zeros(37, 24)}, config, "not the token embedding")
-    fault({n: t for n, t in whole.items() if ".wte." not in n}, config, r"the weights lack wte\.weight")
+    fault({n: t for n, t in whole.items() if ".wte." not in n}, config, r"the weights lack transformer\.wte\.weight")
     fault(whole, None, "nothing tells whether its layers are sparse")
     fault(whole, {**config, "n_head": 5}, "LingLongConfig does not take this configuration")
     fault(whole, {**config, "mode": "thin"}, "neither dense nor sparse")
@@ -316,7 +328,16 @@ def test_randeng_s_own_vocabulary_has_ids_of_its_own(tmp_path: Path) -> None:
     state = randeng(rows=21248)
     there = folder(tmp_path / "there", state, {**T5, "vocab_size": 32128, "eos_token_id": 1})
     (there / "generation_config.json").write_text('{"eos_token_id": 1, "decoder_start_token_id": 0}')
+    pieces = [*WORDS, *(f"[unused{number}]" for number in range(21128 - len(WORDS)))]
+    (there / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
     record = import_model(there, tmp_path / "out")
+    assert record["tokenizer"] == "bert" and record["notes"] == [
+        "[BOS] 21128 begins and [EOS] 21129 ends what it writes"
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer("春<extra_id_0>夏<extra_id_117>", add_special_tokens=False)["input_ids"]
+    assert ids == [5, 21130, 6, 21247] and len(tokenizer) == 21248
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (21128, 21129, 0)
     assert record["config_unused"] == ["bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"]
     for name in ("config.json", "generation_config.json"):
         said = read_json(tmp_path / "out" / name)

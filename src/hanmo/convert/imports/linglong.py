@@ -60,7 +60,7 @@ def plan(source: Source) -> Plan:
             f"{source.path}: LingLong, and nothing tells whether its layers are sparse; give its configuration "
             "(YAML or JSON) with --config"
         )
-    at = "transformer." if "transformer.wte.weight" in source.tensors else ""
+    at = "transformer." if any(name.startswith("transformer.") for name in source.tensors) else ""
     rows, width = source.shape(f"{at}wte.weight")
     positions = source.shape(f"{at}wpe.weight")[0]
     keys.confirm(rows, "vocab_size", "n_vocab")

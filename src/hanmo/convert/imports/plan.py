@@ -37,6 +37,8 @@ class Plan:
         notes: what was changed on the way, for people.
         ids: of special tokens, for generation_config.json; empty for a class that does not generate.
         ids_from_files: a generation_config.json beside the weights knows them better.
+        added_tokens: special tokens that the project's code adds behind its vocabulary file; the first two begin and
+            end a text.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     ids: dict[str, Any] = field(default_factory=dict)
     ids_from_files: bool = True
+    added_tokens: tuple[str, ...] = ()
 
 
 @dataclass

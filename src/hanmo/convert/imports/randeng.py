@@ -24,6 +24,8 @@ _RULES: tuple[Rule, ...] = (
     # Later versions of its code name the parts of a layer after Megatron.
     (r"((?:encoder|decoder)\.block\.\d+\.)(?:Megatron)?(T5Layer.*)", r"\1\2"),
 )
+#: Behind BERT's 21,128 Chinese pieces; no published file lists them.
+_ADDED = ("[BOS]", "[EOS]", *(f"<extra_id_{number}>" for number in range(118)))
 _KEPT = ("dropout_rate", "layer_norm_epsilon", "feed_forward_proj")
 _IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
@@ -85,9 +87,9 @@ def plan(source: Source) -> Plan:
         **ids,
     }
     config = configure(MegatronT5Config, source, values)
-    made_of = Plan("Randeng / Megatron-T5", MegatronT5ForConditionalGeneration, config, made, ids=ids)
-    made_of.derived, made_of.unused, made_of.unmapped = found.derived, found.unused, found.unmapped
+    mapped = Plan("Randeng / Megatron-T5", MegatronT5ForConditionalGeneration, config, made, ids=ids)
+    mapped.derived, mapped.unused, mapped.unmapped = found.derived, found.unused, found.unmapped
     if published:
-        made_of.ids_from_files = False
-        made_of.notes.append(f"[BOS] {own['bos_token_id']} begins and [EOS] {own['eos_token_id']} ends what it writes")
-    return made_of
+        mapped.ids_from_files, mapped.added_tokens = False, _ADDED
+        mapped.notes.append(f"[BOS] {own['bos_token_id']} begins and [EOS] {own['eos_token_id']} ends what it writes")
+    return mapped
