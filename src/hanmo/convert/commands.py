@@ -19,10 +19,11 @@ import click
     help="Refuse weights that have no place in the class, and a class that would miss some.",
 )
 def import_(path: Path, out: Path, config: Path | None, tokenizer: Path | None, strict: bool) -> None:
-    """Make a Hugging Face folder of a stock class from the checkpoint at PATH (a file, or a folder with one).
+    """Make a Hugging Face folder from the checkpoint at PATH (a file, or a folder with one).
 
-    What it is is seen by its tensors and configuration: Tiny LLM zh, llama2.c (.pt and .bin), MiniMind, GPT-2
-    (Wenzhong), BERT and MegatronBert (Erlangshen), fine-tuned and reward models. None of its code is run.
+    What it is is seen by its tensors and configuration. Of stock classes: Tiny LLM zh, llama2.c (.pt and .bin),
+    MiniMind, GPT-2 (Wenzhong), BERT and MegatronBert (Erlangshen), fine-tuned and reward models. Of classes of
+    Hanmo's own: LingLong (.pt with its YAML by --config, or a folder), Zhouwenwang, Randeng. None of its code is run.
     """
     from hanmo.convert.imports import describe, import_model
 

@@ -1,8 +1,9 @@
-"""Attention over packed rows on a CPU, as two batched matrix products with a masked softmax between them.
+"""Attention that transformers' models call by name: written out (`eager`), and for packed rows on a CPU (`products`).
 
-Scaling, mask and softmax are compiled into the layer and become one loop, and queries are taken in blocks that look at
-no key behind them. Forward and backward in bf16 took 0.4 of the time of torch's fused CPU kernel at 256, 512 and 1,024
-tokens a row (docs/LOG.md); its price is memory: the weights of all heads are kept for the backward pass.
+`products` is two batched matrix products with a masked softmax between them. Scaling, mask and softmax are compiled
+into the layer and become one loop, and queries are taken in blocks that look at no key behind them. Forward and
+backward in bf16 took 0.4 of the time of torch's fused CPU kernel at 256, 512 and 1,024 tokens a row (docs/LOG.md); its
+price is memory: the weights of all heads are kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -20,6 +21,34 @@ PRODUCTS = "hanmo_products"
 SHORT = 1024
 #: Queries that are taken together. No block looks at keys behind its last query, which saves almost half of the work.
 BLOCK = 128
+
+
+def eager(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, as transformers calls it: the classes of our own fall back on it, and it shows weights.
+
+    Args:
+        query: [rows, heads, length, d].
+        key, value: [rows, heads, keys, d].
+        attention_mask: [rows, 1, length, keys], 0 where a query sees a key and -inf elsewhere.
+
+    Returns:
+        ([rows, length, heads, d], weights [rows, heads, length, keys]); the softmax is taken in fp32 or better.
+    """
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+    weights = nn.functional.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 def products(

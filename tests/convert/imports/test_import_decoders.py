@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from fabricated_checkpoints import EXACT, IDS, distance, folder, gpt2_shapes, hf_decoder_shapes, llama2_shapes, logits
-from plain_references import fabricate, gpt2, hf_decoder, llama2c
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from fabricated_checkpoints import EXACT, IDS, distance, folder, gpt2_shapes, hf_decoder_shapes, llama2_shapes, logits
 from hanmo.convert.imports import import_model
 from hanmo.files import read_json
+from plain_references import fabricate, gpt2, hf_decoder, llama2c
 
 TINYLLM: dict[str, Any] = {
     "architectures": ["TinyllmForCausalLM"],

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from fabricated_checkpoints import folder, gpt2_shapes, hf_decoder_shapes, llama2_shapes
-from plain_references import fabricate
 from safetensors.torch import save_file
 
+from fabricated_checkpoints import folder, gpt2_shapes, hf_decoder_shapes, llama2_shapes
 from hanmo.convert.imports import import_model
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
+from plain_references import fabricate
 
 GPT2 = {"model_type": "gpt2", "n_head": 3}
 

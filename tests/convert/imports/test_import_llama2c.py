@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fabricated_checkpoints import EXACT, IDS, distance, llama2_shapes, logits
-from plain_references import fabricate, llama2c
 from transformers import AutoModelForCausalLM
 
+from fabricated_checkpoints import EXACT, IDS, distance, llama2_shapes, logits
 from hanmo.convert.imports import import_model
 from hanmo.errors import HanmoError
+from plain_references import fabricate, llama2c
 
 SHAPE = (24, 40, 2, 4, 2, 37, 16)  # width, FFN, layers, heads, key-value heads, vocabulary, positions
 MATRICES = ("attention.wq", "attention.wk", "attention.wv", "attention.wo")

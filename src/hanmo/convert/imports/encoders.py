@@ -32,10 +32,7 @@ def plan(source: Source) -> Plan:
     import transformers
 
     names, keys = source.tensors, source.keys
-    place = "embeddings.word_embeddings.weight"
-    at = next((before for before in ("bert.", "bert_encoder.", "") if f"{before}{place}" in names), None)
-    if at is None:
-        raise HanmoError(f"{source.path}: an encoder, but {place} is under none of BERT's names; is it whole?")
+    at = prefix(source, ("bert.", "bert_encoder.", ""))
     base = "MegatronBert" if f"{at}encoder.layer.0.attention.ln.weight" in names else "Bert"
     script = "cls_layer.weight" in names
     fills = any(name.startswith("cls.predictions.") for name in names)
@@ -130,6 +127,19 @@ def _tie_head(found: Sorted, source: Source) -> bool:
         # Untied, the class adds the decoder's bias alone.
         tensors[again] = tensors[bias].clone()
     return tied
+
+
+def prefix(source: Source, known: tuple[str, ...]) -> str:
+    """Which of `known` stands before the encoder's names.
+
+    Raises:
+        HanmoError: none of them.
+    """
+    place = "embeddings.word_embeddings.weight"
+    at = next((before for before in known if f"{before}{place}" in source.tensors), None)
+    if at is None:
+        raise HanmoError(f"{source.path}: an encoder, but {place} is under none of BERT's names; is it whole?")
+    return at
 
 
 def is_encoder(names: Any) -> bool:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from hanmo.convert.imports.plan import DERIVED, Plan, Rule, apply, configure, layers, tie
+from hanmo.convert.imports.plan import DERIVED, Plan, Rule, apply, configure, halves, layers, tie
 from hanmo.convert.imports.source import Source
 from hanmo.errors import HanmoError
 
@@ -28,11 +26,6 @@ _RULES: tuple[Rule, ...] = (
     (_LAYER + r"feed_forward\.w3\.weight", r"model.layers.\1.mlp.up_proj.weight"),
     (r"(?:freqs_cos|freqs_sin|freqs_cis|pos_cis|rope\.freqs|(?:layers\.\d+\.attention\.)?mask)", DERIVED),
 )
-
-
-def halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows [heads x width, ...] of a rotation of neighbours, in the order of a rotation of halves."""
-    return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def plan(source: Source) -> Plan:

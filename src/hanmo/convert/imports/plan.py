@@ -1,4 +1,4 @@
-"""How a checkpoint becomes a stock class: tensors under their new names, and what is left over, held against the class.
+"""How a checkpoint becomes a model of a class, stock or ours: tensors under their new names, held against the class.
 
 A family gives `Rule`s: an expression over the old name, and the new name or what becomes of the tensor otherwise. The
 first that matches counts; a name that no rule matches is unmapped, and a strict import refuses it.
@@ -27,15 +27,18 @@ _SHOWN = 4
 
 @dataclass
 class Plan:
-    """A mapping onto a stock class.
+    """A mapping onto a class of transformers, or of ours.
 
     Attributes:
         kind: the family's name for people.
-        cls, config: the transformers class and its configuration.
+        cls, config: the class and its configuration.
         tensors: by the class's names.
         derived, unused, unmapped: names of the source that are not among them.
         notes: what was changed on the way, for people.
         ids: of special tokens, for generation_config.json; empty for a class that does not generate.
+        ids_from_files: a generation_config.json beside the weights knows them better.
+        added_tokens: special tokens that the project's code adds behind its vocabulary file; the first two begin and
+            end a text.
     """
 
     kind: str
@@ -47,6 +50,8 @@ class Plan:
     unmapped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ids: dict[str, Any] = field(default_factory=dict)
+    ids_from_files: bool = True
+    added_tokens: tuple[str, ...] = ()
 
 
 @dataclass
@@ -106,6 +111,11 @@ def tie(found: Sorted, embedding: str, head: str, said: bool | None, source: Sou
     del found.tensors[head]
     found.derived.append(head)
     return True
+
+
+def halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows [heads x width, ...] of a rotation of neighbours, in the order of a rotation of halves."""
+    return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def configure(cls: type[Any], source: Source, values: dict[str, Any]) -> Any:

@@ -61,6 +61,20 @@ class Keys:
             raise HanmoError(f"{self.where}: {names[0]}: {value!r} is no whole number")
         return int(value)
 
+    def confirm(self, found: int, *names: str) -> None:
+        """Hold what a tensor tells against what the configuration says, if anything.
+
+        Raises:
+            HanmoError: they differ, so that its other keys may be another model's as well.
+        """
+        said = self.get(*names)
+        if said is not None and said != found:
+            name = next(name for name in names if self.values.get(name) is not None)
+            raise HanmoError(
+                f"{self.where}: {name}: {said!r}, but {found} by the weights; is that the configuration of this "
+                "checkpoint?"
+            )
+
     @property
     def unused(self) -> list[str]:
         """Keys with a value that no family has asked for."""

@@ -33,7 +33,7 @@ def write(plan: Plan, source: Source, missing: list[str], folder: Path, tokenize
             _ids_from_tokenizer(plan, folder)
         plan.config.save_pretrained(folder)
     _for_older_readers(folder / "config.json")
-    if plan.cls.__name__.endswith(("ForCausalLM", "LMHeadModel")):
+    if plan.cls.can_generate():
         _generation(plan, source, folder)
     record = {
         "kind": plan.kind,
@@ -101,7 +101,7 @@ def _generation(plan: Plan, source: Source, folder: Path) -> None:
     if beside.is_file():
         read = read_json(beside)
         given = read if isinstance(read, dict) else {}
-    values = {role: given.get(role, value) for role, value in plan.ids.items()}
+    values = {role: given.get(role, value) if plan.ids_from_files else value for role, value in plan.ids.items()}
     if given.get("do_sample") is True:
         values |= {"do_sample": True} | {name: given[name] for name in _SAMPLING if given.get(name) is not None}
     GenerationConfig(**{name: value for name, value in values.items() if value is not None}).save_pretrained(folder)
@@ -137,6 +137,8 @@ def _tokenizer(plan: Plan, source: Source, folder: Path, given: Path | None) -> 
     try:
         facts = import_tokenizer(given or source.folder, work)
         rows = plan.config.vocab_size
+        if plan.added_tokens and len(load(work)) + len(plan.added_tokens) == rows:
+            _add_tokens(work, plan.added_tokens)
         if len(load(work)) > rows:
             raise HanmoError(f"{given or source.folder}: a tokenizer of {len(load(work))} tokens for {rows} embeddings")
     except HanmoError as error:
@@ -153,3 +155,22 @@ def _tokenizer(plan: Plan, source: Source, folder: Path, given: Path | None) -> 
     if settings.is_file() and "auto_map" in (values := read_json(settings)):
         write_json(settings, {name: value for name, value in values.items() if name != "auto_map"})
     return str(facts["kind"])
+
+
+def _add_tokens(folder: Path, tokens: tuple[str, ...]) -> None:
+    """Put special tokens behind a vocabulary, in their order; the first two begin and end a text."""
+    from transformers import AddedToken
+
+    from hanmo.tokenizer import load, save
+    from hanmo.tokenizer.forms.wordpiece import write_vocabulary
+
+    settings = folder / "tokenizer_config.json"
+    before = read_json(settings)
+    tokenizer = load(folder)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+    tokenizer.bos_token, tokenizer.eos_token = tokens[:2]
+    save(tokenizer, folder)
+    kept = {key: before[key] for key in ("tokenizer_class", "do_lower_case", "tokenize_chinese_chars") if key in before}
+    write_json(settings, {**read_json(settings), **kept})
+    if (folder / "vocab.txt").is_file():
+        write_vocabulary(tokenizer.get_vocab(), folder)

@@ -16,5 +16,6 @@ Once `hanmo` is imported, `transformers.AutoConfig` and `transformers.AutoModelF
 | `places` | where tokens stand: padding, packed documents, keys of a cache |
 | `modeling` | `LingLongModel`, `LingLongForCausalLM` |
 | `generation` | completing batches: padding, prefix and suffix, pinyin, right-to-left |
-| `convert` | weights of both published forms |
+
+Published weights of both forms become such a folder by `hanmo convert import`.
 """

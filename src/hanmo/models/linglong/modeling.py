@@ -25,6 +25,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from hanmo.models.attention import eager
 from hanmo.models.linglong.configuration import LingLongConfig
 from hanmo.models.linglong.places import behind, from_the_start, up_to
 from hanmo.models.linglong.sparse import (
@@ -39,29 +40,6 @@ from hanmo.models.linglong.sparse import (
     packed_blocks,
 )
 from hanmo.models.loss import IGNORE
-
-
-def eager(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out, as transformers calls it.
-
-    Returns:
-        ([rows, queries, heads, d], weights [rows, heads, queries, keys]).
-    """
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-    weights = nn.functional.dropout(weights, dropout, module.training)
-    return (weights @ value).transpose(1, 2), weights
 
 
 def _output(features: int, given: int) -> Conv1D:

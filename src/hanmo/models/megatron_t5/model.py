@@ -29,9 +29,9 @@ from transformers.models.auto.modeling_auto import AutoModelForSeq2SeqLM
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from hanmo.models.attention import eager
 from hanmo.models.loss import IGNORE
 from hanmo.models.megatron_t5.config import MegatronT5Config
-from hanmo.models.unified.layers import eager
 
 
 class MegatronT5Embeddings(nn.Module):

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hanmo.models.attention import eager
 from hanmo.models.unified.config import UnifiedConfig
 
 
@@ -34,24 +34,6 @@ def rotated(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Queries or keys [rows, heads, length, width], channel i turned with channel i + width/2 by the angles."""
     first, second = states.chunk(2, -1)
     return states * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]
-
-
-def eager(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention in plain products, which also gives its weights; as transformers calls it."""
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.dropout(scores.float().softmax(-1).to(query.dtype), dropout, module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 class UnifiedEmbeddings(nn.Module):

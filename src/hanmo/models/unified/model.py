@@ -2,7 +2,7 @@
 
 The skeleton is Megatron's BERT (Shoeybi et al., arXiv:1909.08053): LayerNorm before attention and feed-forward part and
 once behind the last layer, biases everywhere, token types. There are no position embeddings: queries and keys are
-rotated (Su et al., arXiv:2104.09864), in half-split order, which fast kernels want; `hanmo.models.unified.convert`
+rotated (Su et al., arXiv:2104.09864), in half-split order, which fast kernels want; `hanmo convert import`
 brings the interleaved order of published checkpoints into it. Logits are the last hidden states times the word
 embeddings. Which token sees which is in `hanmo.models.unified.masks`.
 """

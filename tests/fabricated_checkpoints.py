@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+
+from plain_references import fabricate
 
 #: Largest difference of logits of order 1 to 10 between the imported model in float32 and the float64 reference.
 EXACT = 1e-5
@@ -124,6 +127,77 @@ def mask_head_shapes(rows: int = 37, width: int = 24) -> Shapes:
         f"{head}transform.LayerNorm.weight": (width,),
         f"{head}transform.LayerNorm.bias": (width,),
     }
+
+
+def linglong_shapes(rows: int = 37, width: int = 24, layers: int = 3, positions: int = 32) -> Shapes:
+    """LingLong's legacy form: 12 tensors a layer and 4 more, no head."""
+    norm, shapes = {"weight": (width,), "bias": (width,)}, Shapes()
+    for number in range(layers):
+        here = f"transformer.blocks.{number}."
+        for name, form in (
+            ("attn.c_attn", (width, 3 * width)),
+            ("attn.c_proj", (width, width)),
+            ("mlp.c_fc", (width, 4 * width)),
+            ("mlp.c_proj", (4 * width, width)),
+        ):
+            shapes |= {f"{here}{name}.w": form, f"{here}{name}.b": (form[1],)}
+        shapes |= {f"{here}{p}.{q}": form for p in ("ln_1", "ln_2") for q, form in norm.items()}
+    assert len(shapes) == 12 * layers
+    tables: Shapes = {"transformer.wte.weight": (rows, width), "transformer.wpe.weight": (positions, width)}
+    return shapes | tables | {f"transformer.ln_f.{q}": form for q, form in norm.items()}
+
+
+def linglong_newer(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Legacy weights under the names of the Hugging Face form."""
+    found = {}
+    for name, tensor in state.items():
+        name = name.replace("transformer.blocks.", "transformer.h.")
+        if name.endswith((".w", ".b")):
+            name = name[:-1] + {"w": "weight", "b": "bias"}[name[-1]]
+        found[name] = tensor.clone()
+    return found
+
+
+def zhouwenwang(at: str, layers: int = 2, head: int = 6, seed: int = 1) -> dict[str, torch.Tensor]:
+    """MegatronBert's tensors without positions, with the rates of each layer's rotation and the counting buffer."""
+    shapes = {name: form for name, form in encoder_shapes(at, layers=layers).items() if "position_emb" not in name}
+    state = fabricate(shapes, seed)
+    rates = torch.exp(torch.arange(0, head, 2) * -math.log(1e4) / head)
+    state |= {f"{at}encoder.layer.{n}.attention.self.rope_emb.div_term": rates.clone() for n in range(layers)}
+    return state | {f"{at}embeddings.position_ids": torch.arange(16)[None]}
+
+
+def randeng(
+    part: str = "T5Layer", rows: int = 60, width: int = 24, inner: int = 18, ffn: int = 40, positions: int = 40
+) -> dict[str, torch.Tensor]:
+    """Megatron-T5 with two layers that read and three that write; `part`: what a layer's parts are named after."""
+
+    def linear(name: str, out: int, into: int) -> Shapes:
+        return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+    def norm(name: str) -> Shapes:
+        return linear(name, width, width) | {f"{name}.weight": (width,)}
+
+    tables = {"word_embeddings.weight": (rows, width), "position_embeddings.weight": (positions, width)}
+    shapes: Shapes = {f"shared.{name}": form for name, form in tables.items()} | {"lm_head_bias": (rows,)}
+    for half, layers in (("encoder", 2), ("decoder", 3)):
+        for number in range(layers):
+            here = f"{half}.block.{number}.{part}"
+            attentions = ["SelfAttention.SelfAttention", "CrossAttention.EncDecAttention"]
+            for attention in attentions[: 1 + (half == "decoder")]:
+                shapes |= norm(f"{here}{attention.split('.')[0]}.layer_norm")
+                for p in "qkv":
+                    shapes |= linear(f"{here}{attention}.{p}", inner, width)
+                shapes |= linear(f"{here}{attention}.o", width, inner)
+            shapes |= norm(f"{here}FF.layer_norm")
+            shapes |= linear(f"{here}FF.DenseReluDense.wi", ffn, width)
+            shapes |= linear(f"{here}FF.DenseReluDense.wo", width, ffn)
+        shapes |= norm(f"{half}.final_layer_norm")
+    state = fabricate(shapes)
+    for half in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"):
+        state |= {f"{half}.{name}": state[f"shared.{name}"].clone() for name in tables}
+        state[f"{half}.position_ids"] = torch.arange(positions)[None]
+    return state
 
 
 def folder(path: Path, weights: dict[str, Any], config: dict[str, Any] | None, safe: bool = True) -> Path:

@@ -227,3 +227,110 @@ def classify(weights: Weights, hidden: torch.Tensor, at: str, layer: str) -> tor
     w = _double(weights)
     pooled = torch.tanh(hidden[0] @ w(f"{at}pooler.dense.weight").T + w(f"{at}pooler.dense.bias"))
     return pooled @ w(f"{layer}.weight").T + w(f"{layer}.bias")
+
+
+def linglong(
+    weights: Weights,
+    ids: list[int],
+    heads: int,
+    sparse: tuple[int, int] | None,
+    readings: list[int] | None = None,
+    tanh: bool = False,
+    eps: float = 1e-8,
+) -> torch.Tensor:
+    """LingLong under its legacy names: [positions, vocabulary].
+
+    Args:
+        sparse: (stride, columns): odd layers see their own block and the last columns of earlier blocks.
+        readings: ids whose embedding is added to the tokens'.
+    """
+    w = _double(weights)
+    layers = 1 + max(int(n.split("blocks.")[1].split(".")[0]) for n in weights if "blocks." in n)
+    x = w("transformer.wte.weight")[ids] + w("transformer.wpe.weight")[: len(ids)]
+    if readings is not None:
+        x = x + w("transformer.wpinyin.weight")[readings]
+    width = x.shape[1]
+    cuts = [slice(start, start + width // heads) for start in range(0, width, width // heads)]
+    for number in range(layers):
+        here = f"transformer.blocks.{number}."
+        allowed = _causal(len(ids))
+        if sparse is not None and number % 2 == 1:
+            stride, columns = sparse
+            for q in range(len(ids)):
+                for k in range(q + 1):
+                    allowed[q, k] = k // stride == q // stride or k % stride >= stride - columns
+        h = _layer_norm(x, w(f"{here}ln_1.weight"), w(f"{here}ln_1.bias"), eps)
+        q, k, v = (h @ w(f"{here}attn.c_attn.w") + w(f"{here}attn.c_attn.b")).split(width, 1)
+        mixed = torch.cat([_attend(q[:, c], k[:, c], v[:, c], allowed) for c in cuts], 1)
+        x = x + mixed @ w(f"{here}attn.c_proj.w") + w(f"{here}attn.c_proj.b")
+        h = _layer_norm(x, w(f"{here}ln_2.weight"), w(f"{here}ln_2.bias"), eps)
+        h = (_gelu_new if tanh else _gelu)(h @ w(f"{here}mlp.c_fc.w") + w(f"{here}mlp.c_fc.b"))
+        x = x + h @ w(f"{here}mlp.c_proj.w") + w(f"{here}mlp.c_proj.b")
+    x = _layer_norm(x, w("transformer.ln_f.weight"), w("transformer.ln_f.bias"), eps)
+    return x @ w("transformer.wte.weight").T
+
+
+def zhouwenwang(
+    weights: Weights, ids: list[int], types: list[int], heads: int, at: str = "", eps: float = 1e-12
+) -> torch.Tensor:
+    """Zhouwenwang: [positions, vocabulary]. A query sees a key whose running sum of types is not above its own."""
+    w = _double(weights)
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return _layer_norm(x, w(f"{at}{name}.weight"), w(f"{at}{name}.bias"), eps)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x @ w(f"{at}{name}.weight").T + w(f"{at}{name}.bias")
+
+    layers = 1 + max(int(n.split("encoder.layer.")[1].split(".")[0]) for n in weights if "encoder.layer." in n)
+    sums = torch.tensor(types).cumsum(0)
+    allowed = sums[None, :] <= sums[:, None]
+    words = w(f"{at}embeddings.word_embeddings.weight")
+    x = words[ids] + w(f"{at}embeddings.token_type_embeddings.weight")[types]
+    head = x.shape[1] // heads
+    for number in range(layers):
+        here = f"encoder.layer.{number}."
+        h = norm(x, f"{here}attention.ln")
+        q, k, v = (linear(h, f"{here}attention.self.{p}") for p in ("query", "key", "value"))
+        parts = []
+        for c in (slice(index * head, (index + 1) * head) for index in range(heads)):
+            parts.append(_attend(_rotate_neighbours(q[:, c], 1e4), _rotate_neighbours(k[:, c], 1e4), v[:, c], allowed))
+        x = x + linear(torch.cat(parts, 1), f"{here}attention.output.dense")
+        h = _gelu(linear(norm(x, f"{here}ln"), f"{here}intermediate.dense"))
+        x = x + linear(h, f"{here}output.dense")
+    return norm(x, "encoder.ln") @ words.T
+
+
+def randeng(weights: Weights, ids: list[int], written: list[int], heads: int, eps: float = 1e-5) -> torch.Tensor:
+    """Megatron-T5: [written, vocabulary]. Norms with biases before each part, scaled attention, learned positions."""
+    w = _double(weights)
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return _layer_norm(x, w(f"{name}.weight"), w(f"{name}.bias"), eps)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x @ w(f"{name}.weight").T + w(f"{name}.bias")
+
+    def attention(x: torch.Tensor, states: torch.Tensor, name: str, allowed: torch.Tensor) -> torch.Tensor:
+        q, k, v = linear(x, f"{name}.q"), linear(states, f"{name}.k"), linear(states, f"{name}.v")
+        head = q.shape[1] // heads
+        cuts = [slice(index * head, (index + 1) * head) for index in range(heads)]
+        return linear(torch.cat([_attend(q[:, c], k[:, c], v[:, c], allowed) for c in cuts], 1), f"{name}.o")
+
+    def half(name: str, tokens: list[int], states: torch.Tensor | None) -> torch.Tensor:
+        x = w("shared.word_embeddings.weight")[tokens] + w("shared.position_embeddings.weight")[: len(tokens)]
+        everything = torch.ones(len(tokens), len(tokens if states is None else states), dtype=torch.bool)
+        for number in range(1 + max(int(n.split(".")[2]) for n in weights if n.startswith(f"{name}.block."))):
+            here = f"{name}.block.{number}.T5Layer"
+            own = norm(x, f"{here}SelfAttention.layer_norm")
+            seen = everything if states is None else _causal(len(tokens))
+            x = x + attention(own, own, f"{here}SelfAttention.SelfAttention", seen)
+            if states is not None:
+                own = norm(x, f"{here}CrossAttention.layer_norm")
+                x = x + attention(own, states, f"{here}CrossAttention.EncDecAttention", everything)
+            h = _gelu(linear(norm(x, f"{here}FF.layer_norm"), f"{here}FF.DenseReluDense.wi"))
+            x = x + linear(h, f"{here}FF.DenseReluDense.wo")
+        return norm(x, f"{name}.final_layer_norm")
+
+    last = half("decoder", written, half("encoder", ids, None))
+    return last @ w("shared.word_embeddings.weight").T + w("lm_head_bias")
