@@ -225,10 +225,11 @@ def test_a_run_that_is_stopped_and_goes_on_and_what_it_leaves(tokens, tmp_path: 
     # Stopped and gone on with, it ends with the same bits; other micro-batches change rounding alone.
     run_stage(tokens, tmp_path / "grown", **options | {"tokens": 15 * 512})
     run_stage(tokens, tmp_path / "grown", **options)
-    run_stage(tokens, tmp_path / "micro", **options | {"micro_tokens": 128})
-    whole, grown, micro = (saved(tmp_path / name / "model") for name in ("run", "grown", "micro"))
+    whole, grown = (saved(tmp_path / name / "model") for name in ("run", "grown"))
     assert all(torch.equal(whole[name], grown[name]) for name in whole)
-    assert all(torch.allclose(whole[name], micro[name], atol=2e-3) for name in whole)
+    run_stage(tokens, tmp_path / "micro", **options | {"micro_tokens": 128})
+    pieces = [line["loss"] for line in lines(tmp_path / "micro" / "log.jsonl") if "loss" in line]
+    assert pieces[:8] == pytest.approx(losses[:8], rel=1e-4)
 
 
 def test_a_folder_goes_on(tokens, tmp_path: Path) -> None:

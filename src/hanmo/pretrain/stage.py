@@ -91,7 +91,8 @@ def _train(
         settings = settle(settings, model, world, dtype)
     source, step, seen = _objective(settings, data, tokenizer, model)
     keep = keeper(settings, save)
-    size = bytes_per_token(facts, order)
+    # What is masked or cut out has no bytes of its own.
+    size = bytes_per_token(facts, order) if settings.objective == "causal" else None
     rates = Rates.of(settings, model.get_input_embeddings().weight.shape[1], continued=given is not None)
     trainer = Trainer(
         model, settings, source, out, dtype, seen, world, bytes_per_token=size, step=step, keep=keep, rates=rates
