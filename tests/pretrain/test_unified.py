@@ -249,7 +249,7 @@ def test_slips_are_one_line(tokens, tiny_model_dir, tmp_path: Path) -> None:
         run_stage(tokens, tmp_path / "a", objective="unified")
     with pytest.raises(HanmoError, match="objective: causal: zhouwenwang-2m learns unified; give another preset"):
         run_stage(tokens, tmp_path / "b", **RUN, objective="causal")
-    with pytest.raises(HanmoError, match="no model that transformers can load here|not a unified model"):
+    with pytest.raises(HanmoError, match=r"no model that transformers can load here"):
         run_stage(tokens, tmp_path / "c", tiny_model_dir, objective="unified", vocabulary="swap")
     task = tmp_path / "afqmc.json"
     task.write_text('{"sentence1": "好", "sentence2": "不好", "label": "0"}\n', encoding="utf-8")

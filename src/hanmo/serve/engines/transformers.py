@@ -42,7 +42,7 @@ class TransformersEngine(Engine):
         folder = resolve(folder)
         if threads:
             torch.set_num_threads(threads)
-        self._device = _device(device)
+        self._device = device_of(device)
         self._model = _load(folder, self._device)
         config = self._model.config.get_text_config()
         self.name = model_name(folder)
@@ -225,7 +225,12 @@ class TransformersEngine(Engine):
         del self._model
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The torch device of that name; "auto" is the accelerator, if there is one.
+
+    Raises:
+        HanmoError: it cannot be used.
+    """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator or torch.device("cpu")
