@@ -198,7 +198,7 @@ def test_a_model_that_computes_otherwise_is_refused() -> None:
 
 def test_held_out_documents_are_asked_for_every_token_once() -> None:
     documents = [list(range(10, 31)), [40, 41], [50, 51, 52]]
-    flat = np.array(sum(documents, []), np.uint16)
+    flat = np.array([index for document in documents for index in document], np.uint16)
     rows = causal_rows(split_of(flat, np.cumsum([len(d) for d in documents])), 3, 8)
     asked = rows.targets[rows.targets != IGNORE]
     assert sorted(asked.tolist()) == sorted(index for document in documents for index in document[1:])

@@ -96,7 +96,7 @@ def unified_look(
 
     def measure(trainer: Any) -> dict[str, Any]:
         found = masks(trainer) if masks else {}
-        bits = {name: round(_nats(trainer, rows) / size / np.log(2), 5) for name, (rows, size) in texts.items()}
+        bits = {name: round(_nats(trainer, rows) / size / float(np.log(2)), 5) for name, (rows, size) in texts.items()}
         found |= _told(trainer, "heldout_bpb", bits, len(heldout), "held-out {} bits per byte")
         if texts:
             _samples(trainer, tokenizer, prompts, eos)
