@@ -21,6 +21,8 @@ from hanmo.pretrain.objectives.unified import UnifiedRows, causal_rows
 from hanmo.pretrain.rows import filled_up, taken
 from hanmo.pretrain.settings import MaskSettings, PretrainSettings, UnifiedSettings
 from hanmo.pretrain.steps.unified import UnifiedStep, check_unified
+from hanmo.serve import Sampling
+from hanmo.serve.engines import open_engine
 from hanmo.tokenizer import load
 from hanmo.tokenizer.forms.wordpiece import build_lossless
 from hanmo.tokens.order import Order, Rows
@@ -218,8 +220,18 @@ def test_a_run_that_is_stopped_and_goes_on_and_what_it_leaves(tokens, tmp_path: 
     folder = tmp_path / "run" / "model"
     for auto in (transformers.AutoModelForMaskedLM, transformers.AutoModelForCausalLM):
         model, info = auto.from_pretrained(folder, output_loading_info=True)
-        assert type(model) is UnifiedForMaskedLM and not info["missing_keys"] and not info["unexpected_keys"]
+        assert isinstance(model, UnifiedForMaskedLM) and not info["missing_keys"] and not info["unexpected_keys"]
     tokenizer = load(folder)
+    # As a decoder it sees what is before a token alone, also where nobody says types; and so the engine writes.
+    ids = torch.tensor([[tokenizer.cls_token_id, *tokenizer("今天天气")["input_ids"]]])
+    with torch.no_grad():
+        shorter = model(ids[:, :3]).logits
+        torch.testing.assert_close(model(ids).logits[:, :3], shorter)
+    engine = open_engine(tmp_path / "run", threads=1)
+    assert engine.encode("今天天气") == ids[0].tolist()
+    greedy = Sampling(max_tokens=5, temperature=0)
+    alone = engine.complete([engine.encode("今天")], greedy)
+    assert alone[0].text == engine.complete([engine.encode("今天"), engine.encode("上海的")], greedy)[0].text
     assert model.config.eos_token_id == tokenizer.eos_token_id and model.config.bos_token_id == tokenizer.cls_token_id
     assert model.config.hidden_dropout_prob == 0.1
     # Stopped and gone on with, it ends with the same bits; other micro-batches change rounding alone.

@@ -57,6 +57,8 @@ class TransformersEngine(Engine):
         self.vocab_size = min(len(tokenizer), config.vocab_size)
         self._pieces = _byte_pieces(tokenizer)
         self._chat = _chat_encoder(tokenizer)
+        # Documents of a unified model begin so, whatever its tokenizer is used for elsewhere.
+        self._opening = tokenizer.cls_token_id if config.model_type == "hanmo_unified" else None
         self.can_chat = self._chat is not None
         self.stop_ids = self._find_stops()
         self._reset()
@@ -72,7 +74,9 @@ class TransformersEngine(Engine):
 
     def encode(self, text: str) -> list[int]:
         with self._encode_lock:
-            ids = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=True).ids
+            ids = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=self._opening is None).ids
+        if self._opening is not None:
+            return [self._opening, *ids]
         if isinstance(self._chat, ChatFormat):
             return [self._chat.end_of_text, *ids]  # as every document stood in training
         if ids:
