@@ -12,6 +12,7 @@ import transformers
 from tiny_runs import QUICK, lines, run_stage, saved  # type: ignore[import-not-found]
 
 from hanmo.errors import HanmoError
+from hanmo.evaluate.bpb import bits_per_byte
 from hanmo.files import JsonlZstWriter
 from hanmo.models.loss import IGNORE
 from hanmo.models.unified.config import UnifiedConfig
@@ -26,7 +27,7 @@ from hanmo.serve.engines import open_engine
 from hanmo.tokenizer import load
 from hanmo.tokenizer.forms.wordpiece import build_lossless
 from hanmo.tokens.order import Order, Rows
-from hanmo.tokens.shards import split_of
+from hanmo.tokens.shards import open_split, split_of
 
 SENTENCES = [
     "北京大学的学生在图书馆里学习人工智能。",
@@ -267,3 +268,16 @@ def test_slips_are_one_line(tokens, tiny_model_dir, tmp_path: Path) -> None:
     task.write_text('{"sentence1": "好", "sentence2": "不好", "label": "0"}\n', encoding="utf-8")
     with pytest.raises(HanmoError, match="task files are for objective: masked; make tokens of the"):
         run_stage(task, tmp_path / "d", **RUN)
+
+
+def test_bits_per_byte_of_the_look_are_those_of_eval(tokens, tmp_path: Path) -> None:
+    options = {**RUN, "context": 64, "batch_tokens": 512, "tokens": 10 * 512, "lr": 3e-3}
+    counts = run_stage(tokens, tmp_path / "run", **options)
+    folder = tmp_path / "run" / "model"
+    split = open_split(tokens, "heldout")
+    tokenizer = load(folder)
+    texts = [tokenizer.decode(split.document(number), skip_special_tokens=True) for number in range(len(split))]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    # The look cuts documents where a row is full, and these are shorter.
+    found = bits_per_byte(model, tokenizer, texts, 64)
+    assert counts["heldout_bpb"] == pytest.approx(found["bits_per_byte"], rel=2e-3)
