@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from group import together  # type: ignore[import-not-found]
 from tiny_runs import lines, run_stage, saved  # type: ignore[import-not-found]
 
 from hanmo.errors import HanmoError
@@ -41,6 +42,13 @@ RUNS = {
     "megatron": {"preset": "randeng-2m", "shape": {"hidden": 32, "ffn": 64, "layers": 2}},
     "t5": {"preset": "t5-1m", "shape": {"hidden": 32, "ffn": 64, "layers": 2}},
 }
+
+
+UNIFIED = {
+    "preset": "zhouwenwang-2m",
+    "shape": {"hidden": 32, "ffn": 64, "layers": 2, "heads": 4, "kv_heads": 4},
+}
+SHORT = {"context": 64, "batch_tokens": 256, "tokens": 3 * 256, "eval_bytes": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -265,3 +273,26 @@ def test_slips_are_one_line(tokens, make_tokens, tmp_path: Path) -> None:
         run_stage(plain, tmp_path / "a", **RUNS["t5"])
     with pytest.raises(HanmoError, match="objective: causal: randeng-2m learns spans; give another preset"):
         run_stage(tokens, tmp_path / "b", **RUNS["megatron"], objective="causal")
+
+
+def in_two(tokens: Path, out: Path) -> None:
+    """In a group: a run of each way to share a model; stock T5 cannot be cut."""
+    for parallel, kind in (("ddp", "megatron"), ("fsdp", "megatron"), ("ddp", "t5")):
+        run_stage(tokens, out / parallel / kind, **SHORT, **RUNS[kind], parallel=parallel)
+    run_stage(tokens, out / "ddp" / "unified", **SHORT, **UNIFIED)
+    run_stage(tokens, out / "fsdp" / "unified", **SHORT, **UNIFIED, parallel="fsdp")
+    with pytest.raises(HanmoError, match="parallel: fsdp: a stock T5 cannot be cut over processes here"):
+        run_stage(tokens, out / "refused", **SHORT, **RUNS["t5"], parallel="fsdp")
+
+
+def test_two_processes_train_as_one(tokens, tmp_path: Path) -> None:
+    together(2, in_two, tokens, tmp_path)
+    for kind, how in {**RUNS, "unified": UNIFIED}.items():
+        counts = run_stage(tokens, tmp_path / kind, **SHORT, **how)
+        for parallel in ("ddp", "fsdp"):
+            if (tmp_path / parallel / kind).is_dir():
+                one, two = (lines(tmp_path / name / "log.jsonl") for name in (kind, f"{parallel}/{kind}"))
+                losses = ([line["loss"] for line in found if "loss" in line] for found in (one, two))
+                assert next(losses) == pytest.approx(next(losses), rel=1e-3), (parallel, kind)
+                seen = [line["heldout_loss"] for line in two if "heldout_loss" in line]
+                assert seen == [pytest.approx(counts["heldout_loss"], rel=0.05)]
