@@ -112,8 +112,16 @@ class Seq2SeqStep(StackStep):
 class MegatronT5Step(Seq2SeqStep):
     """`Seq2SeqStep` for Megatron's T5: learned positions, a head with a bias."""
 
-    def __init__(self, model: Any, dtype: torch.dtype, compiled: bool, context: int, *others: Any) -> None:
-        super().__init__(model, dtype, compiled, context, *others)
+    def __init__(
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        compiled: bool,
+        context: int,
+        recompute: bool = False,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(model, dtype, compiled, context, recompute, options)
         if self.device.type == "cpu" and context <= SHORT:
             model.set_attn_implementation(PRODUCTS)
 

@@ -58,7 +58,7 @@ class TransformersEngine(Engine):
         self._pieces = _byte_pieces(tokenizer)
         self._chat = _chat_encoder(tokenizer)
         # Documents of a unified model begin so, whatever its tokenizer is used for elsewhere.
-        self._opening = tokenizer.cls_token_id if config.model_type == "hanmo_unified" else None
+        self._opening = cast(int, tokenizer.cls_token_id) if config.model_type == "hanmo_unified" else None
         self.can_chat = self._chat is not None
         self.stop_ids = self._find_stops()
         self._reset()
