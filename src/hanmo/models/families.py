@@ -178,9 +178,13 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(_gpt2, _count_gpt2, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
     "linglong": Family(_linglong, _count_gpt2, what="decoder, sparse or dense"),
     "megatron-bert": Family(_bert, _count_megatron_bert, ("masked",), what="encoder", loads="transformers"),
-    "hanmo_unified": Family(_bert, _count_unified, ("unified",), what="encoder and decoder in one"),
-    "t5": Family(_stock_t5, _count_t5, ("spans",), what="encoder and decoder", loads="transformers"),
-    "hanmo_megatron_t5": Family(_t5, _count_megatron_t5, ("spans",), what="encoder and decoder"),
+    "hanmo_unified": Family(
+        _bert, _count_unified, ("unified",), what="encoder and decoder in one", recipe="unified.yaml"
+    ),
+    "t5": Family(
+        _stock_t5, _count_t5, ("spans",), what="encoder and decoder", loads="transformers", recipe="randeng.yaml"
+    ),
+    "hanmo_megatron_t5": Family(_t5, _count_megatron_t5, ("spans",), what="encoder and decoder", recipe="randeng.yaml"),
 }
 
 
