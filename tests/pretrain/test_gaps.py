@@ -17,6 +17,9 @@ from hanmo.models.gaps import fill
 from hanmo.models.loss import IGNORE
 from hanmo.models.megatron_t5.config import MegatronT5Config
 from hanmo.models.megatron_t5.model import MegatronT5ForConditionalGeneration
+from hanmo.pretrain.alone import Alone
+from hanmo.pretrain.distributed import World
+from hanmo.pretrain.lanes import Laned
 from hanmo.pretrain.loading import without_dropout
 from hanmo.pretrain.objectives.gaps import GapRows
 from hanmo.pretrain.optimizer import _part
@@ -160,6 +163,24 @@ def test_the_packed_step_is_the_model_on_every_document_alone(kind: str, lossles
     torch.testing.assert_close(step.loss(taken(rows, slice(0, 1))) + step.loss(taken(rows, slice(1, 4))), loss)
     half = step_of(model, "spans")(model, torch.bfloat16, compiled=False, context=64).loss(rows)
     assert half.item() == pytest.approx(loss.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["megatron", "t5"])
+def test_lanes_equal_one_thread(kind: str, lossless, tiny_settings) -> None:
+    rows = source(lossless)[1].rows(0, 3)
+    world, before = World(torch.device("cpu")), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = []
+        for way in (Alone, Laned):
+            model = model_of(kind, len(load(lossless)))
+            made = way(model, tiny_settings, torch.float32, world, step_of(model, "spans"))
+            made.loss(rows).backward()
+            found.append({name: p.grad for name, p in model.named_parameters()})
+    finally:
+        torch.set_num_threads(before)
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-3, atol=1e-3, msg=name)
 
 
 def test_a_model_that_computes_otherwise_is_refused() -> None:

@@ -17,6 +17,9 @@ from hanmo.files import JsonlZstWriter
 from hanmo.models.loss import IGNORE
 from hanmo.models.unified.config import UnifiedConfig
 from hanmo.models.unified.model import UnifiedForMaskedLM
+from hanmo.pretrain.alone import Alone
+from hanmo.pretrain.distributed import World
+from hanmo.pretrain.lanes import Laned
 from hanmo.pretrain.objectives.masked import MaskedRows
 from hanmo.pretrain.objectives.unified import UnifiedRows, causal_rows
 from hanmo.pretrain.rows import filled_up, taken
@@ -181,6 +184,22 @@ def test_the_packed_step_is_the_model_on_every_document_alone(lossless) -> None:
     parts = step.loss(taken(rows, slice(0, 1))) + step.loss(taken(rows, slice(1, 4)))
     torch.testing.assert_close(filled, loss)
     torch.testing.assert_close(parts, loss)
+
+
+def test_lanes_equal_one_thread(lossless, tiny_settings) -> None:
+    rows = source(lossless)[1].rows(0, 3)
+    world, before = World(torch.device("cpu")), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = []
+        for way in (Alone, Laned):
+            model = model_of(len(load(lossless)))
+            way(model, tiny_settings, torch.float32, world, UnifiedStep).loss(rows).backward()
+            found.append({name: p.grad for name, p in model.named_parameters()})
+    finally:
+        torch.set_num_threads(before)
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-3, atol=1e-3, msg=name)
 
 
 def test_compiled_is_as_eager(lossless) -> None:
