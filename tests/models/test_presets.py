@@ -59,6 +59,7 @@ COUNTED = {
     "linglong-106m-word": 105_994_752,
     "zhouwenwang-110m": 101_376_000,
     "zhouwenwang-1.3b": 1_252_122_624,
+    "t5-60m": 60_511_616,
     "randeng-77m": 77_372_160,
     "randeng-770m": 727_737_088,
 }

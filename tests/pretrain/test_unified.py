@@ -12,19 +12,25 @@ import transformers
 from tiny_runs import QUICK, lines, run_stage, saved  # type: ignore[import-not-found]
 
 from hanmo.errors import HanmoError
+from hanmo.evaluate.bpb import bits_per_byte
 from hanmo.files import JsonlZstWriter
 from hanmo.models.loss import IGNORE
 from hanmo.models.unified.config import UnifiedConfig
 from hanmo.models.unified.model import UnifiedForMaskedLM
+from hanmo.pretrain.alone import Alone
+from hanmo.pretrain.distributed import World
+from hanmo.pretrain.lanes import Laned
 from hanmo.pretrain.objectives.masked import MaskedRows
 from hanmo.pretrain.objectives.unified import UnifiedRows, causal_rows
 from hanmo.pretrain.rows import filled_up, taken
 from hanmo.pretrain.settings import MaskSettings, PretrainSettings, UnifiedSettings
 from hanmo.pretrain.steps.unified import UnifiedStep, check_unified
+from hanmo.serve import Sampling
+from hanmo.serve.engines import open_engine
 from hanmo.tokenizer import load
 from hanmo.tokenizer.forms.wordpiece import build_lossless
 from hanmo.tokens.order import Order, Rows
-from hanmo.tokens.shards import split_of
+from hanmo.tokens.shards import open_split, split_of
 
 SENTENCES = [
     "北京大学的学生在图书馆里学习人工智能。",
@@ -180,6 +186,22 @@ def test_the_packed_step_is_the_model_on_every_document_alone(lossless) -> None:
     torch.testing.assert_close(parts, loss)
 
 
+def test_lanes_equal_one_thread(lossless, tiny_settings) -> None:
+    rows = source(lossless)[1].rows(0, 3)
+    world, before = World(torch.device("cpu")), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = []
+        for way in (Alone, Laned):
+            model = model_of(len(load(lossless)))
+            way(model, tiny_settings, torch.float32, world, UnifiedStep).loss(rows).backward()
+            found.append({name: p.grad for name, p in model.named_parameters()})
+    finally:
+        torch.set_num_threads(before)
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-3, atol=1e-3, msg=name)
+
+
 def test_compiled_is_as_eager(lossless) -> None:
     model = model_of(len(load(lossless)))
     rows = source(lossless)[1].rows(0, 2)
@@ -198,7 +220,7 @@ def test_a_model_that_computes_otherwise_is_refused() -> None:
 
 def test_held_out_documents_are_asked_for_every_token_once() -> None:
     documents = [list(range(10, 31)), [40, 41], [50, 51, 52]]
-    flat = np.array(sum(documents, []), np.uint16)
+    flat = np.array([index for document in documents for index in document], np.uint16)
     rows = causal_rows(split_of(flat, np.cumsum([len(d) for d in documents])), 3, 8)
     asked = rows.targets[rows.targets != IGNORE]
     assert sorted(asked.tolist()) == sorted(index for document in documents for index in document[1:])
@@ -218,17 +240,28 @@ def test_a_run_that_is_stopped_and_goes_on_and_what_it_leaves(tokens, tmp_path: 
     folder = tmp_path / "run" / "model"
     for auto in (transformers.AutoModelForMaskedLM, transformers.AutoModelForCausalLM):
         model, info = auto.from_pretrained(folder, output_loading_info=True)
-        assert type(model) is UnifiedForMaskedLM and not info["missing_keys"] and not info["unexpected_keys"]
+        assert isinstance(model, UnifiedForMaskedLM) and not info["missing_keys"] and not info["unexpected_keys"]
     tokenizer = load(folder)
+    # As a decoder it sees what is before a token alone, also where nobody says types; and so the engine writes.
+    ids = torch.tensor([[tokenizer.cls_token_id, *tokenizer("今天天气")["input_ids"]]])
+    with torch.no_grad():
+        shorter = model(ids[:, :3]).logits
+        torch.testing.assert_close(model(ids).logits[:, :3], shorter)
+    engine = open_engine(tmp_path / "run", threads=1)
+    assert engine.encode("今天天气") == ids[0].tolist()
+    greedy = Sampling(max_tokens=5, temperature=0)
+    alone = engine.complete([engine.encode("今天")], greedy)
+    assert alone[0].text == engine.complete([engine.encode("今天"), engine.encode("上海的")], greedy)[0].text
     assert model.config.eos_token_id == tokenizer.eos_token_id and model.config.bos_token_id == tokenizer.cls_token_id
     assert model.config.hidden_dropout_prob == 0.1
     # Stopped and gone on with, it ends with the same bits; other micro-batches change rounding alone.
     run_stage(tokens, tmp_path / "grown", **options | {"tokens": 15 * 512})
     run_stage(tokens, tmp_path / "grown", **options)
-    run_stage(tokens, tmp_path / "micro", **options | {"micro_tokens": 128})
-    whole, grown, micro = (saved(tmp_path / name / "model") for name in ("run", "grown", "micro"))
+    whole, grown = (saved(tmp_path / name / "model") for name in ("run", "grown"))
     assert all(torch.equal(whole[name], grown[name]) for name in whole)
-    assert all(torch.allclose(whole[name], micro[name], atol=2e-3) for name in whole)
+    run_stage(tokens, tmp_path / "micro", **options | {"micro_tokens": 128})
+    pieces = [line["loss"] for line in lines(tmp_path / "micro" / "log.jsonl") if "loss" in line]
+    assert pieces[:8] == pytest.approx(losses[:8], rel=1e-4)
 
 
 def test_a_folder_goes_on(tokens, tmp_path: Path) -> None:
@@ -248,9 +281,22 @@ def test_slips_are_one_line(tokens, tiny_model_dir, tmp_path: Path) -> None:
         run_stage(tokens, tmp_path / "a", objective="unified")
     with pytest.raises(HanmoError, match="objective: causal: zhouwenwang-2m learns unified; give another preset"):
         run_stage(tokens, tmp_path / "b", **RUN, objective="causal")
-    with pytest.raises(HanmoError, match="no model that transformers can load here|not a unified model"):
+    with pytest.raises(HanmoError, match=r"no model that transformers can load here"):
         run_stage(tokens, tmp_path / "c", tiny_model_dir, objective="unified", vocabulary="swap")
     task = tmp_path / "afqmc.json"
     task.write_text('{"sentence1": "好", "sentence2": "不好", "label": "0"}\n', encoding="utf-8")
     with pytest.raises(HanmoError, match="task files are for objective: masked; make tokens of the"):
         run_stage(task, tmp_path / "d", **RUN)
+
+
+def test_bits_per_byte_of_the_look_are_those_of_eval(tokens, tmp_path: Path) -> None:
+    options = {**RUN, "context": 64, "batch_tokens": 512, "tokens": 10 * 512, "lr": 3e-3}
+    counts = run_stage(tokens, tmp_path / "run", **options)
+    folder = tmp_path / "run" / "model"
+    split = open_split(tokens, "heldout")
+    tokenizer = load(folder)
+    texts = [tokenizer.decode(split.document(number), skip_special_tokens=True) for number in range(len(split))]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    # The look cuts documents where a row is full, and these are shorter.
+    found = bits_per_byte(model, tokenizer, texts, 64)
+    assert counts["heldout_bpb"] == pytest.approx(found["bits_per_byte"], rel=2e-3)

@@ -10,13 +10,16 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from tokenizers import Tokenizer, pre_tokenizers
+from transformers import AutoTokenizer
 
 from hanmo.errors import HanmoError
 from hanmo.files import JsonlZstWriter, read_jsonl
-from hanmo.tokenizer import load
+from hanmo.tokenizer import end_of_document, load
 from hanmo.tokenizer.chat import SPECIAL_TOKENS, ChatFormat
 from hanmo.tokenizer.encode import BulkEncoder
+from hanmo.tokenizer.sentinels import sentinels_of
 from hanmo.tokenizer.settings import TokenizerSettings
 from hanmo.tokenizer.train import assemble, byte_letters, cut_rare_pairs, merges_of, run, sample, train
 
@@ -180,3 +183,36 @@ def test_the_merges_are_those_of_the_library_trainer(real: list[str]) -> None:
     theirs = merges(other)
     # Ties are broken in another order, and cuts make some merges of half characters give way to others.
     assert len(set(merges(train(real, 1500))) & set(theirs)) >= 0.95 * len(theirs)
+
+
+@pytest.mark.parametrize(
+    ("more", "size", "closing"),
+    [
+        ({}, 300, "<|endoftext|>"),
+        ({"kind": "wordpiece"}, 60, "[SEP]"),
+        ({"kind": "wordpiece", "lossless": True}, 560, "<|endoftext|>"),
+    ],
+)
+def test_sentinels_are_the_last_tokens(more: dict, size: int, closing: str, tmp_path: Path) -> None:
+    settings = TokenizerSettings.model_construct(
+        **TokenizerSettings(sentinels=10).model_dump() | more | {"vocab_size": size}
+    )
+    out = tmp_path / "out"
+    counts = run(settings, {"corpus": [corpus(tmp_path / "corpus")]}, out)
+    tokenizer = load(out)
+    assert counts["vocab_size"] == len(tokenizer) == size
+    assert sentinels_of(tokenizer) == list(range(size - 10, size))
+    assert set(sentinels_of(tokenizer)) < set(tokenizer.all_special_ids)
+    assert tokenizer.convert_ids_to_tokens(end_of_document(out)) == closing
+    # Gaps where they are asked for, characters in a corpus's text; and the same in transformers' own class.
+    ids = tokenizer("小明<extra_id_3>月亮", add_special_tokens=False)["input_ids"]
+    assert ids.count(size - 7) == 1
+    assert not any(int(one) >= size - 10 for one in BulkEncoder(out).encode_batch(["小明<extra_id_3>月亮"])[0])
+    assert AutoTokenizer.from_pretrained(out)("小明<extra_id_3>月亮", add_special_tokens=False)["input_ids"] == ids
+
+
+def test_sentinels_where_they_cannot_be() -> None:
+    with pytest.raises(ValidationError, match="sentinels: unigram can have none here; take kind: bpe or wordpiece"):
+        TokenizerSettings(kind="unigram", sentinels=10)
+    with pytest.raises(ValidationError, match="sentinels: 100 leave too few of 300 tokens"):
+        TokenizerSettings(vocab_size=300, sentinels=100)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -93,6 +93,7 @@ def score_texts(
         ids,
         context,
         end_of_text=document_end(tokenizer),
+        opening=document_opening(model, tokenizer),
         batch_tokens=batch_tokens,
         autocast=autocast,
     )
@@ -126,6 +127,12 @@ def figures(scores: Scores, bootstrap: int = 1000, seed: int = 7) -> dict[str, A
     return summarise(scores, bootstrap, seed) | {
         "sources": {name: summarise(part, bootstrap, seed) for name, part in parts.items() if part.sizes.sum()}
     }
+
+
+def document_opening(model: Any, tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id that a model's documents begin with, where that is not the one that ends them."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return cast("int | None", tokenizer.cls_token_id) if kind == "hanmo_unified" else None
 
 
 def document_end(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -59,10 +59,16 @@ def windows(length: int, context: int) -> Iterator[tuple[int, int, int]]:
         paid = end
 
 
-def document_rows(ids: Sequence[int] | np.ndarray, context: int, end_of_text: int, owner: int) -> list[Row]:
-    """The rows that score one document (ids without end-of-text tokens), each of at most context + 1 ids."""
+def document_rows(
+    ids: Sequence[int] | np.ndarray, context: int, end_of_text: int, owner: int, opening: int | None = None
+) -> list[Row]:
+    """The rows that score one document (ids without end-of-text tokens), each of at most context + 1 ids.
+
+    Args:
+        opening: the id that documents begin with, where that is another one.
+    """
     framed = np.empty(len(ids) + 2, dtype=np.int64)
-    framed[0] = framed[-1] = end_of_text
+    framed[0], framed[-1] = end_of_text if opening is None else opening, end_of_text
     framed[1:-1] = ids
     # Prediction k is of framed[k + 1] from framed[.. k]; a window of predictions [a, b) needs framed[a .. b].
     return [
@@ -120,6 +126,7 @@ def document_nll(
     context: int,
     *,
     end_of_text: int = 0,
+    opening: int | None = None,
     batch_tokens: int = 4096,
     autocast: torch.dtype | None = None,
 ) -> np.ndarray:
@@ -128,11 +135,14 @@ def document_nll(
     Args:
         documents: token ids without end-of-text tokens, one array per document; may be empty arrays.
         context: longest input in tokens.
+        opening: the id that documents begin with, where that is not `end_of_text`.
 
     Returns:
         float64 (len(documents),): document i has len(documents[i]) + 1 predicted tokens.
     """
-    rows = [row for owner, ids in enumerate(documents) for row in document_rows(ids, context, end_of_text, owner)]
+    rows = [
+        row for owner, ids in enumerate(documents) for row in document_rows(ids, context, end_of_text, owner, opening)
+    ]
     return sequence_nll(model, rows, len(documents), batch_tokens=batch_tokens, autocast=autocast)
 
 

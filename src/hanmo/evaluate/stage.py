@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from hanmo.console import console, human_bytes, human_seconds, progress
 from hanmo.errors import HanmoError
 from hanmo.evaluate import heldout
-from hanmo.evaluate.bpb import Scores, Text, compare_bits, document_end, figures, score_texts
+from hanmo.evaluate.bpb import Scores, Text, compare_bits, document_end, document_opening, figures, score_texts
 from hanmo.evaluate.exam import choose_items, sit, worked_examples
 from hanmo.evaluate.generate import generate
 from hanmo.evaluate.items import ExamItem, chance, load_items
@@ -195,8 +195,10 @@ def write_samples(
     """One text per prompt, and for a chat model one answer per question: [{kind, prompt, text}]."""
     ask = ChatFormat(tokenizer) if chat else None
     end_of_text = document_end(tokenizer)
-    # A document begins behind an end-of-text token, in training as here.
-    asked = [("completion", prompt, [end_of_text, *encode_text(tokenizer, prompt)]) for prompt in settings.prompts]
+    # A document begins behind an end-of-text token, in training as here, or with an opening of its own.
+    begins = document_opening(model, tokenizer)
+    begins = end_of_text if begins is None else begins
+    asked = [("completion", prompt, [begins, *encode_text(tokenizer, prompt)]) for prompt in settings.prompts]
     for question in settings.questions if ask else ():
         turn = [{"role": "user", "content": question}]
         asked.append(("chat", question, ask.encode(turn, add_generation_prompt=True)[0]))  # type: ignore[union-attr]

@@ -151,6 +151,19 @@ def _count_megatron_t5(shape: Preset, rows: int, context: int) -> int:
     return (rows + context) * d + shape.layers * halves + 4 * d + rows
 
 
+def _stock_t5(shape: Preset, context: int) -> dict[str, Any]:
+    keys = _t5(shape, context)
+    del keys["max_position_embeddings"]  # it knows distances alone
+    return {**keys, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": shape.tied}
+
+
+def _count_t5(shape: Preset, rows: int, _: int) -> int:
+    """No biases; norms of d; two matrices into the feed-forward part; 32 biases by distance for each head of a half."""
+    d, attention = shape.hidden, 4 * shape.hidden * shape.heads * shape.head_dim + shape.hidden
+    layer = 2 * (3 * d * shape.ffn + d) + 3 * attention
+    return rows * d + shape.layers * layer + 2 * 32 * shape.heads + 2 * d
+
+
 _ENGINES = "transformers, vLLM, llama.cpp"
 FAMILIES: dict[str, Family] = {
     "qwen3": Family(_no_bias, _count_llama, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
@@ -165,8 +178,13 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(_gpt2, _count_gpt2, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
     "linglong": Family(_linglong, _count_gpt2, what="decoder, sparse or dense"),
     "megatron-bert": Family(_bert, _count_megatron_bert, ("masked",), what="encoder", loads="transformers"),
-    "hanmo_unified": Family(_bert, _count_unified, ("unified",), what="encoder and decoder in one"),
-    "hanmo_megatron_t5": Family(_t5, _count_megatron_t5, ("spans",), what="encoder and decoder"),
+    "hanmo_unified": Family(
+        _bert, _count_unified, ("unified",), what="encoder and decoder in one", recipe="unified.yaml"
+    ),
+    "t5": Family(
+        _stock_t5, _count_t5, ("spans",), what="encoder and decoder", loads="transformers", recipe="randeng.yaml"
+    ),
+    "hanmo_megatron_t5": Family(_t5, _count_megatron_t5, ("spans",), what="encoder and decoder", recipe="randeng.yaml"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hanmo.errors import HanmoError
+from hanmo.files import read_json
 
 
 def resolve(path: Path | str) -> Path:
@@ -20,3 +21,10 @@ def resolve(path: Path | str) -> Path:
     if not path.exists():
         raise HanmoError(f"{path}: no such folder; give a model folder or the folder of a stage that made one")
     raise HanmoError(f"{path}: no model there (no config.json in it or in its model/); has the stage finished?")
+
+
+def is_encoder_decoder(path: Path | str) -> bool:
+    """Whether `path`, a model folder or that of a stage, holds an encoder-decoder."""
+    configs = (folder / "config.json" for folder in (Path(path), Path(path) / "model"))
+    found = next((config for config in configs if config.is_file()), None)
+    return found is not None and bool(read_json(found).get("is_encoder_decoder"))

@@ -59,7 +59,10 @@ def save_model(
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[-1])
+        # What an answer of an encoder-decoder begins with; others have no such key.
+        opening = getattr(model.config, "decoder_start_token_id", None)
+        begins = {} if opening is None else {"decoder_start_token_id": opening}
+        model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[-1], **begins)
         logging.disable_progress_bar()
         with weights_written(temporary, folder):
             model.to(dtype).save_pretrained(temporary)

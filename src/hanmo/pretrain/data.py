@@ -99,7 +99,7 @@ def _of_tasks(given: Sequence[Path], tokenizer: Path | None) -> tuple[Path, dict
 @contextmanager
 def _opened_remote(settings: PretrainSettings, given: Sequence[Path], out: Path) -> Iterator[Data]:
     url = str(next(folder for folder in given if is_remote(folder)))
-    if settings.objective != "causal":
+    if settings.objective in ("masked", "unified"):
         raise HanmoError(f"{url}: objective: {settings.objective} reads tokens of this machine; copy the folder here")
     if len(given) > 1:
         raise HanmoError(f"{url}: several tokens folders must be on this machine; copy it here, or train on it alone")

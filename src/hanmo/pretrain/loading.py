@@ -31,6 +31,7 @@ from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import name_ids, new_model
 from hanmo.pretrain.steps import step_of
 from hanmo.pretrain.steps.encoder import check_encoder
+from hanmo.pretrain.steps.seq2seq import check_seq2seq
 from hanmo.pretrain.steps.unified import check_unified
 from hanmo.tokenizer import is_tokenizer, load
 from hanmo.tokenizer.imports import import_tokenizer
@@ -57,7 +58,7 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     """
     if given is None:
         model = new_model(settings, vocab_size)
-        if settings.resolved(None).objective == "unified":
+        if settings.resolved(None).objective in ("unified", "spans"):
             name_ids(model, tokenizer)
         without_dropout(model)
         return model
@@ -82,6 +83,8 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
         check_encoder(model, given)
     elif objective == "unified":
         check_unified(model, given)
+    elif objective == "spans":
+        check_seq2seq(model, given, step_of(model, objective))
     else:
         check_step(model, settings.context, given)
     return model.train()
@@ -138,8 +141,10 @@ def without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+            continue
+        for name in ("attention_dropout", "dropout"):  # the second one in T5's attention
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def check_step(model: Any, context: int, given: Path) -> None:

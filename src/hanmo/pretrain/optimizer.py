@@ -232,7 +232,8 @@ def _part(name: str, parameter: Tensor) -> str:
     """Which of `Rates` is a weight's."""
     if parameter.dim() < 2:
         return "other"
-    if "embed" in name:
+    # T5 calls its words `shared`, and has a table of biases by distance, which is looked up like one of words.
+    if "embed" in name or name == "shared.weight" or "relative_attention_bias" in name:
         return "embedding"
     return "head" if "lm_head" in name else "matrix"
 

@@ -72,6 +72,13 @@ class UnifiedSettings(Settings):
         return self
 
 
+class SpanSettings(Settings):
+    """What an encoder-decoder has to write; see `hanmo.pretrain.objectives.gaps`."""
+
+    share: float = setting(0.15, "share of a document's tokens that are cut out", gt=0, lt=1)
+    mean: float = setting(3.0, "tokens in a stretch that is cut out, on the average", ge=1, allow_inf_nan=False)
+
+
 class ShapeSettings(Settings):
     """What of a model's shape is not its preset's; see `hanmo.models.presets.Preset`."""
 
@@ -97,15 +104,16 @@ class PretrainSettings(Settings):
         "of a new model; bigram: as a model of pairs of tokens, fitted to counts of the data in seconds, with a head "
         "of its own beside the input embedding",
     )
-    objective: Literal["auto", "causal", "masked", "unified"] = setting(
+    objective: Literal["auto", "causal", "masked", "unified", "spans"] = setting(
         "auto",
-        "causal: predict the next token; masked: fill masks (BERT and its like); unified: both, by token types; auto: "
-        "what the preset, or the model that is given, learns",
+        "causal: predict the next token; masked: fill masks (BERT and its like); unified: both, by token types; spans: "
+        "write what was cut out (T5); auto: what the preset, or the model that is given, learns",
     )
     masks: MaskSettings = factory(MaskSettings, "what is masked, with objective: masked or unified")
     unified: UnifiedSettings = factory(
         UnifiedSettings, "with objective: unified, shares of the tasks, e.g. {masked: 2, causal: 1, prefix: 1}"
     )
+    spans: SpanSettings = factory(SpanSettings, "what is cut out, with objective: spans")
     vocabulary: Literal["same", "swap"] = setting(
         "same", "where a given model's ids are not the data's: refuse; or swap: resize it as `hanmo model resize` does"
     )

@@ -24,7 +24,8 @@ from hanmo.pretrain.keeping import keeper
 from hanmo.pretrain.loading import WORK, clear_work, load_model, tokenizer_of
 from hanmo.pretrain.meter import in_words
 from hanmo.pretrain.objectives import RowSource, StepBuilder
-from hanmo.pretrain.objectives.looking import look, masked_look, unified_look
+from hanmo.pretrain.objectives.gaps import GapRows
+from hanmo.pretrain.objectives.looking import gap_look, look, masked_look, unified_look
 from hanmo.pretrain.objectives.masked import MaskedRows
 from hanmo.pretrain.objectives.unified import UnifiedRows
 from hanmo.pretrain.precision import choose
@@ -32,6 +33,7 @@ from hanmo.pretrain.rules import Rates, batch_tokens, warmup_tokens
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import begin_with_bigrams
 from hanmo.pretrain.steps import step_of
+from hanmo.pretrain.steps.seq2seq import seq2seq_flops
 from hanmo.pretrain.trainer import Trainer
 from hanmo.remote import brought
 from hanmo.tokenizer import load
@@ -91,11 +93,12 @@ def _train(
         settings = settle(settings, model, world, dtype)
     source, step, seen = _objective(settings, data, tokenizer, model)
     keep = keeper(settings, save)
-    size = bytes_per_token(facts, order)
+    # What is masked or cut out has no bytes of its own.
+    size = bytes_per_token(facts, order) if settings.objective == "causal" else None
     rates = Rates.of(settings, model.get_input_embeddings().weight.shape[1], continued=given is not None)
-    trainer = Trainer(
-        model, settings, source, out, dtype, seen, world, bytes_per_token=size, step=step, keep=keep, rates=rates
-    )
+    flops = seq2seq_flops(model, source.context, source.written) if isinstance(source, GapRows) else 0
+    more: dict[str, Any] = {"bytes_per_token": size, "step": step, "keep": keep, "rates": rates, "flops": flops}
+    trainer = Trainer(model, settings, source, out, dtype, seen, world, **more)
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{human_count(parameters)} parameters, {human_count(settings.tokens)} tokens "
@@ -148,6 +151,11 @@ def _objective(
         rows = MaskedRows(data.order, tokenizer, masks.share, masks.whole_words, settings.seed)
         step = partial(step, separator=data.facts["eos_id"])
         return rows, step, masked_look(settings, data.heldout, tokenizer)
+    if settings.objective == "spans":
+        config = model.config
+        ids = config.decoder_start_token_id, data.facts["eos_id"]
+        rows = GapRows(data.order, tokenizer, settings.spans, settings.seed, *ids)
+        return rows, step, gap_look(settings, data.heldout, tokenizer, *ids)
     if settings.objective == "unified":
         rows = UnifiedRows(data.order, tokenizer, settings.unified, settings.masks, settings.seed)
         return rows, step, unified_look(settings, data.heldout, tokenizer, data.facts["eos_id"])

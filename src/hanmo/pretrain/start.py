@@ -52,6 +52,8 @@ def name_ids(model: Any, tokenizer: Path) -> None:
     padding = closing if loaded.pad_token_id is None else loaded.pad_token_id
     opening = next((i for i in (loaded.bos_token_id, loaded.cls_token_id) if i is not None), None)
     ids: dict[str, Any] = {"pad_token_id": padding, "bos_token_id": opening, "eos_token_id": closing}
+    if model.config.is_encoder_decoder:
+        ids["decoder_start_token_id"] = padding if opening is None else opening
     for key, value in ids.items():
         setattr(model.config, key, value)
         setattr(model.generation_config, key, value)

@@ -91,6 +91,7 @@ class Trainer:
         step: StepBuilder = PackedStep,
         keep: Callable[[Trainer], None] | None = None,
         rates: Rates | None = None,
+        flops: int = 0,
     ) -> None:
         self.model, self.settings, self.order, self.out = model, settings, order, out
         self.world = world or World(next(model.parameters()).device)
@@ -99,7 +100,7 @@ class Trainer:
         self.sizes = self.batches.sizes
         self.schedule = Schedule.of(settings, self.sizes)
         self.dtype = dtype
-        self.meter = Meter(self.world.device, model_flops(model, settings.context), processes=self.world.size)
+        self.meter = Meter(self.world.device, flops or model_flops(model, settings.context), processes=self.world.size)
         self._parameters = sum(p.numel() for p in model.parameters())
         self.spread = spread(model, settings, dtype, self.world, step)
         self.rates = rates or Rates.of(settings, model.get_input_embeddings().weight.shape[1])

@@ -5,16 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from hanmo.console import progress
 from hanmo.errors import HanmoError
 from hanmo.files import atomic_write, open_binary, read_jsonl
+from hanmo.models.folder import is_encoder_decoder
 from hanmo.serve.engines import Completion, Engine, open_engine
 from hanmo.serve.prompt import PromptTooLong
 from hanmo.serve.sampling import Sampling
 from hanmo.serve.text import for_terminal, whole_text
+
+if TYPE_CHECKING:
+    from hanmo.serve.gaps import GapFiller
 
 
 def run(
@@ -34,6 +39,12 @@ def run(
     texts = [*prompts, *(read_prompts(input) if input is not None else [])]
     if not texts:
         raise HanmoError("nothing to complete: give a prompt, or a file of prompts with --input")
+    if is_encoder_decoder(model):
+        if as_chat or sampling.stop:
+            raise HanmoError(f"{model}: an encoder-decoder fills gaps; --as-chat and --stop are for others")
+        from hanmo.serve.gaps import GapFiller
+
+        return _filled(GapFiller(model, device, threads), texts, output, batch_size, sampling)
     engine = open_engine(model, context=context, device=device, threads=threads)
     try:
         encoded = [_encode(engine, text, as_chat, number) for number, text in enumerate(texts, 1)]
@@ -48,6 +59,22 @@ def run(
         return answers
     finally:
         engine.close()
+
+
+def _filled(
+    filler: GapFiller, texts: Sequence[str], output: Path | None, batch_size: int, sampling: Sampling
+) -> list[Completion]:
+    for number, text in enumerate(texts, 1):
+        _check(text, number)
+    answers = []
+    for start in range(0, len(texts), batch_size):
+        answers += filler.complete(texts[start : start + batch_size], sampling, first=start)
+    if output is not None:
+        _write(output, texts, answers)
+    else:
+        for answer in answers:
+            print(for_terminal(answer.text))
+    return answers
 
 
 def read_prompts(path: Path) -> Iterator[str]:
@@ -78,14 +105,18 @@ def read_prompts(path: Path) -> Iterator[str]:
 
 
 def _encode(engine: Engine, text: str, as_chat: bool, number: int) -> list[int]:
-    if not whole_text(text):
-        raise HanmoError(f"prompt {number}: not valid text (is the terminal's encoding UTF-8?)")
+    _check(text, number)
     ids = engine.encode_chat([{"role": "user", "content": text}]) if as_chat else engine.encode(text)
     try:
         engine.check_room(ids)
     except PromptTooLong as error:
         raise HanmoError(f"prompt {number}: {error}") from None
     return ids
+
+
+def _check(text: str, number: int) -> None:
+    if not whole_text(text):
+        raise HanmoError(f"prompt {number}: not valid text (is the terminal's encoding UTF-8?)")
 
 
 def _print_one(engine: Engine, text: str, ids: list[int], as_chat: bool, sampling: Sampling) -> Completion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WrapValidator
+from pydantic import Field, WrapValidator, model_validator
 
 from hanmo.stage import Settings, setting
 
@@ -38,3 +38,16 @@ class TokenizerSettings(Settings):
     lossless: bool = setting(False, "wordpiece: keep case, accents, spaces and every character")
     lower_case: bool = setting(True, "wordpiece that is not lossless: lower-case the text and drop accents")
     segmenter: Literal["rjieba", "jieba"] = setting("rjieba", "word: what cuts text into words")
+    sentinels: int = setting(
+        0,
+        "so many of the tokens are <extra_id_0>, <extra_id_1>, …, which encoder-decoders need; bpe and wordpiece",
+        ge=0,
+    )
+
+    @model_validator(mode="after")
+    def _sentinels_have_a_place(self) -> TokenizerSettings:
+        if self.sentinels and self.kind not in ("bpe", "wordpiece"):
+            raise ValueError(f"sentinels: {self.kind} can have none here; take kind: bpe or wordpiece")
+        if self.sentinels and self.vocab_size != "auto" and self.vocab_size - self.sentinels < 259:
+            raise ValueError(f"sentinels: {self.sentinels} leave too few of {self.vocab_size} tokens")
+        return self

@@ -29,6 +29,7 @@ from hanmo.remote import files_below
 from hanmo.tokenizer import QWEN2_SPLIT, build, skeleton
 from hanmo.tokenizer.encode import BulkEncoder
 from hanmo.tokenizer.forms import TooLarge
+from hanmo.tokenizer.sentinels import add_sentinels
 from hanmo.tokenizer.settings import TokenizerSettings
 
 if TYPE_CHECKING:
@@ -72,11 +73,15 @@ def run(settings: TokenizerSettings, inputs: dict[str, list[Path]], out: Path) -
     count = 0
     while not count:
         try:
-            count = build_kind(texts, settings, tokens, out)
+            count = build_kind(texts, settings, tokens - settings.sentinels, out)
         except TooLarge as error:
-            if asked != "auto" or error.supported >= tokens:
+            if asked != "auto" or error.supported >= tokens - settings.sentinels:
                 raise
-            tokens = error.supported
+            tokens = error.supported + settings.sentinels
+
+    if settings.sentinels:
+        add_sentinels(out, settings.sentinels)
+        count += settings.sentinels
 
     # A sixteenth of the sample tells the rate; all of it would take longer to encode than to train on.
     probe = texts[: max(1, len(texts) // 16)]

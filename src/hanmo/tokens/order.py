@@ -64,7 +64,7 @@ class Rows:
         targets: int64 ids that it must predict.
         position: int32 place inside the piece of the document that the row holds, from 0.
         segment: int32 number of that piece in the row, from 0.
-        types: int64 token types, where the objective gives any; the targets then stand at their own places (see
+        types: int64 token types, where the objective gives any; targets then stand at their own places (see
             `hanmo.models.unified.masks`).
         read: of an encoder-decoder, what the encoder reads; the other arrays are the decoder's then.
     """

@@ -299,7 +299,11 @@ def test_a_folder_of_it(model: UnifiedForMaskedLM, tmp_path: Path) -> None:
         again, info = auto.from_pretrained(tmp_path, output_loading_info=True)
         assert isinstance(again, UnifiedForMaskedLM) and not any(info[kind] for kind in info)
         assert again.lm_head.weight is again.bert.embeddings.word_embeddings.weight
-        assert torch.equal(logits(again.eval(), ids), logits(model, ids))
+        ones = torch.ones_like(ids)
+        assert torch.equal(logits(again.eval(), ids, token_type_ids=ones), logits(model, ids, token_type_ids=ones))
+        # Types that are not said are those of what was asked for.
+        untold = ones if auto is AutoModelForCausalLM else 0 * ones
+        assert torch.equal(logits(again, ids), logits(model, ids, token_type_ids=untold))
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.model_type, config.layer_norm_eps, config.rope_theta) == ("hanmo_unified", 1e-12, 10000.0)
 

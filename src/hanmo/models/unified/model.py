@@ -199,6 +199,8 @@ def _positions(mask: Tensor | None, rows: int, past: int, length: int, device: t
 class UnifiedForMaskedLM(UnifiedPreTrainedModel, GenerationMixin):
     """The model with its head, for all three tasks: it fills masks, and it writes."""
 
+    #: The type of tokens whose types are not said; None: as the model without its head takes them.
+    _untold: int | None = None
     _tied_weights_keys = {"lm_head.weight": "bert.embeddings.word_embeddings.weight"}  # noqa: RUF012
 
     def __init__(self, config: UnifiedConfig) -> None:
@@ -231,6 +233,10 @@ class UnifiedForMaskedLM(UnifiedPreTrainedModel, GenerationMixin):
             logits_to_keep: logits of the last so many places only (0: of all), or of the places named.
             num_items_in_batch: what the loss is divided by; else the number of labels that count.
         """
+        if token_type_ids is None and self._untold is not None:
+            given = input_ids if input_ids is not None else inputs_embeds
+            assert given is not None
+            token_type_ids = torch.full(given.shape[:2], self._untold, device=given.device)
         outputs = self.bert(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -290,6 +296,16 @@ class UnifiedForMaskedLM(UnifiedPreTrainedModel, GenerationMixin):
         return attention_mask
 
 
+class UnifiedForCausalLM(UnifiedForMaskedLM):
+    """The same weights for who takes them for a decoder: tokens whose types are not said are of type 1.
+
+    Whoever asks transformers for a causal model (to measure, to tune, to serve) says no types, and would otherwise be
+    answered by a model that has seen the answer.
+    """
+
+    _untold = 1
+
+
 AutoModel.register(UnifiedConfig, UnifiedModel)
 AutoModelForMaskedLM.register(UnifiedConfig, UnifiedForMaskedLM)
-AutoModelForCausalLM.register(UnifiedConfig, UnifiedForMaskedLM)
+AutoModelForCausalLM.register(UnifiedConfig, UnifiedForCausalLM)

@@ -10,8 +10,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from hanmo.console import console
+from hanmo.models.gaps import fill
 from hanmo.models.loss import IGNORE
 from hanmo.pretrain.objectives import RowSource
+from hanmo.pretrain.objectives.gaps import GapRows
 from hanmo.pretrain.objectives.masked import MaskedRows
 from hanmo.pretrain.objectives.unified import causal_rows
 from hanmo.pretrain.rows import filled_up, taken
@@ -94,10 +96,41 @@ def unified_look(
 
     def measure(trainer: Any) -> dict[str, Any]:
         found = masks(trainer) if masks else {}
-        bits = {name: round(_nats(trainer, rows) / size / np.log(2), 5) for name, (rows, size) in texts.items()}
+        bits = {name: round(_nats(trainer, rows) / size / float(np.log(2)), 5) for name, (rows, size) in texts.items()}
         found |= _told(trainer, "heldout_bpb", bits, len(heldout), "held-out {} bits per byte")
         if texts:
             _samples(trainer, tokenizer, prompts, eos)
+        return found
+
+    return measure
+
+
+def gap_look(
+    settings: PretrainSettings, heldout: dict[str, Split], tokenizer: PreTrainedTokenizerFast, opening: int, eos: int
+) -> Callable[[Any], dict[str, Any]]:
+    """A function that measures `heldout_loss`, in nats a token that the decoder is to write, and writes samples.
+
+    A prompt's gaps are filled; one without a gap is gone on with at its end.
+    """
+    sources = {
+        name: GapRows(
+            Order(split, settings.context, settings.seed, eos), tokenizer, settings.spans, settings.seed, opening, eos
+        )
+        for name, split in heldout.items()
+        if len(split)
+    }
+
+    def measure(trainer: Any) -> dict[str, Any]:
+        losses = {name: _mean_loss(trainer, source, settings) for name, source in sources.items()}
+        found = _told(trainer, "heldout_loss", losses, len(heldout), "held-out loss {} nats a token of the answers")
+        prompts = settings.sample_prompts
+        if prompts and (model := trainer.spread.whole()) is not None:
+            model.eval()
+            filled = fill(model, tokenizer, prompts, eos, longest=settings.context)
+            model.train()
+            for text, answer in zip(prompts, filled, strict=True):
+                line = {"step": trainer.step, "prompt": text, "text": answer.text}
+                trainer.append("samples.jsonl", line)
         return found
 
     return measure

@@ -14,11 +14,17 @@ from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.steps.encoder import EncoderStep
 from hanmo.pretrain.steps.gpt2 import GPT2Step
 from hanmo.pretrain.steps.packed import PackedStep
+from hanmo.pretrain.steps.seq2seq import MegatronT5Step, T5Step
 from hanmo.pretrain.steps.unified import UnifiedStep
 
 #: Steps by `model_type`, where it is not that of the objective.
-_OWN: dict[str, StepBuilder] = {"gpt2": GPT2Step}
-_OF_OBJECTIVE: dict[str, StepBuilder] = {"causal": PackedStep, "masked": EncoderStep, "unified": UnifiedStep}
+_OWN: dict[str, StepBuilder] = {"gpt2": GPT2Step, "hanmo_megatron_t5": MegatronT5Step}
+_OF_OBJECTIVE: dict[str, StepBuilder] = {
+    "causal": PackedStep,
+    "masked": EncoderStep,
+    "unified": UnifiedStep,
+    "spans": T5Step,
+}
 
 
 def step_of(model: Any, objective: str) -> Callable[..., Step]:

@@ -89,12 +89,12 @@ class EncoderStep(StackStep):
         answers = targets.flatten()[places]
         # Whole chunks, so that the compiled loss sees one shape.
         lack = -len(places) % _CHUNK
-        picked, weight = _with_bias(F.pad(picked, (0, 0, 0, lack)), self._head, self._bias)
+        picked, weight = with_bias(F.pad(picked, (0, 0, 0, lack)), self._head, self._bias)
         answers = F.pad(answers, (0, lack), value=IGNORE)
         return linear_cross_entropy(picked, weight, answers, chunk=_CHUNK, step=self._chunk)
 
 
-def _with_bias(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def with_bias(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """A head's bias as eight more columns of its weight, so that the fused loss needs to know of none.
 
     hidden [n, d] gets a one and seven zeros; weight [V, d] the bias and seven zeros: products like multiples of eight.

@@ -67,9 +67,9 @@ class UnifiedStep(StackStep):
         return base.encoder.ln(hidden.float()).to(self.dtype)
 
     def _sum(self, rows: Rows) -> Tensor:
-        assert rows.types is not None
-        labels, types, segment = self._moved(rows.targets, rows.types, rows.segment)
-        hidden = self.hidden(*self._moved(rows.inputs, rows.types, rows.position, rows.segment)).flatten(0, 1)
+        inputs, labels, position, segment = self._moved(rows.inputs, rows.targets, rows.position, rows.segment)
+        types = torch.zeros_like(inputs) if rows.types is None else self._moved(rows.types)[0]
+        hidden = self.hidden(inputs, types, position, segment).flatten(0, 1)
         # A place may answer for itself, for the token behind it, or for both.
         answers = torch.cat([answer.flatten() for answer in targets(labels, types, segment)])
         places = torch.nonzero(answers != IGNORE)[:, 0]

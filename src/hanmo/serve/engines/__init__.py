@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hanmo.errors import HanmoError
+from hanmo.models.folder import is_encoder_decoder
 from hanmo.serve.engines.base import Completion, Delta, Engine
 
 __all__ = ["Completion", "Delta", "Engine", "open_engine"]
@@ -39,6 +40,8 @@ def open_engine(
         if files:
             names = ", ".join(file.name for file in files)
             raise HanmoError(f"{path}: holds {names}; name the one you mean, such as {files[0]}")
+    if is_encoder_decoder(path):
+        raise HanmoError(f"{path}: an encoder-decoder, which holds no conversation; `hanmo generate` fills its gaps")
     from hanmo.serve.engines.transformers import TransformersEngine
 
     return TransformersEngine(path, context=context, device=device, threads=threads)

@@ -42,7 +42,7 @@ class TransformersEngine(Engine):
         folder = resolve(folder)
         if threads:
             torch.set_num_threads(threads)
-        self._device = _device(device)
+        self._device = device_of(device)
         self._model = _load(folder, self._device)
         config = self._model.config.get_text_config()
         self.name = model_name(folder)
@@ -57,6 +57,8 @@ class TransformersEngine(Engine):
         self.vocab_size = min(len(tokenizer), config.vocab_size)
         self._pieces = _byte_pieces(tokenizer)
         self._chat = _chat_encoder(tokenizer)
+        # Documents of a unified model begin so, whatever its tokenizer is used for elsewhere.
+        self._opening = cast(int, tokenizer.cls_token_id) if config.model_type == "hanmo_unified" else None
         self.can_chat = self._chat is not None
         self.stop_ids = self._find_stops()
         self._reset()
@@ -72,7 +74,9 @@ class TransformersEngine(Engine):
 
     def encode(self, text: str) -> list[int]:
         with self._encode_lock:
-            ids = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=True).ids
+            ids = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=self._opening is None).ids
+        if self._opening is not None:
+            return [self._opening, *ids]
         if isinstance(self._chat, ChatFormat):
             return [self._chat.end_of_text, *ids]  # as every document stood in training
         if ids:
@@ -225,7 +229,12 @@ class TransformersEngine(Engine):
         del self._model
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The torch device of that name; "auto" is the accelerator, if there is one.
+
+    Raises:
+        HanmoError: it cannot be used.
+    """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator or torch.device("cpu")
