@@ -193,7 +193,7 @@ def _packed_bits(trainer: Any, tokens: Tokens, ends: np.ndarray, eos: int, pinyi
     inputs = np.zeros(len(place), np.int64)
     inputs[1:total] = targets[: total - 1]
     inputs[starts] = eos
-    arrays = {"inputs": inputs, "targets": targets}
+    arrays: dict[str, Any] = {"inputs": inputs, "targets": targets}
     if pinyin is not None:
         arrays["pinyin"] = np.full(len(place), SPECIAL, np.int64)
         arrays["pinyin"][1:total] = pinyin[: total - 1]
