@@ -315,6 +315,8 @@ def _sampling(given: dict[str, Any], **defaults: Any) -> Any:
 @click.argument("prompts", nargs=-1)
 @click.option("--input", type=click.Path(path_type=Path), help="A file of prompts: one a line, or jsonl {prompt}.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write completions there as jsonl.")
+@click.option("--prefix", default="", help="Text before every prompt.")
+@click.option("--suffix", default="", help="Text behind every prompt.")
 @click.option("--as-chat", is_flag=True, help="Ask the prompts as questions instead of continuing them.")
 @_talking
 def generate(model: Path, prompts: tuple[str, ...], **given: Any) -> None:

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hanmo.errors import HanmoError
 from hanmo.evaluate.likelihood import document_nll
+from hanmo.models.linglong.generation import pinyin_reader
 from hanmo.tokenizer.chat import END_OF_TEXT, encode_text
 
 __all__ = [
@@ -87,7 +88,11 @@ def score_texts(
 ) -> Scores:
     """Score documents; plain strings have no source. See `likelihood.sequence_nll` for the model and the options."""
     documents = [Text(item) if isinstance(item, str) else item for item in texts]
-    ids = [np.asarray(encode_text(tokenizer, item.text), dtype=np.int64) for item in documents]
+    config = getattr(model, "config", None)
+    # A model that reads from right to left pays for the same tokens, and the end behind them.
+    step = -1 if getattr(config, "backward", False) else 1
+    ids = [np.asarray(encode_text(tokenizer, item.text), dtype=np.int64)[::step] for item in documents]
+    pinyin_of = pinyin_reader(tokenizer.name_or_path) if getattr(config, "use_pinyin", False) else None
     nats = document_nll(
         model,
         ids,
@@ -96,6 +101,7 @@ def score_texts(
         opening=document_opening(model, tokenizer),
         batch_tokens=batch_tokens,
         autocast=autocast,
+        pinyin_of=pinyin_of,
     )
     return Scores(
         nats,

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from hanmo.evaluate.opening import repeated
+from hanmo.models.linglong.generation import PinyinOf
 
 #: Logits of a whole batch and of the slice whose loss is taken at once, in floats (256 MB, and 16 MB: near the cache).
 _LOGITS = 1 << 26
@@ -35,11 +36,15 @@ _SLICE = 1 << 22
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of one window, int64 (n,); tokens at `start` and behind it are paid for, by sequence `owner`."""
+    """Token ids of one window, int64 (n,); tokens at `start` and behind it are paid for, by sequence `owner`.
+
+    `pinyin` are their pinyin ids, int64 (n,), for models that have them.
+    """
 
     ids: np.ndarray
     start: int
     owner: int
+    pinyin: np.ndarray | None = None
 
 
 def windows(length: int, context: int) -> Iterator[tuple[int, int, int]]:
@@ -60,9 +65,16 @@ def windows(length: int, context: int) -> Iterator[tuple[int, int, int]]:
 
 
 def document_rows(
-    ids: Sequence[int] | np.ndarray, context: int, end_of_text: int, owner: int, opening: int | None = None
+    ids: Sequence[int] | np.ndarray,
+    context: int,
+    end_of_text: int,
+    owner: int,
+    opening: int | None = None,
+    pinyin_of: PinyinOf | None = None,
 ) -> list[Row]:
     """The rows that score one document (ids without end-of-text tokens), each of at most context + 1 ids.
+
+    Pinyin is read in the whole document, as in training.
 
     Args:
         opening: the id that documents begin with, where that is another one.
@@ -71,8 +83,10 @@ def document_rows(
     framed[0], framed[-1] = end_of_text if opening is None else opening, end_of_text
     framed[1:-1] = ids
     # Prediction k is of framed[k + 1] from framed[.. k]; a window of predictions [a, b) needs framed[a .. b].
+    readings = np.asarray(pinyin_of(framed.tolist()), np.int64) if pinyin_of else None
     return [
-        Row(framed[begin : end + 1], paid - begin + 1, owner) for begin, end, paid in windows(len(framed) - 1, context)
+        Row(framed[begin : end + 1], paid - begin + 1, owner, None if readings is None else readings[begin : end + 1])
+        for begin, end, paid in windows(len(framed) - 1, context)
     ]
 
 
@@ -129,6 +143,7 @@ def document_nll(
     opening: int | None = None,
     batch_tokens: int = 4096,
     autocast: torch.dtype | None = None,
+    pinyin_of: PinyinOf | None = None,
 ) -> np.ndarray:
     """Nats that each document costs, its closing end-of-text token included. See the module for the windows.
 
@@ -136,12 +151,15 @@ def document_nll(
         documents: token ids without end-of-text tokens, one array per document; may be empty arrays.
         context: longest input in tokens.
         opening: the id that documents begin with, where that is not `end_of_text`.
+        pinyin_of: the rule of models with pinyin.
 
     Returns:
         float64 (len(documents),): document i has len(documents[i]) + 1 predicted tokens.
     """
     rows = [
-        row for owner, ids in enumerate(documents) for row in document_rows(ids, context, end_of_text, owner, opening)
+        row
+        for owner, ids in enumerate(documents)
+        for row in document_rows(ids, context, end_of_text, owner, opening, pinyin_of)
     ]
     return sequence_nll(model, rows, len(documents), batch_tokens=batch_tokens, autocast=autocast)
 
@@ -171,10 +189,16 @@ def _batch_losses(
         ids[index, : len(row.ids)] = row.ids
         paid[index, row.start - 1 : len(row.ids) - 1] = True
     inputs = torch.from_numpy(ids).to(device)
+    readings = np.zeros_like(ids)
+    for index, row in enumerate(batch):
+        if row.pinyin is not None:
+            readings[index, : len(row.ids)] = row.pinyin
     # Only the columns from the first paid one on need logits: half of the work of the last layer in later windows.
     first = int(paid.any(axis=0).argmax())
     kept = width - 1 - first
     options: dict[str, Any] = {"logits_to_keep": kept} if keeps else {}
+    if batch[0].pinyin is not None:
+        options["pinyin_ids"] = torch.from_numpy(readings[:, :-1]).to(device)
     if opening is not None:
         options |= {"past_key_values": repeated(opening, len(batch)), "use_cache": True}
     outputs = model(input_ids=inputs[:, :-1], **options)

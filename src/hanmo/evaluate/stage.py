@@ -27,6 +27,7 @@ from hanmo.evaluate.settings import EvalSettings
 from hanmo.evaluate.significance import compare
 from hanmo.files import atomic_write, read_json, write_json
 from hanmo.models.folder import resolve
+from hanmo.models.linglong.generation import complete, pinyin_reader
 from hanmo.tokenizer import load as load_tokenizer
 from hanmo.tokenizer.chat import TURN_END, ChatFormat, encode_text
 
@@ -109,6 +110,10 @@ def evaluate(
 ) -> tuple[dict[str, Any], Scores | None, dict[str, list[dict[str, Any]]]]:
     """All figures of one model for eval.json, its scores of the texts, and its replies by exam."""
     model, tokenizer = load(folder, getattr(torch, settings.precision), device)
+    if exams and peculiar(model):
+        raise HanmoError(
+            f"{folder}: a model with pinyin or from right to left sits no exams; measure it without `exam`"
+        )
     chat = is_chat(model, tokenizer)
     longest = int(model.config.max_position_embeddings)
     if settings.context and settings.context > longest:
@@ -208,6 +213,8 @@ def write_samples(
             raise HanmoError(
                 f"prompt '{prompt[:20]}…' has {len(ids)} tokens, the model's context is {longest}; shorten it"
             )
+    if peculiar(model):
+        return _peculiar_samples(model, tokenizer, end_of_text, settings)
     answers = generate(
         model,
         [ids for _, _, ids in asked],
@@ -221,6 +228,38 @@ def write_samples(
         {"kind": kind, "prompt": prompt, "text": str(tokenizer.decode(ids, skip_special_tokens=True))}
         for (kind, prompt, _), ids in zip(asked, answers, strict=True)
     ]
+
+
+def peculiar(model: PreTrainedModel) -> bool:
+    """Whether a model writes from right to left, or wants pinyin beside its tokens."""
+    return bool(getattr(model.config, "backward", False) or getattr(model.config, "use_pinyin", False))
+
+
+def _peculiar_samples(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, end_of_text: int, settings: EvalSettings
+) -> list[dict[str, str]]:
+    pinyin_of = pinyin_reader(tokenizer.name_or_path) if model.config.use_pinyin else None  # type: ignore[attr-defined]
+    drawn: dict[str, Any] = {"do_sample": settings.temperature > 0}
+    if drawn["do_sample"]:
+        drawn |= {"temperature": settings.temperature, "top_p": settings.top_p}
+    found = []
+    for number, prompt in enumerate(settings.prompts):
+        ids = encode_text(tokenizer, prompt)
+        room = min(settings.sample_tokens, int(model.config.max_position_embeddings) - len(ids) - 1)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed * 1_000_003 + number)
+            (new,) = complete(
+                model,
+                [ids],
+                max_new_tokens=room,
+                opening=[end_of_text],
+                pinyin_of=pinyin_of,
+                eos_token_id=end_of_text,
+                **drawn,
+            )
+        text = str(tokenizer.decode(new, skip_special_tokens=True))
+        found.append({"kind": "completion", "prompt": prompt, "text": text})
+    return found
 
 
 def is_chat(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> bool:

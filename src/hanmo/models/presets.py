@@ -93,6 +93,12 @@ PRESETS: dict[str, Preset] = {
     "wenzhong-3.5b": _plain("gpt2", 3072, 30, 32, "Wenzhong, 3.556B; Yuyuan is it, continued", _GPT2, 1024),
     # The blocks are shorter, so that a context of 256 has several.
     "linglong-1m": _plain("linglong", 128, 4, 4, "LingLong for a CPU: minutes", 0, 256, **_BLOCKS),
+    "linglong-1m-backward": _plain(
+        "linglong", 128, 4, 4, "LingLong for a CPU, from right to left", 0, 256, **_BLOCKS, backward=True
+    ),
+    "linglong-1m-pinyin": _plain(
+        "linglong", 128, 4, 4, "LingLong for a CPU, with pinyin", 0, 256, **_BLOCKS, use_pinyin=True
+    ),
     "linglong-106m": _plain("linglong", 768, 12, 16, "LingLong, dense", _LINGLONG, 1024),
     "linglong-106m-word": _plain("linglong", 768, 12, 16, "LingLong on words", _LINGLONG_WORDS, 1024),
     "linglong-317m": _plain("linglong", 1024, 24, 16, "LingLong, sparse", _LINGLONG, 1024, **_SPARSE),

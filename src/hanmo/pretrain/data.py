@@ -10,6 +10,7 @@ from typing import Any
 
 from hanmo.console import console, human_count
 from hanmo.errors import HanmoError
+from hanmo.pretrain.objectives.reading import FORWARD, Reading
 from hanmo.pretrain.objectives.texts import is_task, task_splits, with_openings
 from hanmo.pretrain.rules import batch_tokens
 from hanmo.pretrain.schedule import BatchSizes
@@ -20,7 +21,7 @@ from hanmo.tokens.mix import Mix, MixSource, mix_sources
 from hanmo.tokens.order import Announce, Order
 from hanmo.tokens.remote import RemoteTokens
 from hanmo.tokens.renumbered import Renumbered
-from hanmo.tokens.shards import Split, open_split, read_info
+from hanmo.tokens.shards import Split, Tokens, open_split, read_info
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Data:
         order: the rows.
         heldout: the held-out split of each tokens folder by its name ("" where there is one).
         remote: what fetches training shards, where the data is at a URL.
+        reading: how the model reads it.
     """
 
     tokenizer: Path
@@ -40,20 +42,28 @@ class Data:
     order: Order
     heldout: dict[str, Split]
     remote: RemoteTokens | None = None
+    reading: Reading = FORWARD
 
 
 @contextmanager
-def opened(settings: PretrainSettings, given: Sequence[Path], out: Path, beside: Path | None = None) -> Iterator[Data]:
+def opened(
+    settings: PretrainSettings, given: Sequence[Path], out: Path, model: Path | None = None, beside: Path | None = None
+) -> Iterator[Data]:
     """Open the tokens folders `given`; what is fetched of a remote one is put below `out`.
 
     Several folders are one: their shards behind each other, their sources named FOLDER/SOURCE. With objective: masked
     or unified documents begin with [CLS]; with masked, `given` may be task files, which are encoded by `beside`, the
-    model's tokenizer.
+    model's tokenizer. Documents stand as the model in the folder `model`, or the preset, reads them.
 
     Raises:
         HanmoError: no tokens there, too few of them, made with different tokenizers, or settings that do not fit them.
     """
+    reading = Reading.of(settings.preset, model)
     if any(is_remote(folder) for folder in given):
+        if reading != FORWARD:
+            raise HanmoError(
+                f"{given[0]}: backward models and those with pinyin read tokens of this machine; copy it here"
+            )
         with _opened_remote(settings, given, out) as data:
             yield data
         return
@@ -76,8 +86,10 @@ def opened(settings: PretrainSettings, given: Sequence[Path], out: Path, beside:
                 raise HanmoError(f"{tokenizer}: objective: {settings.objective} needs a tokenizer with [CLS]")
             train = with_openings(train, opening)
             heldout = {name: with_openings(split, opening) for name, split in heldout.items()}
-    order = _ordered(settings, facts, train, _mix(settings, facts, train, groups, where), where)
-    yield Data(tokenizer, facts, order, heldout)
+    train, heldout = reading.turned(train), {name: reading.turned(split) for name, split in heldout.items()}
+    pinyin = reading.readings(train, where)
+    order = _ordered(settings, facts, train, _mix(settings, facts, train, groups, where), where, pinyin=pinyin)
+    yield Data(tokenizer, facts, order, heldout, reading=reading)
 
 
 def _of_tasks(given: Sequence[Path], tokenizer: Path | None) -> tuple[Path, dict[str, Any], Split, dict[str, Split]]:
@@ -206,6 +218,7 @@ def _ordered(
     mix: Mix | None,
     where: str,
     announce: Announce = lambda *_: None,
+    pinyin: Tokens | None = None,
 ) -> Order:
     """The rows of a run, of which there are enough."""
     order = Order(
@@ -217,6 +230,7 @@ def _ordered(
         mix=mix,
         announce=announce,
         skip=skipped(settings),
+        pinyin=pinyin,
     )
     if order.total < settings.context:
         raise HanmoError(f"{where}: {order.total} training tokens do not fill one row; lower context or add text")

@@ -26,6 +26,7 @@ from hanmo.errors import HanmoError
 from hanmo.files import write_json
 from hanmo.models.families import AUTO
 from hanmo.models.parts import layers_of
+from hanmo.models.presets import preset
 from hanmo.models.vocabulary import RECORD, resize
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import name_ids, new_model
@@ -34,6 +35,8 @@ from hanmo.pretrain.steps.encoder import check_encoder
 from hanmo.pretrain.steps.seq2seq import check_seq2seq
 from hanmo.pretrain.steps.unified import check_unified
 from hanmo.tokenizer import is_tokenizer, load
+from hanmo.tokenizer.forms.pinyin import VOCABULARY as PINYIN
+from hanmo.tokenizer.forms.pinyin import has_pinyin, read_classes
 from hanmo.tokenizer.imports import import_tokenizer
 from hanmo.tokens.order import Rows
 
@@ -57,7 +60,7 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
         HanmoError: the folder's model does not fit the data, the settings or the step.
     """
     if given is None:
-        model = new_model(settings, vocab_size)
+        model = new_model(settings, vocab_size, **_pinyin_rows(settings, tokenizer))
         if settings.resolved(None).objective in ("unified", "spans"):
             name_ids(model, tokenizer)
         without_dropout(model)
@@ -78,6 +81,7 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and settings.context > longest:
         raise HanmoError(f"context: {settings.context} is longer than the model's {longest}; lower it")
+    _check_pinyin(model, given, tokenizer)
     without_dropout(model)
     if objective == "masked":
         check_encoder(model, given)
@@ -88,6 +92,29 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     else:
         check_step(model, settings.context, given)
     return model.train()
+
+
+def _pinyin_rows(settings: PretrainSettings, tokenizer: Path) -> dict[str, int]:
+    """Of a new model with pinyin: as many rows as its tokenizer has classes."""
+    if not preset(settings.preset).own.get("use_pinyin") or not has_pinyin(tokenizer):
+        return {}  # without pinyin the data has been refused already
+    return {"n_vocab_pinyin": len(read_classes(tokenizer / PINYIN))}
+
+
+def _check_pinyin(model: Any, given: Path, tokenizer: Path) -> None:
+    """See that the pinyin ids of the data are the model's own.
+
+    Raises:
+        HanmoError: they are others.
+    """
+    if not getattr(model.config, "use_pinyin", False):
+        return
+    classes = read_classes(tokenizer / PINYIN)
+    if len(classes) > model.config.n_vocab_pinyin or (has_pinyin(given) and read_classes(given / PINYIN) != classes):
+        raise HanmoError(
+            f"{given}: its pinyin is not that of the data ({model.config.n_vocab_pinyin} rows, {len(classes)} classes "
+            f"in {tokenizer / PINYIN}); encode the text with the model's own tokenizer"
+        )
 
 
 def open_model(auto: Any, folder: Path, strict: bool, out: Path) -> Any:
@@ -173,11 +200,14 @@ def check_step(model: Any, context: int, given: Path) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            logits = torch.cat([model(part).logits[0].float() for part in torch.from_numpy(ids).split(length, 1)])
+            pinyin = position.astype(np.int64) % 2 if getattr(model.config, "use_pinyin", False) else None
+            readings = {} if pinyin is None else {"pinyin_ids": torch.from_numpy(pinyin[:, :length])}
+            parts = torch.from_numpy(ids).split(length, 1)
+            logits = torch.cat([model(part, **readings).logits[0].float() for part in parts])
             answers = [logits.argmax(-1), logits.argmin(-1)]
             own = [float(F.cross_entropy(logits, answer, reduction="sum")) for answer in answers]
             step = step_of(model, "causal")(model, torch.float32, compiled=False, context=2 * length)
-            ours = [float(step.loss(Rows(ids, answer.numpy()[None], position, segment))) for answer in answers]
+            ours = [float(step.loss(Rows(ids, a.numpy()[None], position, segment, pinyin=pinyin))) for a in answers]
     except (AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
         hint = "set objective: masked for an encoder. " if _is_encoder(model) else ""
         said = " ".join(str(error).split())[:100]

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers.pytorch_utils import Conv1D
 
 from hanmo.pretrain.rules import Rates
 
@@ -53,7 +54,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.b
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised. Parameters must be matrices.
 
-    The update is scaled by sqrt(max(1, rows / columns)), so that one learning rate serves all shapes.
+    The update is scaled by sqrt(max(1, outputs / inputs)), so that one learning rate serves all shapes. Outputs are a
+    matrix's rows, and in groups with `transposed` (transformers' Conv1D) its columns.
 
     Among several processes every matrix is orthogonalised by one of them. Where all hold whole matrices, each keeps
     the momentum of its own and all gather the updates. Where matrices are cut by rows (FSDP2), each process gets the
@@ -66,7 +68,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[Any],
         lr: float = 0.02,
         momentum: float = MOMENTUM[1],
         weight_decay: float = 0.0,
@@ -74,7 +76,7 @@ class Muon(torch.optim.Optimizer):
         size: int = 1,
         dtype: torch.dtype = torch.bfloat16,
     ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "transposed": False})
         self._rank, self._size, self._dtype = rank, size, dtype
         for group in self.param_groups:
             for mine in self._by_shape(group["params"]):
@@ -109,7 +111,8 @@ class Muon(torch.optim.Optimizer):
                 parameters = [local(p) for p in alike.parameters]
                 if group["weight_decay"]:
                     torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                scale = max(1.0, alike.shape[0] / alike.shape[1]) ** 0.5
+                inputs, outputs = alike.shape if group["transposed"] else reversed(alike.shape)
+                scale = max(1.0, outputs / inputs) ** 0.5
                 torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
 
 
@@ -201,9 +204,12 @@ def build_optimizers(
         dtype: of the run; Muon iterates in fp16 where that is it, since bf16 is slow there, and in bf16 otherwise.
     """
     parts: dict[str, list[nn.Parameter]] = {"matrix": [], "embedding": [], "head": [], "other": []}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    turned = {id(module.weight) for module in model.modules() if isinstance(module, Conv1D)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:  # others are frozen
-            parts[_part(name, parameter)].append(parameter)
+            part = "embedding" if id(parameter) in tables else _part(name, parameter)
+            parts[part].append(parameter)
     groups = [
         {"params": found, "lr": getattr(rates, part), "weight_decay": 0.0 if part == "other" else weight_decay}
         for part, found in parts.items()
@@ -221,6 +227,11 @@ def build_optimizers(
             }
     if kind == "muon" and (matrices := parts["matrix"]):
         own = torch.float16 if dtype == torch.float16 else torch.bfloat16
+        matrices = [
+            {"params": found, "transposed": transposed}
+            for transposed in (False, True)
+            if (found := [p for p in matrices if (id(p) in turned) == transposed])
+        ]
         optimizers.append(Muon(matrices, rates.matrix, weight_decay=weight_decay, rank=rank, size=size, dtype=own))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -232,8 +243,7 @@ def _part(name: str, parameter: Tensor) -> str:
     """Which of `Rates` is a weight's."""
     if parameter.dim() < 2:
         return "other"
-    # T5 calls its words `shared`, and has a table of biases by distance, which is looked up like one of words.
-    if "embed" in name or name == "shared.weight" or "relative_attention_bias" in name:
+    if "embed" in name:  # also what stands in a module of its own around the table
         return "embedding"
     return "head" if "lm_head" in name else "matrix"
 

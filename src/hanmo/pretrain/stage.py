@@ -60,7 +60,7 @@ def run(settings: PretrainSettings, inputs: dict[str, list[Path]], out: Path) ->
         model = given[0] if given else None
         settings = settings.resolved(model)
         beside = tokenizer_of(model, out) if model else None
-        with opened(settings, inputs["data"], fetched, beside) as data:
+        with opened(settings, inputs["data"], fetched, model, beside) as data:
             counts = _train(settings, model, data, out, world, begun)
             if data.remote:
                 data.remote.remove()
@@ -159,7 +159,7 @@ def _objective(
     if settings.objective == "unified":
         rows = UnifiedRows(data.order, tokenizer, settings.unified, settings.masks, settings.seed)
         return rows, step, unified_look(settings, data.heldout, tokenizer, data.facts["eos_id"])
-    return data.order, step, look(settings, data.heldout, tokenizer, data.facts["eos_id"])
+    return data.order, step, look(settings, data.heldout, tokenizer, data.facts["eos_id"], data.reading)
 
 
 def _told(settings: PretrainSettings, world: World) -> str:

@@ -26,15 +26,18 @@ SAMPLE = 40_000_000
 _ROWS = 2048
 
 
-def new_model(settings: PretrainSettings, vocab_size: int) -> Any:
+def new_model(settings: PretrainSettings, vocab_size: int, **own: Any) -> Any:
     """A preset in fp32 on the CPU, its weights drawn by the seed, as its class in transformers draws them.
 
-    Under a bigram model layers must add nothing at first: their output matrices are zeros then, and all others uniform
-    with a variance of 1 / inputs.
+    `own` are keys of its configuration that the data decides. Under a bigram model layers must add nothing at first:
+    their output matrices are zeros then, and all others uniform with a variance of 1 / inputs.
     """
     torch.manual_seed(settings.seed)
     objective = settings.resolved(None).objective
-    model = getattr(transformers, AUTO[objective]).from_config(settings.config(vocab_size)).train()
+    config = settings.config(vocab_size)
+    for key, value in own.items():
+        setattr(config, key, value)
+    model = getattr(transformers, AUTO[objective]).from_config(config).train()
     if settings.start == "bigram":
         with torch.no_grad():
             for name, parameter in model.model.layers.named_parameters():

@@ -29,6 +29,8 @@ def generate(
     input: Path | str | None = None,
     output: Path | str | None = None,
     as_chat: bool = False,
+    prefix: str = "",
+    suffix: str = "",
     batch_size: int = 8,
     sampling: Sampling | None = None,
     context: int | None = None,
@@ -36,6 +38,8 @@ def generate(
     threads: int | None = None,
 ) -> list[Completion]:
     """Continue prompts, and write what comes to stdout or to a file.
+
+    A model that writes from right to left (LingLong's `backward`) gives what stands before a prompt.
 
     Args:
         model: a model folder, a stage's folder or a .gguf file.
@@ -45,6 +49,8 @@ def generate(
         output: a .jsonl file for {"prompt", "completion", "tokens", "finish_reason"} per prompt, written when all are
             done; None prints prompt and completion to stdout.
         as_chat: put each prompt to the model as a question, instead of having it continued.
+        prefix, suffix: texts before and behind every prompt, for instance what tells a task. The files at `output` name
+            the prompts without them.
         batch_size: prompts computed together where the engine can.
         sampling: how to draw; the default draws at most 256 tokens.
         context: tokens of prompt and answer together; None takes the model's own, at most 8192.
@@ -65,6 +71,8 @@ def generate(
         input=Path(input) if input is not None else None,
         output=Path(output) if output is not None else None,
         as_chat=as_chat,
+        prefix=prefix,
+        suffix=suffix,
         batch_size=batch_size,
         sampling=sampling or Sampling(max_tokens=256),
         context=context,

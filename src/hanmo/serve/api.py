@@ -150,6 +150,8 @@ class _Endpoints:
     def _encode(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
             return self._engine.encode(prompt)
+        if self._engine.backward:
+            raise ApiError(400, "prompt: this model writes from right to left; give text and not ids", param="prompt")
         if max(prompt) >= self._engine.vocab_size:
             raise ApiError(400, f"prompt: token ids must be below {self._engine.vocab_size}", param="prompt")
         return prompt

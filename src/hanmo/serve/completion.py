@@ -29,6 +29,8 @@ def run(
     input: Path | None,
     output: Path | None,
     as_chat: bool,
+    prefix: str,
+    suffix: str,
     batch_size: int,
     sampling: Sampling,
     context: int | None,
@@ -36,7 +38,8 @@ def run(
     threads: int | None,
 ) -> list[Completion]:
     """See `hanmo.serve.generate`."""
-    texts = [*prompts, *(read_prompts(input) if input is not None else [])]
+    given = [*prompts, *(read_prompts(input) if input is not None else [])]
+    texts = [prefix + text + suffix for text in given]
     if not texts:
         raise HanmoError("nothing to complete: give a prompt, or a file of prompts with --input")
     if is_encoder_decoder(model):
@@ -53,9 +56,9 @@ def run(
         answers = list(_batches(engine, encoded, batch_size, sampling))
         if output is None:
             for text, answer in zip(texts, answers, strict=True):
-                print(for_terminal(("" if as_chat else text) + answer.text), end="\n\n")
+                print(for_terminal(_whole(engine, "" if as_chat else text, answer.text)), end="\n\n")
         else:
-            _write(output, texts, answers)
+            _write(output, given, answers)
         return answers
     finally:
         engine.close()
@@ -120,17 +123,23 @@ def _check(text: str, number: int) -> None:
 
 
 def _print_one(engine: Engine, text: str, ids: list[int], as_chat: bool, sampling: Sampling) -> Completion:
+    before, behind = ("", text) if engine.backward else (text, "")
     if not as_chat:
-        sys.stdout.write(for_terminal(text))
+        sys.stdout.write(for_terminal(before))
     parts = []
     for delta in engine.stream(ids, sampling):
         parts.append(delta.text)
         sys.stdout.write(for_terminal(delta.text))
         sys.stdout.flush()
         last = delta
-    sys.stdout.write("\n")
+    sys.stdout.write(for_terminal(behind) + "\n")
     assert last.finish is not None
     return Completion("".join(parts), len(ids), last.tokens, last.finish)
+
+
+def _whole(engine: Engine, text: str, new: str) -> str:
+    """Prompt and answer as they stand on the page."""
+    return new + text if engine.backward else text + new
 
 
 def _batches(

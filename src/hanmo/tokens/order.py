@@ -28,6 +28,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from hanmo.tokenizer.forms.pinyin import SPECIAL
 from hanmo.tokens.mix import Mix
 from hanmo.tokens.shards import Shard, Split, Tokens
 from hanmo.tokens.shuffle import STORED, Documents, Shuffled, amount, permutation
@@ -67,6 +68,7 @@ class Rows:
         types: int64 token types, where the objective gives any; targets then stand at their own places (see
             `hanmo.models.unified.masks`).
         read: of an encoder-decoder, what the encoder reads; the other arrays are the decoder's then.
+        pinyin: int64 pinyin ids of `inputs`; None where the order was not asked for them.
     """
 
     inputs: NDArray[np.int64]
@@ -75,6 +77,7 @@ class Rows:
     segment: NDArray[np.int32]
     types: NDArray[np.int64] | None = None
     read: Read | None = None
+    pinyin: NDArray[np.int64] | None = None
 
 
 class Stream:
@@ -185,6 +188,7 @@ class Order:
         mix: which source each row is from; without it, the documents of all sources are one stream.
         announce: told of shards shortly before they are read, with shuffle "shards".
         skip: stretches [first, last) of rows that are passed over: what is behind them moves up.
+        pinyin: the pinyin ids of all tokens (`Split.pinyin`), where rows are to have them.
 
     Attributes:
         total: tokens of one pass over all documents.
@@ -203,11 +207,13 @@ class Order:
         mix: Mix | None = None,
         announce: Announce = lambda *_: None,
         skip: Sequence[tuple[int, int]] = (),
+        pinyin: Tokens | None = None,
     ) -> None:
         self.context, self.mix, self._skip = context, mix, list(skip)
         self.total = len(split.tokens)
         self.form = 3 if len(split) <= STORED else 4
         self._tokens: Tokens = split.tokens
+        self._pinyin = pinyin
         self._eos = eos
         chosen = [source.index for source in mix.sources] if mix else [None]
         self._streams = [Stream(split, context, seed, source, shuffle, announce) for source in chosen]
@@ -241,12 +247,14 @@ class Order:
         """Rows `first` .. `first + count - 1` of the run."""
         shape = (count, self.context)
         inputs, targets = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        rows = Rows(inputs, targets, np.empty(shape, np.int32), np.empty(shape, np.int32))
+        pinyin = np.empty(shape, np.int64) if self._pinyin is not None else None
+        rows = Rows(inputs, targets, np.empty(shape, np.int32), np.empty(shape, np.int32), pinyin=pinyin)
         planned = (row for stretch in self._stretches(first, count) for row in self._planned(*stretch))
         for row, parts in enumerate(planned):
             # Lazily: to ask for what comes next may mean that what came before is no longer at hand.
             pieces = (piece for stream, at, tokens in parts for piece in self._streams[stream].pieces(at, tokens))
-            self._fill(pieces, rows.inputs[row], rows.targets[row], rows.position[row], rows.segment[row])
+            readings = None if pinyin is None else pinyin[row]
+            self._fill(pieces, rows.inputs[row], rows.targets[row], rows.position[row], rows.segment[row], readings)
         return rows
 
     def _planned(self, first: int, count: int) -> Iterator[list[tuple[int, int, int]]]:
@@ -262,6 +270,7 @@ class Order:
         targets: NDArray,
         position: NDArray,
         segment: NDArray,
+        pinyin: NDArray | None,
     ) -> None:
         """Fill one row with pieces of documents."""
         filled = 0
@@ -272,4 +281,7 @@ class Order:
             inputs[filled] = self._tokens[start + skip - 1] if skip else self._eos
             position[filled:stop] = np.arange(take, dtype=np.int32)
             segment[filled:stop] = piece
+            if pinyin is not None and self._pinyin is not None:
+                pinyin[filled + 1 : stop] = self._pinyin[start + skip : start + skip + take - 1]
+                pinyin[filled] = self._pinyin[start + skip - 1] if skip else SPECIAL
             filled = stop

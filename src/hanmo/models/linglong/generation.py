@@ -10,22 +10,50 @@ cached state ever has another pinyin than training would have given it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hanmo.errors import HanmoError
 
+if TYPE_CHECKING:
+    from hanmo.tokenizer.forms.pinyin import Reader
+
 #: Pinyin ids of a whole text, one for each of its tokens. It must be a rule of left context: the ids of a text begin
 #: with those of every text that it begins with.
 PinyinOf = Callable[[list[int]], list[int]]
 
 
-def pinyin_reader(tokenizer: Path | str) -> PinyinOf:
-    """The rule of a tokenizer folder with pinyin.txt: that of `hanmo.tokenizer.forms.pinyin`, which training data has.
+class Readings:
+    """Pinyin ids of a text that grows: what was read before is not read again.
+
+    Args:
+        reader: of the tokenizer; this object has a state of its own.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = copy.copy(reader)
+        self._text: list[int] = []
+        self._ids: list[int] = []
+        self._reader.reset()
+
+    def __call__(self, ids: list[int]) -> list[int]:
+        """The pinyin ids of a text (a `PinyinOf`)."""
+        known = len(self._text)
+        if ids[:known] != self._text:
+            self._text, self._ids, known = [], [], 0
+            self._reader.reset()
+        self._ids += [self._reader.push(token) for token in ids[known:]]
+        self._text = list(ids)
+        return list(self._ids)
+
+
+def reader_of(tokenizer: Path | str) -> Reader:
+    """What reads the pinyin of a tokenizer folder's tokens, by the rule that training data has.
 
     Raises:
         HanmoError: the folder has no pinyin.
@@ -34,13 +62,16 @@ def pinyin_reader(tokenizer: Path | str) -> PinyinOf:
 
     if not has_pinyin(tokenizer):
         raise HanmoError(f"{tokenizer}: no pinyin.txt there; give the folder of a tokenizer with pinyin")
-    reader = Reader(tokenizer)
+    return Reader(tokenizer)
 
-    def pinyin_of(ids: list[int]) -> list[int]:
-        reader.reset()
-        return reader.ids(ids).tolist()
 
-    return pinyin_of
+def pinyin_reader(tokenizer: Path | str) -> PinyinOf:
+    """`Readings` of a tokenizer folder with pinyin.txt.
+
+    Raises:
+        HanmoError: the folder has no pinyin.
+    """
+    return Readings(reader_of(tokenizer))
 
 
 def pinyin_of_rows(pinyin_of: PinyinOf, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -79,12 +110,13 @@ def complete(
     prefix: Sequence[int] = (),
     suffix: Sequence[int] = (),
     pinyin_of: PinyinOf | None = None,
+    opening: Sequence[int] | None = None,
     **options: Any,
 ) -> list[list[int]]:
     """What the model writes to each text `prefix + prompt + suffix`: behind it, or before it if it is a backward model.
 
-    Every text is opened by the model's bos, if its configuration has one. One that does not fit into the context beside
-    the new tokens loses what is farthest from where the model writes.
+    Every text is opened by the model's bos, if its configuration has one, or by `opening`. One that does not fit into
+    the context beside the new tokens loses what is farthest from where the model writes.
 
     Args:
         model: a `LingLongForCausalLM`, in the mode and on the device that it is to run in.
@@ -92,6 +124,7 @@ def complete(
         max_new_tokens: at most so many are written; a text that ends earlier ends with its eos, which is left out.
         prefix, suffix: token ids that stand before and behind each prompt, in reading order also for a backward model.
         pinyin_of: needed by models with pinyin.
+        opening: what stood before every document in training, where that is not the configuration's bos.
         options: of `model.generate`.
 
     Returns:
@@ -104,7 +137,8 @@ def complete(
     config = model.config
     if config.use_pinyin and pinyin_of is None:
         raise HanmoError("this model has pinyin: give pinyin_of, for instance pinyin_reader(TOKENIZER_FOLDER)")
-    opening = [] if config.bos_token_id is None else [config.bos_token_id]
+    if opening is None:
+        opening = [] if config.bos_token_id is None else [config.bos_token_id]
     room = config.n_position - max_new_tokens
     if room < 1:
         raise HanmoError(f"max_new_tokens: {max_new_tokens} leaves no room in a context of {config.n_position} tokens")

@@ -11,23 +11,31 @@ from transformers import PreTrainedTokenizerFast
 
 from hanmo.console import console
 from hanmo.models.gaps import fill
+from hanmo.models.linglong.configuration import LingLongConfig
+from hanmo.models.linglong.generation import PinyinOf, complete, pinyin_reader
 from hanmo.models.loss import IGNORE
 from hanmo.pretrain.objectives import RowSource
 from hanmo.pretrain.objectives.gaps import GapRows
 from hanmo.pretrain.objectives.masked import MaskedRows
+from hanmo.pretrain.objectives.reading import FORWARD, Reading
 from hanmo.pretrain.objectives.unified import causal_rows
 from hanmo.pretrain.rows import filled_up, taken
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.tokenizer import encode_text
+from hanmo.tokenizer.forms.pinyin import SPECIAL
 from hanmo.tokens.order import Order, Rows
-from hanmo.tokens.shards import Split
+from hanmo.tokens.shards import Split, Tokens
 
 #: Bytes of Chinese text behind a token of an encoder's vocabulary, about.
 _BYTES = 3
 
 
 def look(
-    settings: PretrainSettings, heldout: dict[str, Split], tokenizer: PreTrainedTokenizerFast, eos: int
+    settings: PretrainSettings,
+    heldout: dict[str, Split],
+    tokenizer: PreTrainedTokenizerFast,
+    eos: int,
+    reading: Reading = FORWARD,
 ) -> Callable[[Any], dict[str, Any]]:
     """A function that measures held-out text and writes samples, for the trainer to call now and then.
 
@@ -37,16 +45,18 @@ def look(
     for name, split in heldout.items():
         if count := _enough(split, settings.eval_bytes):
             ends = np.asarray(split.doc_ends[:count], dtype=np.int64)
-            measured[name] = (split.tokens, ends, int(np.asarray(split.doc_bytes[:count], dtype=np.int64).sum()))
+            size = int(np.asarray(split.doc_bytes[:count], dtype=np.int64).sum())
+            measured[name] = (split.tokens, ends, size, reading.readings(split, "held-out text"))
     prompts = [[eos, *encode_text(tokenizer, text)] for text in settings.sample_prompts]
+    pinyin_of = pinyin_reader(tokenizer.name_or_path) if reading.pinyin and prompts else None
 
     def measure(trainer: Any) -> dict[str, Any]:
         by_data = {
-            name: round(_packed_bits(trainer, tokens, ends, eos) / size, 5)
-            for name, (tokens, ends, size) in measured.items()
+            name: round(_packed_bits(trainer, tokens, ends, eos, pinyin) / size, 5)
+            for name, (tokens, ends, size, pinyin) in measured.items()
         }
         found = _told(trainer, "heldout_bpb", by_data, len(heldout), "held-out {} bits per byte")
-        _samples(trainer, tokenizer, prompts, eos)
+        _samples(trainer, tokenizer, prompts, eos, pinyin_of)
         return found
 
     return measure
@@ -182,18 +192,24 @@ def _told(trainer: Any, key: str, by_data: dict[str, float], folders: int, words
     return found
 
 
-def _samples(trainer: Any, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], eos: int) -> None:
+def _samples(
+    trainer: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[list[int]],
+    eos: int,
+    pinyin_of: PinyinOf | None = None,
+) -> None:
     """Write what the model makes of its `sample_prompts`, as ids, to samples.jsonl."""
     settings = trainer.settings
     if not prompts or (model := trainer.spread.whole()) is None:
         return
     for text, prompt in zip(settings.sample_prompts, prompts, strict=True):
-        sample = _sample(model, prompt, eos, settings.context)
+        sample = _sample(model, prompt, eos, settings.context, pinyin_of)
         line = {"step": trainer.step, "prompt": text, "text": tokenizer.decode(sample, skip_special_tokens=True)}
         trainer.append("samples.jsonl", line)
 
 
-def _packed_bits(trainer: Any, tokens: Any, ends: np.ndarray, eos: int) -> float:
+def _packed_bits(trainer: Any, tokens: Tokens, ends: np.ndarray, eos: int, pinyin: Tokens | None) -> float:
     """Bits that the model needs for the first documents of a split, packed like training rows.
 
     A document that a row cuts loses its earlier context there: this is the quick look of a training log, slightly above
@@ -210,34 +226,44 @@ def _packed_bits(trainer: Any, tokens: Any, ends: np.ndarray, eos: int) -> float
     inputs = np.zeros(len(place), np.int64)
     inputs[1:total] = targets[: total - 1]
     inputs[starts] = eos
+    arrays: dict[str, Any] = {"inputs": inputs, "targets": targets}
+    if pinyin is not None:
+        arrays["pinyin"] = np.full(len(place), SPECIAL, np.int64)
+        arrays["pinyin"][1:total] = pinyin[: total - 1]
+        arrays["pinyin"][starts] = SPECIAL
     row = place // context
     begin = np.maximum(starts[document], row * context)
     shape = (-1, context)
-    arrays = [inputs, targets, (place - begin).astype(np.int32), document.astype(np.int32)]
-    arrays = [array.reshape(shape) for array in arrays]
+    arrays |= {"position": (place - begin).astype(np.int32), "segment": document.astype(np.int32)}
+    rows = Rows(**{name: array.reshape(shape) for name, array in arrays.items()})
     nats = 0.0
-    for first in range(world.rank * micro, len(arrays[0]), micro * world.size):
-        nats += trainer.spread.measure(Rows(*(array[first : first + micro] for array in arrays)))
+    for first in range(world.rank * micro, len(rows.inputs), micro * world.size):
+        nats += trainer.spread.measure(taken(rows, slice(first, first + micro)))
     return world.sum(nats)[0] / float(np.log(2))
 
 
 @torch.no_grad()
-def _sample(model: Any, prompt: list[int], pad: int, context: int, length: int = 64) -> list[int]:
-    """Continue `prompt` by sampling at temperature 0.8 with a fixed seed; the run's own state is not touched."""
-    device = next(model.parameters()).device
+def _sample(
+    model: Any, prompt: list[int], eos: int, context: int, pinyin_of: PinyinOf | None, length: int = 64
+) -> list[int]:
+    """`prompt` and what a model writes to it, in reading order, drawn at temperature 0.8 with a fixed seed.
+
+    The prompt's first id opens a document. The run's own state is not touched.
+    """
     room = min(length, context - len(prompt))
     if room < 1:
         return prompt
+    drawn: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "pad_token_id": eos}
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        ids = model.generate(
-            torch.tensor([prompt], device=device),
-            max_new_tokens=room,
-            do_sample=True,
-            temperature=0.8,
-            top_p=0.95,
-            pad_token_id=pad,
-        )
+        if model.config.model_type == LingLongConfig.model_type:
+            opening, text = prompt[:1], prompt[1:]
+            given: dict[str, Any] = {"opening": opening, "eos_token_id": eos, **drawn}
+            (new,) = complete(model, [text], max_new_tokens=room, pinyin_of=pinyin_of, **given)
+            found = [*new, *text] if model.config.backward else [*prompt, *new]
+        else:
+            ids = torch.tensor([prompt], device=next(model.parameters()).device)
+            found = model.generate(ids, max_new_tokens=room, **drawn)[0].tolist()
     model.train()
-    return ids[0].tolist()
+    return found

@@ -37,6 +37,8 @@ class PackedStep(StackStep):
     """
 
     laned = True
+    #: Whether its attention may go by documents on CUDA (`hanmo.models.varlen`).
+    by_documents = True
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class PackedStep(StackStep):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(model, dtype, compiled, recompute, options)
-        self._varlen = usable(self.device, dtype)
+        self._varlen = self.by_documents and usable(self.device, dtype)
         if self._varlen:
             model.set_attn_implementation(VARLEN)
         elif self.device.type == "cpu" and context <= SHORT:

@@ -61,6 +61,8 @@ class Engine(ABC):
         vocab_size: ids below this are tokens.
         stop_ids: ids that end an answer.
         can_chat: whether there is a chat template.
+        backward: it writes from right to left, what stands before a prompt: ids come from the last to the first, of
+            prompts and of answers, and an answer's text is there when it has ended.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Engine(ABC):
     vocab_size: int
     stop_ids: frozenset[int]
     can_chat: bool
+    backward: bool = False
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -121,7 +124,7 @@ class Engine(ABC):
         """
         self.check_room(prompt)
         cancel = cancel or threading.Event()
-        answer = AnswerText(self, sampling, len(prompt))
+        answer = self.answer(sampling, len(prompt))
         text = ""
         with self.lock:
             source = self.tokens(prompt, sampling, cancel, index)
@@ -161,6 +164,10 @@ class Engine(ABC):
             answers.append(Completion(text, len(prompt), last.tokens, last.finish))
         return answers
 
+    def answer(self, sampling: Sampling, prompt_tokens: int) -> AnswerText:
+        """What collects the text of an answer."""
+        return (LeftwardText if self.backward else AnswerText)(self, sampling, prompt_tokens)
+
     def check_room(self, prompt: Sequence[int]) -> None:
         """Raise `PromptTooLong` when not even one token of an answer fits behind `prompt`."""
         if len(prompt) >= self.context:
@@ -198,3 +205,36 @@ class AnswerText:
         """End the answer and return what was held back."""
         self.finish = finish
         return self._stops.flush()
+
+
+class LeftwardText(AnswerText):
+    """The same for an answer whose tokens come from its last to its first: nothing may be shown before it has ended.
+
+    It ends behind a stop string, that is with the text to the right of it.
+    """
+
+    def __init__(self, engine: Engine, sampling: Sampling, prompt_tokens: int) -> None:
+        super().__init__(engine, sampling, prompt_tokens)
+        self._engine, self._stop = engine, sampling.stop
+        self._drawn: list[int] = []
+
+    def push(self, token: int) -> str:
+        self.tokens += 1
+        if token in self._stop_ids:
+            return self.end("stop")
+        self._drawn.append(token)
+        if self._stop:
+            text = self._text()
+            behind = [at + len(stop) for stop in self._stop if (at := text.rfind(stop)) >= 0]
+            if behind:
+                self.finish = "stop"
+                return text[max(behind) :]
+        return self.end("length") if self.tokens >= self._most else ""
+
+    def end(self, finish: Finish) -> str:
+        self.finish = finish
+        return self._text()
+
+    def _text(self) -> str:
+        characters = self._engine.detokenizer()
+        return "".join(map(characters.push, reversed(self._drawn)))

@@ -20,8 +20,10 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, Pr
 import hanmo.tokenizer
 from hanmo.errors import HanmoError
 from hanmo.models.folder import resolve
+from hanmo.models.linglong.configuration import LingLongConfig
+from hanmo.models.linglong.generation import Readings, reader_of
 from hanmo.serve.engines import model_name
-from hanmo.serve.engines.base import DEFAULT_CONTEXT, AnswerText, Completion, Detokenizer, Engine
+from hanmo.serve.engines.base import DEFAULT_CONTEXT, Completion, Detokenizer, Engine
 from hanmo.serve.prompt import ForeignTemplate, is_ours
 from hanmo.serve.sampler import Sampler
 from hanmo.serve.sampling import Sampling
@@ -59,7 +61,11 @@ class TransformersEngine(Engine):
         self._chat = _chat_encoder(tokenizer)
         # Documents of a unified model begin so, whatever its tokenizer is used for elsewhere.
         self._opening = cast(int, tokenizer.cls_token_id) if config.model_type == "hanmo_unified" else None
-        self.can_chat = self._chat is not None
+        self._linglong = config.model_type == LingLongConfig.model_type
+        self.backward = self._linglong and config.backward
+        self.can_chat = self._chat is not None and not self.backward
+        self._reader = reader_of(folder) if self._linglong and config.use_pinyin else None
+        self._readings = Readings(self._reader) if self._reader else None
         self.stop_ids = self._find_stops()
         self._reset()
 
@@ -73,12 +79,18 @@ class TransformersEngine(Engine):
         return frozenset(found)
 
     def encode(self, text: str) -> list[int]:
+        # A LingLong model saw nothing around its documents but what opens and ends them.
         with self._encode_lock:
-            ids = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=self._opening is None).ids
+            plain = self._opening is not None or self._linglong
+            ids = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=not plain).ids
         if self._opening is not None:
             return [self._opening, *ids]
+        if self.backward:
+            ids.reverse()
         if isinstance(self._chat, ChatFormat):
             return [self._chat.end_of_text, *ids]  # as every document stood in training
+        if self._linglong and self._model.config.bos_token_id is not None:
+            return [self._model.config.bos_token_id, *ids]
         if ids:
             return ids
         start = self._tokenizer.bos_token_id
@@ -88,6 +100,8 @@ class TransformersEngine(Engine):
         return [cast(int, start)]
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        if self.backward:
+            raise HanmoError(f"{self.name}: writes from right to left; it can only write what stands before a text")
         if self._chat is None:
             raise HanmoError(f"{self.name}: has no chat template (a base model?); it can only continue text")
         with self._encode_lock:
@@ -122,7 +136,11 @@ class TransformersEngine(Engine):
     def _forward(self, ids: Sequence[int]) -> np.ndarray:
         """Append `ids` to the cache and return the logits behind the last one, float32 [rows of the embedding]."""
         batch = torch.tensor([ids], device=self._device)
-        output = self._model(input_ids=batch, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        more = {}
+        if self._readings:
+            pinyin = self._readings([*self._cached, *ids])[-len(ids) :]
+            more["pinyin_ids"] = torch.tensor([pinyin], device=self._device)
+        output = self._model(input_ids=batch, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **more)
         self._cached += ids
         return output.logits[0, -1].float().cpu().numpy()
 
@@ -193,9 +211,16 @@ class TransformersEngine(Engine):
         ids = ids.to(self._device)
         cache = DynamicCache(config=self._model.config)
         samplers = [Sampler(sampling, prompt, self.vocab_size, number) for number, prompt in enumerate(prompts, first)]
-        answers = [AnswerText(self, sampling, len(prompt)) for prompt in prompts]
+        answers = [self.answer(sampling, len(prompt)) for prompt in prompts]
+        readings = [Readings(self._reader) for _ in prompts] if self._reader else []
+        written = [list(prompt) for prompt in prompts]
         texts: list[list[str]] = [[] for _ in prompts]
         while True:
+            more: dict[str, torch.Tensor] = {}
+            if readings:
+                pinyin = [read(row)[-ids.shape[1] :] for read, row in zip(readings, written, strict=True)]
+                padded = [[0] * (ids.shape[1] - len(row)) + row for row in pinyin]
+                more["pinyin_ids"] = torch.tensor(padded, device=self._device)
             output = self._model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -203,6 +228,7 @@ class TransformersEngine(Engine):
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **more,
             )
             logits = output.logits[:, -1].float().cpu().numpy()
             drawn = [0] * rows
@@ -216,6 +242,8 @@ class TransformersEngine(Engine):
                         texts[row].append(answer.end("cancelled"))
             if all(answer.finish is not None for answer in answers):
                 break
+            for row, token in zip(written, drawn, strict=True):
+                row.append(token)
             ids = torch.tensor(drawn, device=self._device)[:, None]
             mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
             positions = positions[:, -1:] + 1

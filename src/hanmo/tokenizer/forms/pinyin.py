@@ -115,6 +115,8 @@ class Reader:
         if token in self._special:
             self.reset()
             return SPECIAL
+        if token >= len(self._spelled):  # a model may have more rows than there are tokens
+            return OTHER
         spelled = self._spelled[token]
         found = OTHER
         for character in self._bytes.decode(spelled):
