@@ -24,7 +24,6 @@ from torch import nn
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import write_json
-from hanmo.models.families import AUTO
 from hanmo.models.parts import layers_of
 from hanmo.models.vocabulary import RECORD, resize
 from hanmo.pretrain.settings import PretrainSettings
@@ -57,7 +56,7 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     """
     if given is None:
         model = new_model(settings, vocab_size)
-        if settings.resolved(None).objective == "unified":
+        if settings.resolved(None).objective in ("masked", "unified"):
             name_ids(model, tokenizer)
         without_dropout(model)
         return model
@@ -67,7 +66,7 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     if not _same_vocabulary(folder, tokenizer, given, settings.vocabulary, out):
         folder = _swapped(folder, tokenizer, out)
     objective = settings.resolved(given).objective
-    auto = getattr(transformers, AUTO[objective])
+    auto = getattr(transformers, settings.auto_class(given))
     # Weights that the folder lacks are drawn, and must be the same in every try.
     torch.manual_seed(settings.seed)
     model = open_model(auto, folder, settings.strict, out)
@@ -79,7 +78,9 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
         raise HanmoError(f"context: {settings.context} is longer than the model's {longest}; lower it")
     without_dropout(model)
     if objective == "masked":
-        check_encoder(model, given)
+        if settings.masks.sentence_order and not hasattr(getattr(model, "cls", None), "seq_relationship"):
+            raise HanmoError(f"masks.sentence_order: {given}: {type(model).__name__} has no head for it; leave it out")
+        check_encoder(model, given, step_of(model, objective))
     elif objective == "unified":
         check_unified(model, given)
     else:

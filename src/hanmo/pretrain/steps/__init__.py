@@ -13,11 +13,12 @@ from typing import Any
 from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.steps.encoder import EncoderStep
 from hanmo.pretrain.steps.gpt2 import GPT2Step
+from hanmo.pretrain.steps.modernbert import ModernBertStep
 from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.pretrain.steps.unified import UnifiedStep
 
 #: Steps by `model_type`, where it is not that of the objective.
-_OWN: dict[str, StepBuilder] = {"gpt2": GPT2Step}
+_OWN: dict[str, StepBuilder] = {"gpt2": GPT2Step, "modernbert": ModernBertStep}
 _OF_OBJECTIVE: dict[str, StepBuilder] = {"causal": PackedStep, "masked": EncoderStep, "unified": UnifiedStep}
 
 

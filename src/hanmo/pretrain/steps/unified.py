@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,9 +68,10 @@ class UnifiedStep(StackStep):
         return base.encoder.ln(hidden.float()).to(self.dtype)
 
     def _sum(self, rows: Rows) -> Tensor:
-        assert rows.types is not None
-        labels, types, segment = self._moved(rows.targets, rows.types, rows.segment)
-        hidden = self.hidden(*self._moved(rows.inputs, rows.types, rows.position, rows.segment)).flatten(0, 1)
+        # Rows with masks alone have no types.
+        given = np.zeros_like(rows.inputs) if rows.types is None else rows.types
+        labels, types, segment = self._moved(rows.targets, given, rows.segment)
+        hidden = self.hidden(*self._moved(rows.inputs, given, rows.position, rows.segment)).flatten(0, 1)
         # A place may answer for itself, for the token behind it, or for both.
         answers = torch.cat([answer.flatten() for answer in targets(labels, types, segment)])
         places = torch.nonzero(answers != IGNORE)[:, 0]
