@@ -93,7 +93,7 @@ def _train(
         settings = settle(settings, model, world, dtype)
     source, step, seen = _objective(settings, data, tokenizer, model)
     keep = keeper(settings, save)
-    # What is masked or cut out has no bytes of its own.
+    # Only a model that predicts every token says how many bits a text has.
     size = bytes_per_token(facts, order) if settings.objective == "causal" else None
     rates = Rates.of(settings, model.get_input_embeddings().weight.shape[1], continued=given is not None)
     flops = seq2seq_flops(model, source.context, source.written) if isinstance(source, GapRows) else 0
@@ -147,8 +147,7 @@ def _objective(
     """The rows, the step and the look of what the run learns."""
     step = step_of(model, settings.objective)
     if settings.objective == "masked":
-        masks = settings.masks
-        rows = MaskedRows(data.order, tokenizer, masks.share, masks.whole_words, settings.seed)
+        rows = MaskedRows.of(settings.masks, data.order, tokenizer, settings.seed)
         step = partial(step, separator=data.facts["eos_id"])
         return rows, step, masked_look(settings, data.heldout, tokenizer)
     if settings.objective == "spans":
