@@ -8,7 +8,7 @@ Of the two stock classes that route by sigmoid scores with a loss-free bias (`e_
 the one here: its attention is that of Qwen3 (grouped heads, normalised queries and keys, whole rotary positions), so
 that its engines' paths are the plain ones, and transformers, llama.cpp and vLLM run it at any width. DeepSeek-V3
 compresses keys and values through a low rank, which small models do not need and which each engine computes in a
-backend of its own.
+backend of its own. A GLM-4-MoE for vLLM has to have a head of its own: vLLM (0.32) does not tie it to the embedding.
 """
 
 from __future__ import annotations

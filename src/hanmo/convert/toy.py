@@ -90,7 +90,8 @@ _SHAPES: dict[str, dict[str, Any]] = {
         "num_nextn_predict_layers": 0,
         "use_qk_norm": True,
         "partial_rotary_factor": 1.0,
-        "tie_word_embeddings": True,
+        # vLLM's class of it has a head of its own and leaves it at random where a folder has none.
+        "tie_word_embeddings": False,
     },
 }
 
