@@ -86,7 +86,7 @@ def of_model(model: Any, name: str, context: int) -> Shape:
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     layers = config.num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
-    first = [p for stack in lists for p in stack[0].parameters() if p.dim() == 2]
+    first = [p for stack in lists for p in stack[0].parameters() if p.dim() > 1]
     inside = {id(p) for stack in lists for p in stack.parameters()}
     return Shape(
         name=name,
@@ -97,9 +97,9 @@ def of_model(model: Any, name: str, context: int) -> Shape:
         key=(getattr(config, "num_key_value_heads", None) or heads) * width,
         heads=heads,
         layers=layers,
-        embedding=sum(p.numel() for p in model.parameters() if p.dim() == 2 and id(p) not in inside),
-        matrices=tuple((int(p.shape[0]), int(p.shape[1])) for p in first),
-        gains=sum(p.numel() for p in model.parameters() if p.dim() != 2),
+        embedding=sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in inside),
+        matrices=tuple((int(p.shape[:-1].numel()), int(p.shape[-1])) for p in first),
+        gains=sum(p.numel() for p in model.parameters() if p.dim() < 2),
         context=context,
         flops=model_flops(model, context),
     )

@@ -26,6 +26,8 @@ MOMENTUM, AFTER = (0.85, 0.95), 300
 #: AdamW's. The usual 0.9 for the first was worse by 0.008 bits per byte after 244 steps (docs/LOG.md).
 BETAS = (0.8, 0.95)
 
+#: Routers of experts, and gates of shared ones.
+_ROUTERS = ("mlp.gate.weight", "shared_expert_gate.weight")
 T = TypeVar("T")
 
 
@@ -36,7 +38,8 @@ def momentum_at(step: int) -> float:
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Singular values of every matrix in [n, rows, columns] to about 1; iterations and result in `dtype`."""
+    """Singular values of every matrix in [..., rows, columns] to about 1; iterations and result in `dtype`."""
+    shape, matrices = matrices.shape, matrices.flatten(0, -3)
     if dtype == torch.float16:  # small momenta are nothing in its range
         matrices = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-30)
     x = matrices.to(dtype)
@@ -47,11 +50,11 @@ def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.b
     for _ in range(steps):
         gram = x @ x.mT
         x = _A * x + torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).reshape(shape)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised. Parameters must be matrices.
+    """Momentum, orthogonalised. Parameters must be matrices, or stacks of them, as those of experts are.
 
     The update is scaled by sqrt(max(1, rows / columns)), so that one learning rate serves all shapes.
 
@@ -109,7 +112,7 @@ class Muon(torch.optim.Optimizer):
                 parameters = [local(p) for p in alike.parameters]
                 if group["weight_decay"]:
                     torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                scale = max(1.0, alike.shape[0] / alike.shape[1]) ** 0.5
+                scale = max(1.0, alike.shape[-2] / alike.shape[-1]) ** 0.5
                 torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
 
 
@@ -230,7 +233,8 @@ def build_optimizers(
 
 def _part(name: str, parameter: Tensor) -> str:
     """Which of `Rates` is a weight's."""
-    if parameter.dim() < 2:
+    # A router's rows are the experts' marks, each its own: there is nothing to be orthogonal to.
+    if parameter.dim() < 2 or name.endswith(_ROUTERS):
         return "other"
     # T5 calls its words `shared`, and has a table of biases by distance, which is looked up like one of words.
     if "embed" in name or name == "shared.weight" or "relative_attention_bias" in name:

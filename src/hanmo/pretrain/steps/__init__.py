@@ -12,13 +12,19 @@ from typing import Any
 
 from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.steps.encoder import EncoderStep
+from hanmo.pretrain.steps.experts import ExpertsStep
 from hanmo.pretrain.steps.gpt2 import GPT2Step
 from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.pretrain.steps.seq2seq import MegatronT5Step, T5Step
 from hanmo.pretrain.steps.unified import UnifiedStep
 
 #: Steps by `model_type`, where it is not that of the objective.
-_OWN: dict[str, StepBuilder] = {"gpt2": GPT2Step, "hanmo_megatron_t5": MegatronT5Step}
+_OWN: dict[str, StepBuilder] = {
+    "gpt2": GPT2Step,
+    "qwen2_moe": ExpertsStep,
+    "glm4_moe": ExpertsStep,
+    "hanmo_megatron_t5": MegatronT5Step,
+}
 _OF_OBJECTIVE: dict[str, StepBuilder] = {
     "causal": PackedStep,
     "masked": EncoderStep,
