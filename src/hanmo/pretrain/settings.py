@@ -84,7 +84,7 @@ class ExpertSettings(Settings):
 
     balance: Literal["auto", "auxiliary", "bias", "none"] = setting(
         "auto",
-        "bias: by a bias for the choice, without a loss (GLM-4-MoE); auxiliary: by a loss; auto: bias where there is one",
+        "bias: by a bias for the choice, without a loss (GLM-4-MoE); auxiliary: by a loss; auto: bias if there is one",
     )
     weight: float = setting(0.01, "of the auxiliary loss, which is 1 where all are alike", ge=0)
     rate: float = setting(0.001, "by which the bias moves in a step", ge=0)
