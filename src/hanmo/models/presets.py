@@ -99,12 +99,12 @@ PRESETS: dict[str, Preset] = {
     "hanmo-440m": Preset(1152, 3584, 28, 18, 6, 64, "days on one GPU, a day on eight"),
     "hanmo-1b1": Preset(2048, 5632, 24, 16, 4, 128, "about TinyLlama's shape: days on eight GPUs"),
     "hanmo-1b5": Preset(2048, 6144, 28, 16, 8, 128, "a week on eight GPUs"),
-    "hanmo-moe-2m-a1m": _experts(128, 96, 4, 4, 2, 8, 2, "experts; for tests: seconds on a laptop"),
+    "hanmo-moe-2m-a1m": _experts(128, 64, 4, 4, 2, 8, 2, "experts; for tests: seconds on a laptop"),
     "hanmo-moe-70m-a20m": _experts(
         384, 384, 8, 6, 3, 16, 2, "experts for a CPU: hanmo-16m's work, four times its size"
     ),
     "hanmo-moe-1b-a250m": _experts(1024, 448, 20, 16, 4, 32, 4, "experts: days on one GPU, a day on eight"),
-    "hanmo-moe-2m-a1m-qwen2": _experts(128, 96, 4, 4, 2, 8, 2, "the same as a Qwen2-MoE, by a loss", "qwen2_moe"),
+    "hanmo-moe-2m-a1m-qwen2": _experts(128, 64, 4, 4, 2, 8, 2, "the same as a Qwen2-MoE, by a loss", "qwen2_moe"),
     "hanmo-moe-70m-a20m-qwen2": _experts(384, 384, 8, 6, 3, 16, 2, "the same as a Qwen2-MoE, by a loss", "qwen2_moe"),
     "tinyllm-16m": _tiny(120, 384, 6, 6, "Tiny LLM zh, 16.7M with ChatGLM3's vocabulary", 512),
     "tinyllm-42m": _tiny(288, 768, 6, 6, "Tiny LLM zh, 43.3M", 512),

@@ -30,6 +30,7 @@ class Shape:
         gains: all other parameters.
         context: tokens in a row.
         flops: model FLOPs of training on one token (see `hanmo.models.flops`).
+        stacks: of the matrices, those that are a layer's experts, one below the other.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Shape:
     gains: int
     context: int
     flops: int
+    stacks: tuple[tuple[int, int], ...] = ()
 
     @property
     def layer(self) -> int:
@@ -102,6 +104,7 @@ def of_model(model: Any, name: str, context: int) -> Shape:
         gains=sum(p.numel() for p in model.parameters() if p.dim() < 2),
         context=context,
         flops=model_flops(model, context),
+        stacks=tuple((int(p.shape[:-1].numel()), int(p.shape[-1])) for p in first if p.dim() > 2),
     )
 
 

@@ -86,9 +86,12 @@ class Muon(torch.optim.Optimizer):
 
     def _by_shape(self, parameters: Iterable[Tensor]) -> list[_Alike]:
         """The parameters by shape, in an order that all processes share."""
-        shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
-        for parameter in parameters:
-            shapes[parameter.shape].append(parameter)
+        shapes: dict[Any, list[Tensor]] = defaultdict(list)
+        for number, parameter in enumerate(parameters):
+            # A stack of experts is many matrices already. Alone, a process takes one at a time, for the memory; several
+            # take one each at a time.
+            single = parameter.dim() > 2 and self._size == 1
+            shapes[number if single else parameter.shape].append(parameter)
         first, found = 0, []
         for alike in shapes.values():
             found.append(_Alike(alike, self._rank, self._size, first, self._dtype))
