@@ -34,7 +34,7 @@ BASE = {
     "device": "cpu",
     "log_every": 10,
 }
-#: By size: settings of the runs. The head of all is their own, as the mixtures' is.
+#: By size: settings of the runs. The mixtures have a head of their own: parameters, and no arithmetic, more.
 TRIED: dict[str, list[dict[str, Any]]] = {
     "2m": [
         {"preset": "hanmo-1m", "shape": {"ffn": 192}},
@@ -85,7 +85,7 @@ def points(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], dict[s
 
 
 def layers() -> list[dict[str, Any]]:
-    """Milliseconds of forward and backward pass of a layer's experts on one thread, weights cast to bf16 as a step does."""
+    """Milliseconds of a forward and backward pass of a layer's experts, one thread, weights cast as a step does."""
     import torch
     from transformers import Qwen2MoeConfig
     from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeExperts
@@ -123,21 +123,19 @@ def layers() -> list[dict[str, Any]]:
                 if compiled and name == "eager":
                     continue  # a loop over the experts that were chosen, which no graph can hold
                 call = torch.compile(function, dynamic=False) if compiled else function
-                line[name + " compiled" * compiled] = _best(
-                    lambda call=call: call(hidden, index, weights).backward(grad)
-                )
+                line[name + " compiled" * compiled] = _best(call, (hidden, index, weights), grad)
         print(line, flush=True)
         found.append(line)
     return found
 
 
-def _best(call: Callable[[], Any], times: int = 7) -> float:
-    """Milliseconds of the fastest of several calls."""
-    call()
+def _best(call: Callable[..., Any], given: tuple[Any, ...], grad: Any, times: int = 7) -> float:
+    """Milliseconds of the fastest of several forward and backward passes."""
+    call(*given).backward(grad)
     took = []
     for _ in range(times):
         began = time.perf_counter()
-        call()
+        call(*given).backward(grad)
         took.append(time.perf_counter() - began)
     return round(min(took) * 1e3, 1)
 
