@@ -11,8 +11,8 @@ one of two ways:
   more than its share of the tokens falls by a fixed amount, and that of the others rises.
 
 transformers computes the experts one after another or by a product that goes over rows sorted by expert. `mixed` is the
-latter with gradients of its own, since the general ones for taking and giving rows are scattered sums; on one core of a
-CPU, compiled, it took half of the time of transformers' `grouped_mm` (benchmarks/experts.py).
+latter with gradients of its own, since the general ones for giving and taking rows are scattered sums. Compiled, on one
+core of a CPU, it takes as much time as transformers' `grouped_mm` or less (`benchmarks/experts.py --layer`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Shape:
     Attributes:
         name: of the preset or the folder.
         vocab: rows of the embedding.
-        hidden, ffn: channels of the stream and of the inner layer.
+        hidden, ffn: channels of the stream and of the inner layer (of experts: of those that a token meets).
         query, key: channels of all query heads, and of all key (or value) heads, together.
         heads: query heads.
         layers: how many; of an encoder-decoder, pairs of them.
@@ -83,7 +83,13 @@ def of_model(model: Any, name: str, context: int) -> Shape:
     """The shape of a transformers model."""
     from torch import nn
 
+    from hanmo.models.experts import Routing
+
     config = model.config.get_text_config()
+    routing = Routing.of(config)
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    if routing:  # what a token meets: those chosen for it, and the shared one
+        inner = (routing.chosen + 1) * config.moe_intermediate_size
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     layers = config.num_hidden_layers
@@ -94,7 +100,7 @@ def of_model(model: Any, name: str, context: int) -> Shape:
         name=name,
         vocab=config.vocab_size,
         hidden=config.hidden_size,
-        ffn=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
+        ffn=inner,
         query=heads * width,
         key=(getattr(config, "num_key_value_heads", None) or heads) * width,
         heads=heads,
