@@ -90,14 +90,14 @@ def inactive_parameters(model: Any) -> int:
 
 
 def load(index: Tensor, experts: int, real: Tensor) -> Tensor:
-    """How many choices fell on each expert: float64 [experts], so that sums are exact in any order.
+    """How many choices fell on each expert: int64 [experts], so that sums are exact in any order.
 
     Args:
         index: [tokens, chosen].
         real: float [tokens], 1 for a token that counts and 0 for padding.
     """
     chosen = (index[..., None] == torch.arange(experts, device=index.device)).any(-2)
-    return (chosen * real[:, None]).sum(0, dtype=torch.float64)
+    return (chosen & (real > 0)[:, None]).sum(0)
 
 
 def pull(probabilities: Tensor, shares: Tensor, real: Tensor) -> Tensor:
@@ -129,13 +129,18 @@ def moved_bias(bias: Tensor, loads: Tensor, rate: float) -> Tensor:
     """The bias after a step in which the experts had `loads`: up by `rate` where below the mean, down where above.
 
     Args:
-        bias, loads: [..., experts].
+        bias, loads: [..., experts]; loads of a floating dtype.
     """
-    return bias + rate * torch.sign(loads.mean(-1, keepdim=True) - loads).to(bias.dtype)
+    above = loads - loads.mean(-1, keepdim=True)
+    return bias - rate * torch.sign(above).to(bias)
 
 
 def violation(loads: Tensor) -> Tensor:
-    """By how much the busiest expert exceeds its share: max / mean - 1 (MaxVio of arXiv:2408.15664); [...]."""
+    """By how much the busiest expert exceeds its share: max / mean - 1 (MaxVio of arXiv:2408.15664).
+
+    Args:
+        loads: [..., experts], of a floating dtype.
+    """
     return loads.amax(-1) / loads.mean(-1) - 1
 
 

@@ -54,9 +54,10 @@ class ExpertsStep(PackedStep):
         super().__init__(model, *arguments, **keywords)
         places = len(self._gates), routing.experts
         self._shares = torch.full(places, 1 / routing.experts, device=self.device)
-        self._loads = torch.zeros(places, dtype=torch.float64, device=self.device)
-        self._seen, self._steps = torch.zeros_like(self._loads), 0
-        self._exceeded = torch.zeros(places[0], dtype=torch.float64, device=self.device)
+        self._loads = torch.zeros(places, dtype=torch.int64, device=self.device)
+        # What is told of the steps behind is added up on the CPU: not every device knows float64.
+        self._seen, self._steps = torch.zeros(places, dtype=torch.float64), 0
+        self._exceeded = torch.zeros(places[0], dtype=torch.float64)
         self._adding = threading.Lock()
 
     def _layers(self) -> nn.ModuleList:
@@ -105,8 +106,7 @@ class ExpertsStep(PackedStep):
 
     def settle(self, world: World, moved: bool) -> None:
         """The step is done: balance by the load of all processes, unless it left the weights as they were."""
-        loads = torch.tensor(world.sum(*self._loads.flatten().tolist()), dtype=torch.float64).view_as(self._loads)
-        loads = loads.to(self.device)
+        loads = torch.tensor(world.sum(*self._loads.flatten().tolist()), dtype=torch.float64).view(self._loads.shape)
         self._loads.zero_()
         if not moved or not loads.any():
             return
