@@ -4,8 +4,8 @@
 
 vLLM pins its own transformers and so lives in an environment of its own (`make parity` makes it); its interpreter is
 given by --python. This script writes down what transformers and our tokenizer say, has `vllm_worker.py` answer the same
-over there, and compares. Without --model it takes the models of the last demo, or, without one, a toy that is trained
-in seconds. Exit status 0: everything agrees.
+over there, and compares. Without --model it takes the models of the last demo, or, without one, a toy of every stock
+family (`--family` names one), each trained in seconds. Exit status 0: everything agrees.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def ask_vllm(python: Path, case: dict[str, Any]) -> dict[str, Any]:
 def compare(model_dir: Path, python: Path) -> dict[str, Any]:
     """The report on one model folder; `agrees` sums it up."""
     form = ChatFormat(load(model_dir))
-    context = read_json(model_dir / "config.json")["max_position_embeddings"]
+    config = read_json(model_dir / "config.json")
+    context = config.get("max_position_embeddings") or config["n_positions"]
     references = parity.continuations(model_dir, parity.prompts(model_dir), TOKENS)
     talks = [talk for talk in conversations() if talk[-1]["role"] != "assistant"]
     questions = [[{"role": "user", "content": text}] for text in QUESTIONS]
@@ -145,28 +147,31 @@ def show(report: dict[str, Any], seconds: float) -> None:
     console.print(f"  {human_seconds(seconds)} in all, of them vLLM: {took['load']:.0f} s loading, {took['run']:.0f} s")
 
 
-def models(given: list[Path], scratch: Path) -> list[Path]:
-    """The model folders to compare."""
-    if given:
-        return [resolve(path) for path in given]
-    made = sorted((ROOT / "runs" / "demo").glob("*/model/config.json"))
-    if made:
-        return [path.parent for path in made]
-    console.print("no demo has been run: training a toy")
-    toy.make_model(scratch / "model")
-    return [scratch / "model"]
+def models(given: list[Path], families: list[str], scratch: Path) -> Iterator[Path]:
+    """The model folders to compare; toys are trained when they are asked for."""
+    made = [path.parent for path in sorted((ROOT / "runs" / "demo").glob("*/model/config.json"))]
+    if given or (made and not families):
+        yield from map(resolve, given or made)
+    if families or not (given or made):
+        for family in families or toy.FAMILIES:
+            console.print(f"training a toy: {family}")
+            toy.make_model(scratch / family, family=family)
+            yield scratch / family
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", type=Path, required=True, help="the interpreter of vLLM's environment")
     parser.add_argument("--model", type=Path, action="append", default=[], help="a model folder or a stage's folder")
+    parser.add_argument(
+        "--family", action="append", default=[], choices=toy.FAMILIES, help="train a toy of it and compare that"
+    )
     parser.add_argument("--report", type=Path, help="write everything as JSON")
     arguments = parser.parse_args()
     reports = []
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            for model_dir in models(arguments.model, Path(scratch)):
+            for model_dir in models(arguments.model, arguments.family, Path(scratch)):
                 began = time.perf_counter()
                 reports.append(compare(model_dir, arguments.python))
                 show(reports[-1], time.perf_counter() - began)

@@ -15,8 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import hanmo.convert.gguf as convert
 from hanmo.convert import convert_gguf
+from hanmo.convert import weights as stored
 from hanmo.errors import HanmoError
 
 
@@ -156,7 +156,7 @@ def test_blocks_of_rows_give_the_same_file(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = convert_gguf(tiny_model_dir, tmp_path / "whole.gguf", "q8_0", name="x").path.read_bytes()
-    monkeypatch.setattr(convert, "_BLOCK", 1000)
+    monkeypatch.setattr(stored, "_BLOCK", 1000)
     assert convert_gguf(tiny_model_dir, tmp_path / "parts.gguf", "q8_0", name="x").path.read_bytes() == whole
 
 
@@ -227,6 +227,6 @@ def test_full_disk(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise OSError(errno.ENOSPC, "No space left on device")
         file.write(bytes(self.nbytes))
 
-    monkeypatch.setattr(convert._Tensor, "tofile", write)
+    monkeypatch.setattr(stored.Tensor, "tofile", write)
     message = refused(model_dir, tmp_path)
     assert "the disk is full" in message and "m.gguf" in message

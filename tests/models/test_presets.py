@@ -13,8 +13,9 @@ import transformers
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from hanmo.errors import HanmoError
+from hanmo.models.experts import inactive_parameters
 from hanmo.models.families import AUTO, learns
-from hanmo.models.presets import PRESETS, build_config, count_parameters, full_name, preset
+from hanmo.models.presets import PRESETS, build_config, count_active, count_parameters, full_name, preset
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import new_model
 from hanmo.pretrain.steps.packed import PackedStep
@@ -36,7 +37,9 @@ VOCABULARY = {
 }
 
 
-OURS = [name for name in PRESETS if name.startswith("hanmo-")]
+OURS = [name for name in PRESETS if name.startswith("hanmo-") and "moe" not in name]
+#: Mixtures of experts, with a vocabulary that fits.
+MIXED = {name: 2048 if "2m" in name else 32768 if "1b" in name else 8192 for name in PRESETS if "-moe-" in name}
 #: By preset: parameters as published, in millions, and how many digits of that count.
 PUBLISHED = {
     "tinyllm-16m": (16.7, 1),
@@ -138,7 +141,25 @@ def test_sizes_grow() -> None:
     assert counts == sorted(counts)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", MIXED)
+def test_mixtures_tell_what_they_have_and_what_is_active(name: str) -> None:
+    size = re.fullmatch(r"hanmo-moe-(\d+)([mb])-a(\d+)m(-qwen2)?", name)
+    assert size is not None
+    vocabulary = MIXED[name]
+    model = on_meta(name, vocabulary)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    assert count_parameters(name, vocabulary) == parameters
+    assert count_active(name, vocabulary) == parameters - inactive_parameters(model)
+    said = int(size[1]) * {"m": 1e6, "b": 1e9}[size[2]]
+    assert said / 1.35 < parameters < said * 1.35
+    assert int(size[3]) / 1.35 < count_active(name, vocabulary) / 1e6 < int(size[3]) * 1.35
+
+
+def test_dense_models_are_all_active() -> None:
+    assert count_active("hanmo-16m", 8192) == count_parameters("hanmo-16m", 8192)
+
+
+@pytest.mark.parametrize("name", [*OURS, *MIXED])
 def test_shapes_are_ones_that_engines_run(name: str) -> None:
     shape = preset(name)
     assert shape.heads % shape.kv_heads == 0, "every key-value head serves equally many query heads"

@@ -11,19 +11,19 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from gguf import LlamaFileType
 
-from hanmo.convert.architectures import find
+from hanmo.convert.architectures import experts_of, find
 from hanmo.convert.settings import FORMATS, unknown_format
 from hanmo.convert.vocabulary import Vocabulary, read_vocabulary
+from hanmo.convert.weights import Tensor, plan
 from hanmo.errors import HanmoError, describe_os_error
 from hanmo.files import atomic_write, read_json
 from hanmo.models.folder import resolve
@@ -35,8 +35,6 @@ _FILE_TYPES = {
     "bf16": LlamaFileType.MOSTLY_BF16,
     "q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
-#: Weights that are held at once while a matrix is written (16 MiB as F32).
-_BLOCK = 4 << 20
 
 
 @dataclass
@@ -56,44 +54,6 @@ class GgufReport:
     parameters: int = 0
     padded_tokens: int = 0
     kept_f16: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """A tensor of the model: where it lies, its name in GGUF, and the type that it is written as."""
-
-    file: Path
-    source: str
-    name: str
-    shape: tuple[int, ...]
-    kind: Kind
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor in the GGUF file."""
-        per_block, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
-        return math.prod(self.shape) // per_block * block_bytes
-
-    def tofile(self, file: IO[bytes]) -> None:
-        """Read the weights block by block and write them as `kind` (the call numpy arrays answer to)."""
-        from safetensors import safe_open
-
-        with safe_open(str(self.file), framework="pt") as weights:
-            part = weights.get_slice(self.source)
-            rows = max(1, _BLOCK // max(1, math.prod(self.shape[1:])))
-            for start in range(0, self.shape[0], rows):
-                block = part[start : start + rows].float().numpy()
-                if not np.isfinite(block).all():
-                    raise HanmoError(
-                        f"{self.file}: {self.source} holds NaN or infinite weights: the training went wrong"
-                    )
-                with np.errstate(over="ignore"):
-                    written = gguf.quantize(block, self.kind)
-                if written.dtype == np.float16 and not np.isfinite(written).all():
-                    raise HanmoError(
-                        f"{self.file}: {self.source} holds weights beyond the range of F16; convert to bf16 or f32"
-                    )
-                file.write(np.ascontiguousarray(written).data)
 
 
 def convert_gguf(
@@ -118,17 +78,23 @@ def convert_gguf(
     config = read_json(config_path)
     architecture = find(config, config_path)
     report = GgufReport(out_path, dtype, architecture.name)
-    tensors = list(_plan(folder, config, architecture.arch, _KINDS[dtype], report))
+    tensors = plan(folder, config, architecture, _KINDS[dtype])
     vocabulary = read_vocabulary(folder, config["vocab_size"])
     report.tensors = len(tensors)
-    report.parameters = sum(math.prod(tensor.shape) for tensor in tensors)
+    sizes = [(tensor, math.prod(tensor.shape)) for tensor in tensors if not tensor.copy]
+    report.parameters = sum(size for _, size in sizes)
+    # What the experts of a layer hold, which only some of them need for a token.
+    routed = sum(size for tensor, size in sizes if "_exps." in tensor.name)
+    report.kept_f16 = [
+        tensor.name for tensor in tensors if tensor.kind == Kind.F16 and len(tensor.shape) > 1 and dtype != "f16"
+    ]
     report.padded_tokens = vocabulary.padded
     try:
         with atomic_write(out_path, "wb") as file:
             # The writer opens the temporary file by its name; `file` flushes it to disk and gives it its final name.
             writer = gguf.GGUFWriter(Path(file.name), architecture.name)
             try:
-                _write_general(writer, folder, name, report)
+                _write_general(writer, folder, name, _size_label(report.parameters, routed, experts_of(config)))
                 architecture.write(writer, config, config_path)
                 writer.add_file_type(_FILE_TYPES[dtype])
                 writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -143,86 +109,20 @@ def convert_gguf(
     return report
 
 
-def _plan(
-    folder: Path, config: dict[str, Any], arch: gguf.MODEL_ARCH, kind: Kind, report: GgufReport
-) -> Iterator[_Tensor]:
-    """Every tensor of the folder with its GGUF name and type, in the order of the names in GGUF's own list."""
-    layers = config["num_hidden_layers"]
-    names = gguf.get_tensor_name_map(arch, layers)
-    found: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
-    for file, source, shape in _weights(folder):
-        if source == "lm_head.weight" and config.get("tie_word_embeddings"):
-            continue  # a second copy of the embedding, which llama.cpp uses for both
-        target = names.get_name(source, try_suffixes=(".weight", ".bias"))
-        if target is None:
-            raise HanmoError(f"{file}: tensor {source} has no name in llama.cpp's {gguf.MODEL_ARCH_NAMES[arch]}")
-        found[target] = (file, source, shape)
-    _require_whole(folder, config, found)
-    per_block, _ = gguf.GGML_QUANT_SIZES[kind]
-    for target in sorted(found, key=_place):
-        file, source, shape = found[target]
-        written = Kind.F32 if len(shape) == 1 else kind
-        if written == kind and shape[-1] % per_block:
-            written = Kind.F16
-            report.kept_f16.append(target)
-        yield _Tensor(file, source, target, shape, written)
+def _size_label(parameters: int, routed: int, experts: int) -> str:
+    """How GGUF names a size: "1.3M", or "8x4M" where there are experts."""
+    if not experts:
+        return gguf.size_label(parameters, parameters, 0, 0)
+    return gguf.size_label(parameters, parameters - routed, routed // experts, experts)
 
 
-def _weights(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
-    """(file, name, shape) of every tensor in a folder's safetensors, one file or sharded."""
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-    else:
-        files = [folder / "model.safetensors"]
-    for file in files:
-        if not file.is_file():
-            raise HanmoError(f"{file}: no such file; a model to convert has its weights as safetensors")
-        try:
-            with safe_open(str(file), framework="pt") as weights:
-                for source in weights.keys():  # noqa: SIM118 (not a dict)
-                    yield file, source, tuple(weights.get_slice(source).get_shape())
-        except SafetensorError as error:
-            raise HanmoError(f"{file}: torn or no safetensors file ({error}); make or fetch it again") from None
-
-
-def _require_whole(folder: Path, config: dict[str, Any], found: dict[str, Any]) -> None:
-    """All layers hold the same tensors, and the ends of the model are there."""
-    layers: dict[int, set[str]] = {index: set() for index in range(config["num_hidden_layers"])}
-    for target in found:
-        if target.startswith("blk."):
-            _, index, rest = target.split(".", 2)
-            layers[int(index)].add(rest)
-    whole = set().union(*layers.values())
-    missing = [f"blk.{index}.{rest}" for index, held in layers.items() for rest in sorted(whole - held)]
-    missing += [name for name in ("token_embd.weight", "output_norm.weight") if name not in found]
-    if not config.get("tie_word_embeddings") and "output.weight" not in found:
-        missing.append("output.weight")
-    if missing:
-        raise HanmoError(f"{folder}: {len(missing)} tensors are missing from the weights, first {missing[0]}")
-    rows = found["token_embd.weight"][2][0]
-    if rows != config["vocab_size"]:
-        raise HanmoError(
-            f"{folder}: the embedding has {rows} rows, but config.json says vocab_size {config['vocab_size']}"
-        )
-
-
-def _place(name: str) -> tuple[int, str]:
-    """Embedding first, then the layers in order, then the head: the order in which a model reads them."""
-    if name.startswith("blk."):
-        return int(name.split(".")[1]), name
-    return (-1 if name.startswith("token_embd") else 1 << 30), name
-
-
-def _write_general(writer: gguf.GGUFWriter, folder: Path, name: str | None, report: GgufReport) -> None:
+def _write_general(writer: gguf.GGUFWriter, folder: Path, name: str | None, size: str) -> None:
     """Name, size and whatever the model card states; nothing is guessed."""
     card = gguf.Metadata.load_model_card(folder)
     parent = folder.resolve()
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name or card.get("model_name") or (parent.parent if parent.name == "model" else parent).name)
-    writer.add_size_label(gguf.size_label(report.parameters, report.parameters, 0, 0))
+    writer.add_size_label(size)
     for key, write in (
         ("license", writer.add_license),
         ("license_name", writer.add_license_name),
@@ -279,12 +179,12 @@ def _chat_template(folder: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _write_tensors(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:
+def _write_tensors(writer: gguf.GGUFWriter, tensors: list[Tensor]) -> None:
     for tensor in tensors:
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=tensor.kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in tensors:
-        # The writer asks an array for its size and to write itself; a `_Tensor` does both without being in memory.
+        # The writer asks an array for its size and to write itself; a `Tensor` does both without being in memory.
         writer.write_tensor_data(cast(Any, tensor), gguf.GGUFEndian.LITTLE)

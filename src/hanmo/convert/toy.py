@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hanmo.convert.trials import QUESTIONS, hard_lines
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 #: What the model knows.
 PAGE = (
@@ -51,15 +55,62 @@ def make_tokenizer(folder: Path) -> None:
     build(tokenizer, folder)
 
 
-def make_model(folder: Path, steps: int = 120) -> None:
-    """Train a Qwen3 of 1.3M parameters, context 512, and save it with its tokenizer as a Hugging Face folder.
+#: The families that `configuration` knows: whatever `convert.architectures` writes.
+FAMILIES = ("qwen3", "qwen2", "llama", "gpt2", "qwen2_moe", "glm4_moe")
+_DECODER = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "bos_token_id": None,
+    "pad_token_id": None,
+}
+_EXPERTS = {"moe_intermediate_size": 96, "num_experts_per_tok": 2}
+_SHAPES: dict[str, dict[str, Any]] = {
+    "qwen3": {**_DECODER, "head_dim": 32, "tie_word_embeddings": True},
+    "qwen2": {**_DECODER, "tie_word_embeddings": False},
+    "llama": {**_DECODER, "tie_word_embeddings": False},
+    "gpt2": {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 512, "bos_token_id": None},
+    "qwen2_moe": {
+        **_DECODER,
+        **_EXPERTS,
+        "num_experts": 8,
+        "shared_expert_intermediate_size": 96,
+        "tie_word_embeddings": True,
+    },
+    "glm4_moe": {
+        **_DECODER,
+        **_EXPERTS,
+        "head_dim": 32,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_nextn_predict_layers": 0,
+        "use_qk_norm": True,
+        "partial_rotary_factor": 1.0,
+        # vLLM's class of it has a head of its own and leaves it at random where a folder has none.
+        "tie_word_embeddings": False,
+    },
+}
+
+
+def configuration(family: str, rows: int) -> PreTrainedConfig:
+    """A stock model of about a million parameters of one of `FAMILIES`, with `rows` tokens and a context of 512."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(family, vocab_size=rows, eos_token_id=0, **_SHAPES[family])
+
+
+def make_model(folder: Path, steps: int = 120, family: str = "qwen3") -> None:
+    """Train a model of 1.3M parameters or more, context 512, and save it with its tokenizer as a Hugging Face folder.
 
     After 120 steps it knows the answers to the questions of `trials`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    from hanmo.models.presets import build_config
     from hanmo.models.save import save_model
     from hanmo.tokenizer import load
     from hanmo.tokenizer.chat import ChatFormat
@@ -74,7 +125,7 @@ def make_model(folder: Path, steps: int = 120) -> None:
     chance = random.Random(3)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = AutoModelForCausalLM.from_config(build_config("hanmo-1m", len(tokenizer), 512))
+        model = AutoModelForCausalLM.from_config(configuration(family, (len(tokenizer) + 63) // 64 * 64))
     optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.0)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = _RATE * min(1, (step + 1) / 10, 2 * (1 - step / steps))

@@ -21,6 +21,8 @@ from hanmo.tokenizer.chat import END_OF_TEXT, TURN_END
 
 #: llama.cpp's name -> the expression its built-in splitter follows.
 PRE_TOKENIZERS: dict[str, str] = {"qwen2": QWEN2_SPLIT}
+#: llama.cpp's name of the splitter that a ByteLevel step has of itself: GPT-2's, and so Wenzhong's.
+_BYTE_LEVEL = "gpt-2"
 
 #: Tokenizer classes that put their own normaliser and splitter in the place of those in tokenizer.json.
 _OVERRIDING = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
@@ -122,7 +124,8 @@ def _splitter(path: Path, data: dict[str, Any]) -> str:
     def refuse(what: str) -> HanmoError:
         return HanmoError(
             f"{path}: {what}; llama.cpp would give other token ids. What can be converted is a byte-level BPE with "
-            f"the splitter of {' or '.join(PRE_TOKENIZERS)} and no normaliser (`hanmo tokenizer` makes one)"
+            f"the splitter of {' or '.join((*PRE_TOKENIZERS, _BYTE_LEVEL))} and no normaliser "
+            "(`hanmo tokenizer` makes one)"
         )
 
     model = data.get("model") or {}
@@ -138,9 +141,12 @@ def _splitter(path: Path, data: dict[str, Any]) -> str:
         raise refuse(f"its post-processor adds {', '.join(post['special_tokens'])} to every text")
     if post and post.get("type") not in ("TemplateProcessing", "ByteLevel"):
         raise refuse(f"its post-processor is {post.get('type')}")
-    steps = (data.get("pre_tokenizer") or {}).get("pretokenizers", [])
+    whole = data.get("pre_tokenizer") or {}
+    if whole.get("type") == "ByteLevel" and whole.get("use_regex", True) and whole.get("add_prefix_space") is False:
+        return _BYTE_LEVEL
+    steps = whole.get("pretokenizers", [])
     if [step.get("type") for step in steps] != ["Split", "ByteLevel"]:
-        raise refuse("its pre-tokenizer is not an expression followed by ByteLevel")
+        raise refuse("its pre-tokenizer is neither GPT-2's nor an expression followed by ByteLevel")
     split, bytelevel = steps
     if bytelevel.get("add_prefix_space") or bytelevel.get("use_regex"):
         raise refuse("its ByteLevel step adds a space or splits a second time")

@@ -81,6 +81,52 @@ def _count_llama(shape: Preset, rows: int, _: int) -> int:
     return (1 if shape.tied else 2) * rows * shape.hidden + shape.layers * layer + shape.hidden
 
 
+def _qwen2_moe(shape: Preset, context: int) -> dict[str, Any]:
+    """Experts and a shared one of the same width, which a gate of its own weighs."""
+    return {
+        **_llama(shape, context),
+        "moe_intermediate_size": shape.ffn,
+        "shared_expert_intermediate_size": shape.ffn,
+        "norm_topk_prob": False,  # llama.cpp's graph has no other
+    }
+
+
+def _glm4_moe(shape: Preset, context: int) -> dict[str, Any]:
+    """Qwen3's attention, experts and a shared one in every layer, no layers that predict several tokens."""
+    return {
+        **_no_bias(shape, context),
+        "moe_intermediate_size": shape.ffn,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 0,
+        "num_nextn_predict_layers": 0,
+        "use_qk_norm": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+    }
+
+
+def _numbers(shape: Preset) -> tuple[int, int]:
+    """Experts of a layer, and of them those chosen for a token."""
+    return shape.own.get("n_routed_experts") or shape.own["num_experts"], shape.own["num_experts_per_tok"]
+
+
+def _count_experts(shape: Preset, rows: int, context: int) -> int:
+    """A Llama with one expert as its feed-forward part, the other experts, the router; gains or biases, a gate."""
+    other = {"glm4_moe": 2 * shape.head_dim, "qwen2_moe": shape.heads * shape.head_dim}[shape.family]
+    if shape.family == "qwen2_moe":
+        other += 2 * shape.kv_heads * shape.head_dim + shape.hidden
+    experts, _ = _numbers(shape)
+    other += experts * (3 * shape.hidden * shape.ffn + shape.hidden)
+    return _count_llama(shape, rows, context) + shape.layers * other
+
+
+def idle_in_experts(shape: Preset) -> int:
+    """Parameters of the experts that are not chosen for a token; 0 where there are none."""
+    if "num_experts_per_tok" not in shape.own:
+        return 0
+    experts, chosen = _numbers(shape)
+    return shape.layers * (experts - chosen) * 3 * shape.hidden * shape.ffn
+
+
 def _gpt2(shape: Preset, context: int) -> dict[str, Any]:
     return {
         "n_embd": shape.hidden,
@@ -197,6 +243,12 @@ FAMILIES: dict[str, Family] = {
         what="decoder",
         loads=_ENGINES,
         recipe="real-small.yaml",
+    ),
+    "qwen2_moe": Family(
+        _qwen2_moe, _count_experts, what="decoder, mixture of experts", loads=_ENGINES, recipe="real-small.yaml"
+    ),
+    "glm4_moe": Family(
+        _glm4_moe, _count_experts, what="decoder, mixture of experts", loads=_ENGINES, recipe="real-small.yaml"
     ),
     "gpt2": Family(_gpt2, _count_gpt2, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
     "linglong": Family(_linglong, _count_gpt2, what="decoder, sparse or dense"),

@@ -4,7 +4,7 @@ A matrix of n weights costs 2n FLOPs for a token forward and 4n backward. Attent
 weights with values: 4 * width * context forward and twice that backward, in every layer. As in PaLM (arXiv:2204.02311,
 appendix B), which the field's figures follow, the whole context is counted although half of it is masked, and neither
 recomputed activations nor the optimiser count. The input embedding is looked up and not multiplied, so it does not
-count; the head does, also where it is the same matrix.
+count; the head does, also where it is the same matrix. Of experts, those chosen for a token count.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ def flops_per_token(weights: int, layers: int, width: int, context: int) -> int:
 
 
 def multiplied_weights(model: Any) -> int:
-    """Parameters of a transformers model without its input embedding, but with the head."""
+    """Parameters that a token meets in a transformers model, without its input embedding, but with the head."""
+    # Imported where it is needed: it takes torch, and a plan is made without it until a model is counted.
+    from hanmo.models.experts import inactive_parameters
+
     inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings()
     tied = outputs is not None and outputs.weight is inputs
-    return sum(p.numel() for p in model.parameters()) - (0 if tied else inputs.numel())
+    held = sum(p.numel() for p in model.parameters()) - (0 if tied else inputs.numel())
+    return held - inactive_parameters(model)
 
 
 def model_flops(model: Any, context: int) -> int:

@@ -51,6 +51,26 @@ def _tiny(hidden: int, ffn: int, layers: int, heads: int, about: str, context: i
     return Preset(hidden, ffn, layers, heads, heads, hidden // heads, about, "qwen2", 64798, context, False)
 
 
+def _experts(
+    hidden: int,
+    ffn: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    experts: int,
+    chosen: int,
+    about: str,
+    family: str = "glm4_moe",
+) -> Preset:
+    """A mixture of experts with one shared expert, all of the inner width `ffn`.
+
+    GLM-4-MoE's head is its own: vLLM does not tie it.
+    """
+    number = "n_routed_experts" if family == "glm4_moe" else "num_experts"
+    own = {number: experts, "num_experts_per_tok": chosen}
+    return Preset(hidden, ffn, layers, heads, kv_heads, hidden // heads, about, family, tied=False, own=own)
+
+
 def _plain(
     family: str, hidden: int, layers: int, heads: int, about: str, vocab: int, context: int, **own: Any
 ) -> Preset:
@@ -86,6 +106,13 @@ PRESETS: dict[str, Preset] = {
     "hanmo-440m": Preset(1152, 3584, 28, 18, 6, 64, "days on one GPU, a day on eight"),
     "hanmo-1b1": Preset(2048, 5632, 24, 16, 4, 128, "about TinyLlama's shape: days on eight GPUs"),
     "hanmo-1b5": Preset(2048, 6144, 28, 16, 8, 128, "a week on eight GPUs"),
+    "hanmo-moe-2m-a1m": _experts(128, 64, 4, 4, 2, 8, 2, "experts; for tests: seconds on a laptop"),
+    "hanmo-moe-70m-a20m": _experts(
+        384, 384, 8, 6, 3, 16, 2, "experts for a CPU: hanmo-16m's work, four times its size"
+    ),
+    "hanmo-moe-1b-a250m": _experts(1024, 448, 20, 16, 4, 32, 4, "experts: days on one GPU, a day on eight"),
+    "hanmo-moe-2m-a1m-qwen2": _experts(128, 64, 4, 4, 2, 8, 2, "the same as a Qwen2-MoE, by a loss", "qwen2_moe"),
+    "hanmo-moe-70m-a20m-qwen2": _experts(384, 384, 8, 6, 3, 16, 2, "the same as a Qwen2-MoE, by a loss", "qwen2_moe"),
     "tinyllm-16m": _tiny(120, 384, 6, 6, "Tiny LLM zh, 16.7M with ChatGLM3's vocabulary", 512),
     "tinyllm-42m": _tiny(288, 768, 6, 6, "Tiny LLM zh, 43.3M", 512),
     "tinyllm-92m": _tiny(512, 1408, 8, 8, "Tiny LLM zh, 92.1M"),
@@ -184,3 +211,10 @@ def count_parameters(name: str, vocab_size: int, context: int = 512) -> int:
 
     shape = preset(name)
     return FAMILIES[shape.family].count(shape, _rows(shape, vocab_size), context)
+
+
+def count_active(name: str, vocab_size: int, context: int = 512) -> int:
+    """Parameters of a preset that a token meets: all, but of its experts those that are chosen."""
+    from hanmo.models.families import idle_in_experts
+
+    return count_parameters(name, vocab_size, context) - idle_in_experts(preset(name))

@@ -176,12 +176,14 @@ def chunk(shape: Shape, layout: Layout) -> int:
 def _muon(shape: Shape) -> float:
     """Muon's copies while it treats all matrices of the commonest shape at once: two in fp32, five in bf16.
 
+    The experts of a layer are a stack, and are treated layer by layer.
+
     Processes share this work.
     """
     sizes = Counter()
     for rows, columns in shape.matrices:
-        sizes[rows, columns] += rows * columns
-    return 18.0 * shape.layers * max(sizes.values(), default=0)
+        sizes[rows, columns] += rows * columns * (1 if (rows, columns) in shape.stacks else shape.layers)
+    return 18.0 * max(sizes.values(), default=0)
 
 
 def pieces(rows: int, context: int, micro_tokens: int) -> int:

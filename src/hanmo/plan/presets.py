@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hanmo.models.families import FAMILIES
+from hanmo.models.families import FAMILIES, idle_in_experts
 from hanmo.models.presets import PRESETS
 from hanmo.plan.memory import Layout, need
 from hanmo.plan.shape import of_new
@@ -28,6 +28,7 @@ class Line:
 
     Attributes:
         model: the class's `model_type` in transformers.
+        active: parameters that a token meets: fewer than all in a mixture of experts.
         vocabulary: tokens that the other figures are for.
         train: bytes that training takes on an accelerator: bf16, Muon, 8,192 tokens in a forward pass.
         train_least: with one row in a pass and recomputed layers.
@@ -37,6 +38,7 @@ class Line:
     name: str
     model: str
     parameters: int
+    active: int
     vocabulary: int
     context: int
     layers: int
@@ -71,6 +73,7 @@ def _line(name: str, vocabulary: int, context: int) -> Line:
         name=name,
         model=preset.family,
         parameters=shape.parameters,
+        active=shape.parameters - idle_in_experts(preset),
         vocabulary=vocabulary,
         context=context,
         layers=shape.layers,
@@ -113,7 +116,8 @@ def show(lines: list[Line]) -> None:
         for line in group:
             table.add_row(
                 f"  {line.name}",
-                human_count(line.parameters),
+                human_count(line.parameters)
+                + (f" ({human_count(line.active)} active)" if line.active < line.parameters else ""),
                 str(line.vocabulary),
                 str(line.context),
                 f"{line.layers} x {line.width}",

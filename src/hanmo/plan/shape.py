@@ -21,7 +21,7 @@ class Shape:
     Attributes:
         name: of the preset or the folder.
         vocab: rows of the embedding.
-        hidden, ffn: channels of the stream and of the inner layer.
+        hidden, ffn: channels of the stream and of the inner layer (of experts: of those that a token meets).
         query, key: channels of all query heads, and of all key (or value) heads, together.
         heads: query heads.
         layers: how many; of an encoder-decoder, pairs of them.
@@ -30,6 +30,7 @@ class Shape:
         gains: all other parameters.
         context: tokens in a row.
         flops: model FLOPs of training on one token (see `hanmo.models.flops`).
+        stacks: of the matrices, those that are a layer's experts, one below the other.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Shape:
     gains: int
     context: int
     flops: int
+    stacks: tuple[tuple[int, int], ...] = ()
 
     @property
     def layer(self) -> int:
@@ -81,27 +83,34 @@ def of_model(model: Any, name: str, context: int) -> Shape:
     """The shape of a transformers model."""
     from torch import nn
 
+    from hanmo.models.experts import Routing
+
     config = model.config.get_text_config()
+    routing = Routing.of(config)
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    if routing:  # what a token meets: those chosen for it, and the shared one
+        inner = (routing.chosen + 1) * config.moe_intermediate_size
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     layers = config.num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
-    first = [p for stack in lists for p in stack[0].parameters() if p.dim() == 2]
+    first = [p for stack in lists for p in stack[0].parameters() if p.dim() > 1]
     inside = {id(p) for stack in lists for p in stack.parameters()}
     return Shape(
         name=name,
         vocab=config.vocab_size,
         hidden=config.hidden_size,
-        ffn=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
+        ffn=inner,
         query=heads * width,
         key=(getattr(config, "num_key_value_heads", None) or heads) * width,
         heads=heads,
         layers=layers,
-        embedding=sum(p.numel() for p in model.parameters() if p.dim() == 2 and id(p) not in inside),
-        matrices=tuple((int(p.shape[0]), int(p.shape[1])) for p in first),
-        gains=sum(p.numel() for p in model.parameters() if p.dim() != 2),
+        embedding=sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in inside),
+        matrices=tuple((int(p.shape[:-1].numel()), int(p.shape[-1])) for p in first),
+        gains=sum(p.numel() for p in model.parameters() if p.dim() < 2),
         context=context,
         flops=model_flops(model, context),
+        stacks=tuple((int(p.shape[:-1].numel()), int(p.shape[-1])) for p in first if p.dim() > 2),
     )
 
 

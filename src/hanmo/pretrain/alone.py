@@ -49,6 +49,22 @@ class Alone:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm, foreach=True)
         return norm
 
+    def begin(self) -> None:
+        """An optimiser step begins."""
+        self._step.begin()
+
+    def settle(self, moved: bool) -> None:
+        """The optimiser step is done, in all processes; `moved`: it changed the weights."""
+        self._step.settle(self.world, moved)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the step keeps in a checkpoint."""
+        return self._step.state()
+
+    def figures(self) -> dict[str, Any]:
+        """What the step adds to a line of the log."""
+        return self._step.figures()
+
     def whole(self) -> Any:
         """The model with all its weights, in the first process; None in the others. All must ask for it."""
         return self.model if self.world.first else None

@@ -27,6 +27,8 @@ MOMENTUM, AFTER = (0.85, 0.95), 300
 #: AdamW's. The usual 0.9 for the first was worse by 0.008 bits per byte after 244 steps (docs/LOG.md).
 BETAS = (0.8, 0.95)
 
+#: Routers of experts, and gates of shared ones.
+_ROUTERS = ("mlp.gate.weight", "shared_expert_gate.weight")
 T = TypeVar("T")
 
 
@@ -37,7 +39,8 @@ def momentum_at(step: int) -> float:
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Singular values of every matrix in [n, rows, columns] to about 1; iterations and result in `dtype`."""
+    """Singular values of every matrix in [..., rows, columns] to about 1; iterations and result in `dtype`."""
+    shape, matrices = matrices.shape, matrices.flatten(0, -3)
     if dtype == torch.float16:  # small momenta are nothing in its range
         matrices = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-30)
     x = matrices.to(dtype)
@@ -48,11 +51,11 @@ def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.b
     for _ in range(steps):
         gram = x @ x.mT
         x = _A * x + torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).reshape(shape)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised. Parameters must be matrices.
+    """Momentum, orthogonalised. Parameters must be matrices, or stacks of them, as those of experts are.
 
     The update is scaled by sqrt(max(1, outputs / inputs)), so that one learning rate serves all shapes. Outputs are a
     matrix's rows, and in groups with `transposed` (transformers' Conv1D) its columns.
@@ -85,9 +88,12 @@ class Muon(torch.optim.Optimizer):
 
     def _by_shape(self, parameters: Iterable[Tensor]) -> list[_Alike]:
         """The parameters by shape, in an order that all processes share."""
-        shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
-        for parameter in parameters:
-            shapes[parameter.shape].append(parameter)
+        shapes: dict[Any, list[Tensor]] = defaultdict(list)
+        for number, parameter in enumerate(parameters):
+            # A stack of experts is many matrices already. Alone, a process takes one at a time, for the memory; several
+            # take one each at a time.
+            single = parameter.dim() > 2 and self._size == 1
+            shapes[number if single else parameter.shape].append(parameter)
         first, found = 0, []
         for alike in shapes.values():
             found.append(_Alike(alike, self._rank, self._size, first, self._dtype))
@@ -111,7 +117,8 @@ class Muon(torch.optim.Optimizer):
                 parameters = [local(p) for p in alike.parameters]
                 if group["weight_decay"]:
                     torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                inputs, outputs = alike.shape if group["transposed"] else reversed(alike.shape)
+                shape = alike.shape[-2:]
+                inputs, outputs = shape if group["transposed"] else reversed(shape)
                 scale = max(1.0, outputs / inputs) ** 0.5
                 torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
 
@@ -241,7 +248,8 @@ def build_optimizers(
 
 def _part(name: str, parameter: Tensor) -> str:
     """Which of `Rates` is a weight's."""
-    if parameter.dim() < 2:
+    # A router's rows are the experts' marks, each its own: there is nothing to be orthogonal to.
+    if parameter.dim() < 2 or name.endswith(_ROUTERS):
         return "other"
     if "embed" in name:  # also what stands in a module of its own around the table
         return "embedding"

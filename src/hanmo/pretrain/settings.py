@@ -90,6 +90,17 @@ class SpanSettings(Settings):
     mean: float = setting(3.0, "tokens in a stretch that is cut out, on the average", ge=1, allow_inf_nan=False)
 
 
+class ExpertSettings(Settings):
+    """How the experts of a mixture are kept alike in use; see `hanmo.models.experts`."""
+
+    balance: Literal["auto", "auxiliary", "bias", "none"] = setting(
+        "auto",
+        "bias: by a bias for the choice, without a loss (GLM-4-MoE); auxiliary: by a loss; auto: bias if there is one",
+    )
+    weight: float = setting(0.01, "of the auxiliary loss, which is 1 where all are alike", ge=0)
+    rate: float = setting(0.001, "by which the bias moves in a step", ge=0)
+
+
 class ShapeSettings(Settings):
     """What of a model's shape is not its preset's; see `hanmo.models.presets.Preset`."""
 
@@ -125,6 +136,7 @@ class PretrainSettings(Settings):
         UnifiedSettings, "with objective: unified, shares of the tasks, e.g. {masked: 2, causal: 1, prefix: 1}"
     )
     spans: SpanSettings = factory(SpanSettings, "what is cut out, with objective: spans")
+    experts: ExpertSettings = factory(ExpertSettings, "how they are balanced, e.g. {balance: bias, rate: 0.001}")
     vocabulary: Literal["same", "swap"] = setting(
         "same", "where a given model's ids are not the data's: refuse; or swap: resize it as `hanmo model resize` does"
     )

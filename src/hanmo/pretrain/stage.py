@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hanmo.console import console, human_count
 from hanmo.models.allocator import keep_freed_memory
+from hanmo.models.experts import Routing, inactive_parameters
 from hanmo.models.folder import resolve
 from hanmo.models.save import save_model
 from hanmo.plan.fit import settle
@@ -99,9 +100,10 @@ def _train(
     flops = seq2seq_flops(model, source.context, source.written) if isinstance(source, GapRows) else 0
     more: dict[str, Any] = {"bytes_per_token": size, "step": step, "keep": keep, "rates": rates, "flops": flops}
     trainer = Trainer(model, settings, source, out, dtype, seen, world, **more)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters, idle = sum(p.numel() for p in model.parameters()), inactive_parameters(model)
+    active = f", {human_count(parameters - idle)} active" if idle else ""
     console.print(
-        f"{human_count(parameters)} parameters, {human_count(settings.tokens)} tokens "
+        f"{human_count(parameters)} parameters{active}, {human_count(settings.tokens)} tokens "
         f"({settings.tokens / order.total:.2f} passes over {human_count(order.total)}{', mixed' * bool(order.mix)}), "
         f"{trainer.schedule.steps} steps, {str(dtype).removeprefix('torch.')} on {world.device}{_told(settings, world)}"
     )
@@ -122,6 +124,7 @@ def _train(
         save_model(whole.to("cpu"), tokenizer, out / "model", stops=[facts["eos_id"]])
     counts = {
         "parameters": parameters,
+        **({"active_parameters": parameters - idle} if idle else {}),
         **({"frozen": frozen} if frozen else {}),
         "steps": trainer.schedule.steps,
         "tokens": tokens,
@@ -158,6 +161,8 @@ def _objective(
     if settings.objective == "unified":
         rows = UnifiedRows(data.order, tokenizer, settings.unified, settings.masks, settings.seed)
         return rows, step, unified_look(settings, data.heldout, tokenizer, data.facts["eos_id"])
+    if Routing.of(model.config):
+        step = partial(step, experts=settings.experts)
     return data.order, step, look(settings, data.heldout, tokenizer, data.facts["eos_id"], data.reading)
 
 

@@ -245,7 +245,11 @@ class Trainer:
         if self.scaler:
             state["scaler"] = self.scaler.state()
         kept = {self.schedule.decay_start, *self.guard.anchors(self.step)}
-        self.store.save(state_tensors(self.model, self.optimizers), state, also=kept)
+        self.store.save(self._tensors(), state, also=kept)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds."""
+        return state_tensors(self.model, self.optimizers) | self.spread.state()
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Add one JSON line to a log file of this run."""
@@ -275,6 +279,7 @@ class Trainer:
         total = torch.zeros((), device=self.world.device)
         scale = self.scaler.scale if self.scaler else 1.0
         share = len(rows.inputs)
+        self.spread.begin()
         micro = self.batches.piece(share)
         for start in range(0, share, micro):
             part = slice(start, start + micro)
@@ -305,6 +310,7 @@ class Trainer:
                 if sound:
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+        self.spread.settle(sound)
         return mean
 
     def _judge(self, loss: float, norm: float) -> bool:
@@ -343,7 +349,7 @@ class Trainer:
         self.save()
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        self.store.load(checkpoint, state_tensors(self.model, self.optimizers))
+        self.store.load(checkpoint, self._tensors())
         self.step = checkpoint.step
         self.guard = Guard(self.settings.guard)
         self.guard.load(checkpoint.state["guard"])
@@ -358,6 +364,7 @@ class Trainer:
         if self.sizes.stages:
             figures["batch_tokens"] = self.sizes.rows(self.step - 1) * self.settings.context
         figures |= {"seconds": round(self.seconds, 2), **self.meter.flush(), **self.guard.counts()}
+        figures |= self.spread.figures()
         if self.scaler:
             figures |= {"loss_scale": self.scaler.scale, "overflows": self.scaler.overflows}
         if self.order.mix:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hanmo.pretrain.distributed import World
 from hanmo.tokens.mix import Mix
 from hanmo.tokens.order import Rows
 
@@ -38,6 +39,22 @@ class Step(Protocol):
 
     def loss(self, rows: Rows) -> Tensor:
         """Sum of the losses over all targets, in nats; `.backward()` may be called on a multiple of it."""
+        ...
+
+    def begin(self) -> None:
+        """An optimiser step begins."""
+        ...
+
+    def settle(self, world: World, moved: bool) -> None:
+        """The optimiser step is done, in all processes; `moved`: it changed the weights."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds beside weights and optimisers."""
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """More figures for a line of the log."""
         ...
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.steps.encoder import EncoderStep
+from hanmo.pretrain.steps.experts import ExpertsStep
 from hanmo.pretrain.steps.gpt2 import GPT2Step
 from hanmo.pretrain.steps.linglong import LingLongStep
 from hanmo.pretrain.steps.modernbert import ModernBertStep
@@ -24,6 +25,8 @@ _OWN: dict[str, StepBuilder] = {
     "gpt2": GPT2Step,
     "linglong": LingLongStep,
     "modernbert": ModernBertStep,
+    "qwen2_moe": ExpertsStep,
+    "glm4_moe": ExpertsStep,
     "hanmo_megatron_t5": MegatronT5Step,
 }
 _OF_OBJECTIVE: dict[str, StepBuilder] = {

@@ -92,7 +92,10 @@ class PackedStep(StackStep):
         return F.rms_norm(hidden.float(), (hidden.shape[-1],), gain.weight, gain.variance_epsilon).to(self.dtype)
 
     def _sum(self, rows: Rows) -> Tensor:
-        hidden = self._hidden(rows)
+        return self._cross_entropy(self._hidden(rows), rows)
+
+    def _cross_entropy(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """The sum over all targets, of last hidden states [rows, context, d]."""
         (targets,) = self._moved(rows.targets)
         head = self.model.get_output_embeddings().weight
         return linear_cross_entropy(

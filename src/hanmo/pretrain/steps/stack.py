@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.models.loss import chunk_step, chunk_step_frozen
+from hanmo.pretrain.distributed import World
 from hanmo.tokens.order import Rows
 
 
@@ -31,6 +32,7 @@ class Stack:
         recompute: keep only every layer's input for the backward pass, which then runs the layer's forward pass again:
             a third more arithmetic, the same bits.
         options: of the compiler.
+        exact: ends of the names of weights that stay fp32.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Stack:
         compiled: bool,
         recompute: bool = False,
         options: dict[str, Any] | None = None,
+        exact: tuple[str, ...] = (),
     ) -> None:
         self.recompute = recompute
         self._modules, self._call = list(layers), call
@@ -49,7 +52,7 @@ class Stack:
 
         def run(weights: dict[str, Tensor], hidden: Tensor, *given: Any, block: Any = first) -> Any:
             """One layer, [rows, context, d] -> the same, with the weights given."""
-            cast = {name: value.to(dtype) for name, value in weights.items()}
+            cast = {name: value if name.endswith(exact) else value.to(dtype) for name, value in weights.items()}
             return call(lambda *a, **k: torch.func.functional_call(block, cast, a, k), hidden, *given)
 
         def eager(*arguments: Any) -> Any:
@@ -109,6 +112,8 @@ class StackStep:
 
     #: Whether several threads may call it at a time (`hanmo.pretrain.lanes`).
     laned = False
+    #: Ends of the names of weights that stay fp32 (see `Stack`).
+    exact: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -132,7 +137,7 @@ class StackStep:
 
     def _stack(self, layers: Sequence[nn.Module] | nn.ModuleList, call: Callable[..., Any]) -> Stack:
         """A stack of this step's ways to compute; see `Stack`."""
-        stack = Stack(layers, call, self.dtype, self._compiled, self._recompute, self._options)
+        stack = Stack(layers, call, self.dtype, self._compiled, self._recompute, self._options, self.exact)
         self._stacks.append(stack)
         return stack
 
@@ -169,6 +174,20 @@ class StackStep:
 
     def _sum(self, rows: Rows) -> Tensor:
         raise NotImplementedError
+
+    def begin(self) -> None:
+        """An optimiser step begins; a family that keeps account of its steps overrides this and the next three."""
+
+    def settle(self, world: World, moved: bool) -> None:
+        """The optimiser step is done, in all processes; `moved`: it changed the weights."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds beside weights and optimisers: the tensors in use, alike in all processes."""
+        return {}
+
+    def figures(self) -> dict[str, Any]:
+        """More figures for a line of the log, of the steps since the last one."""
+        return {}
 
     def _moved(self, *arrays: Any) -> list[Tensor]:
         """Arrays of `Rows` on the model's device."""
