@@ -26,6 +26,7 @@ from hanmo.evaluate.items import ExamItem, chance, load_items
 from hanmo.evaluate.settings import EvalSettings
 from hanmo.evaluate.significance import compare
 from hanmo.files import atomic_write, read_json, write_json
+from hanmo.models.families import must_write
 from hanmo.models.folder import resolve
 from hanmo.models.linglong.generation import complete, pinyin_reader
 from hanmo.tokenizer import load as load_tokenizer
@@ -177,6 +178,7 @@ def evaluate(
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A model folder's model and tokenizer, ready to be measured."""
+    must_write(folder, "its run's log.jsonl has its `heldout_loss`, and `hanmo model fill` shows what it does")
     tokenizer = load_tokenizer(folder)
     transformers_logging.disable_progress_bar()
     try:

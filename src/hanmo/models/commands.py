@@ -49,4 +49,29 @@ def hidden(model: Path, texts: tuple[str, ...], layers: tuple[str, ...], out: Pa
     click.echo(json.dumps({"out": str(out)} | {name: list(tensor.shape) for name, tensor in found.items()}))
 
 
-COMMANDS: list[click.Command] = [resize, hidden]
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1)
+@click.option("--input", type=click.Path(path_type=Path), help="A file of more texts, one a line; - is stdin.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Tokens shown for each mask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a text.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps, ...")
+def fill(model: Path, texts: tuple[str, ...], input: Path | None, top: int, as_json: bool, device: str) -> None:
+    """Fill the masks of TEXTS ("春天[MASK]了") with a MODEL that learned to: an encoder, or a unified one.
+
+    Several masks of a text are filled each by itself, as if the others stayed open.
+    """
+    from hanmo.models.fill import fill as function
+    from hanmo.models.fill import read_texts
+
+    for found in function(model, [*texts, *(read_texts(input) if input else [])], top, device=device):
+        if as_json:
+            click.echo(json.dumps(found, ensure_ascii=False))
+            continue
+        click.echo(f"{found['text']} -> {found['filled']}")
+        for number, mask in enumerate(found["masks"], 1):
+            tokens = "  ".join(f"{guess['token']} {guess['probability']:.3f}" for guess in mask)
+            click.echo(f"  {number}  {tokens}")
+
+
+COMMANDS: list[click.Command] = [resize, hidden, fill]

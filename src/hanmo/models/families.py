@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hanmo.errors import HanmoError
 from hanmo.files import read_json
 from hanmo.models.presets import Preset, preset
 
@@ -26,6 +27,10 @@ AUTO = {
     "unified": "AutoModelForMaskedLM",
     "spans": "AutoModelForSeq2SeqLM",
 }
+
+
+#: In the names of stock classes that fill masks.
+_FILLS = ("ForMaskedLM", "BertForPreTraining", "ErnieForPreTraining")
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,24 @@ def _count_megatron_bert(shape: Preset, rows: int, context: int) -> int:
     return (rows + context + 2) * d + shape.layers * _layer(d, shape.ffn) + 2 * d + d * d + d + 2 * d + rows
 
 
+def _modernbert(shape: Preset, context: int) -> dict[str, Any]:
+    """Pre-norm without biases, rotary positions, GeGLU; every third layer sees all, the others 64 tokens to each side.
+
+    The marks' ids are the tokenizer's, and the class's own lie outside of small vocabularies.
+    """
+    marks = {"cls_token_id": None, "sep_token_id": None}
+    keys = _bert(shape, context)
+    return keys | marks | {"local_attention": 128, "global_attn_every_n_layers": 3}
+
+
+def _count_modernbert(shape: Preset, rows: int, _: int) -> int:
+    """Words and their norm; layers, the first without a norm before attention; the last norm; a transform with its
+    norm before the head; its bias. With the published 50,368 tokens that is 149,655,232 for the base."""
+    d, f = shape.hidden, shape.ffn
+    layers = shape.layers * (4 * d * d + 3 * d * f + 2 * d) - d
+    return rows * d + d + layers + d + d * d + d + rows
+
+
 def _count_unified(shape: Preset, rows: int, _: int) -> int:
     """Words and two token types; layers; the last norm. No positions, no transform, no pooler.
 
@@ -177,7 +200,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt2": Family(_gpt2, _count_gpt2, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
     "linglong": Family(_linglong, _count_gpt2, what="decoder, sparse or dense"),
-    "megatron-bert": Family(_bert, _count_megatron_bert, ("masked",), what="encoder", loads="transformers"),
+    "megatron-bert": Family(
+        _bert, _count_megatron_bert, ("masked",), what="encoder", loads="transformers", recipe="encoder.yaml"
+    ),
+    "modernbert": Family(
+        _modernbert, _count_modernbert, ("masked",), what="encoder", loads="transformers", recipe="encoder.yaml"
+    ),
     "hanmo_unified": Family(
         _bert, _count_unified, ("unified",), what="encoder and decoder in one", recipe="unified.yaml"
     ),
@@ -199,4 +227,16 @@ def objective_of(folder: Path) -> str:
     if family := FAMILIES.get(str(config.get("model_type"))):
         return family.learns[0]
     classes = " ".join(map(str, config.get("architectures") or ()))
-    return "spans" if "ForConditionalGeneration" in classes else "masked" if "ForMaskedLM" in classes else "causal"
+    if any(form in classes for form in _FILLS):
+        return "masked"
+    return "spans" if "ForConditionalGeneration" in classes else "causal"
+
+
+def must_write(folder: Path, otherwise: str = "`hanmo model fill` shows what it does") -> None:
+    """See that the model in a folder is none that only fills masks: stock classes for writing would load it, too.
+
+    Raises:
+        HanmoError: it is one; with what to do `otherwise`.
+    """
+    if objective_of(folder) == "masked":
+        raise HanmoError(f"{folder}: an encoder, which fills masks and writes no text; {otherwise}")

@@ -58,6 +58,13 @@ def _plain(
     return Preset(hidden, 4 * hidden, layers, heads, heads, hidden // heads, about, family, vocab, context, own=own)
 
 
+def _modern(
+    hidden: int, ffn: int, layers: int, heads: int, about: str, vocab: int = 50368, context: int = 8192
+) -> Preset:
+    """A ModernBERT, with the vocabulary and context of the published (English) ones."""
+    return Preset(hidden, ffn, layers, heads, heads, hidden // heads, about, "modernbert", vocab, context)
+
+
 #: LingLong's rows of tokens: characters, and words.
 _LINGLONG, _LINGLONG_WORDS = 13312, 26240
 #: BERT's 21,128 Chinese pieces, filled up by Megatron.
@@ -112,6 +119,9 @@ PRESETS: dict[str, Preset] = {
     "erlangshen-110m": _plain("megatron-bert", 768, 12, 12, "fills masks; BERT base's shape", _MEGATRON, 512),
     "erlangshen-330m": _plain("megatron-bert", 1024, 24, 16, "fills masks; BERT large's shape", _MEGATRON, 512),
     "erlangshen-1.3b": _plain("megatron-bert", 2048, 24, 8, "fills masks; Erlangshen 1.3B", _MEGATRON, 512),
+    "modernbert-2m": _modern(192, 288, 6, 6, "fills masks, rotary and partly local; for a CPU: minutes", 0, 0),
+    "modernbert-150m": _modern(768, 1152, 22, 12, "fills masks; ModernBERT base's shape"),
+    "modernbert-395m": _modern(1024, 2624, 28, 16, "fills masks; ModernBERT large's shape"),
     "zhouwenwang-2m": _plain("hanmo_unified", 192, 4, 6, "fills masks and writes; for a CPU: minutes", 0, 0),
     "zhouwenwang-110m": _plain("hanmo_unified", 768, 12, 12, "fills masks and writes", _MEGATRON, 512),
     "zhouwenwang-1.3b": _plain("hanmo_unified", 2048, 24, 8, "Zhouwenwang's large shape", _MEGATRON, 512),

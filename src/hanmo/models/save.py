@@ -53,16 +53,17 @@ def save_model(
         model: a transformers model on the CPU.
         folder: replaced if it exists.
         stops: ids that end a generation, the end of a document last (generation pads with it); kept in
-            generation_config.json, where every engine looks.
+            generation_config.json, where every engine looks. An encoder writes no text, and has none.
         dtype: of the saved weights.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        # What an answer of an encoder-decoder begins with; others have no such key.
-        opening = getattr(model.config, "decoder_start_token_id", None)
-        begins = {} if opening is None else {"decoder_start_token_id": opening}
-        model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[-1], **begins)
+        if model.can_generate():
+            # What an answer of an encoder-decoder begins with; others have no such key.
+            opening = getattr(model.config, "decoder_start_token_id", None)
+            begins = {} if opening is None else {"decoder_start_token_id": opening}
+            model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[-1], **begins)
         logging.disable_progress_bar()
         with weights_written(temporary, folder):
             model.to(dtype).save_pretrained(temporary)

@@ -39,6 +39,7 @@ from hanmo.console import console, human_count, human_seconds, progress
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, write_json
 from hanmo.models.allocator import keep_freed_memory
+from hanmo.models.families import must_write
 from hanmo.models.folder import resolve
 from hanmo.models.save import save_model
 from hanmo.posttrain.attention import NAME
@@ -64,6 +65,7 @@ class Start:
         self.device = pick_device(settings.device)
         self.dtype = _dtype(out, self.device, settings.precision)
         attention = NAME if self.device.type == "cpu" else "sdpa"
+        must_write(folder)
         tokenizer = load_tokenizer(folder)
         self.chat = ChatFormat(tokenizer)
         try:

@@ -56,7 +56,8 @@ class Laned(Alone):
     def _loss_and_gradients(self, rows: Rows) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.enable_grad():
             loss = self._step.loss(rows)
-            return loss.detach(), torch.autograd.grad(loss, self._parameters)
+            # What no row here comes by has the gradient 0, so that lanes can be added.
+            return loss.detach(), torch.autograd.grad(loss, self._parameters, materialize_grads=True)
 
     def _each(self, rows: Rows, function: Callable[[Rows], T]) -> list[T]:
         """What `function` finds in the rows of each lane; all lanes take equally many, so that shapes are alike."""

@@ -24,7 +24,6 @@ from torch import nn
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import write_json
-from hanmo.models.families import AUTO
 from hanmo.models.parts import layers_of
 from hanmo.models.presets import preset
 from hanmo.models.vocabulary import RECORD, resize
@@ -61,7 +60,7 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     """
     if given is None:
         model = new_model(settings, vocab_size, **_pinyin_rows(settings, tokenizer))
-        if settings.resolved(None).objective in ("unified", "spans"):
+        if settings.resolved(None).objective in ("masked", "unified", "spans"):
             name_ids(model, tokenizer)
         without_dropout(model)
         return model
@@ -71,7 +70,7 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     if not _same_vocabulary(folder, tokenizer, given, settings.vocabulary, out):
         folder = _swapped(folder, tokenizer, out)
     objective = settings.resolved(given).objective
-    auto = getattr(transformers, AUTO[objective])
+    auto = getattr(transformers, settings.auto_class(given))
     # Weights that the folder lacks are drawn, and must be the same in every try.
     torch.manual_seed(settings.seed)
     model = open_model(auto, folder, settings.strict, out)
@@ -84,7 +83,9 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     _check_pinyin(model, given, tokenizer)
     without_dropout(model)
     if objective == "masked":
-        check_encoder(model, given)
+        if settings.masks.sentence_order and not hasattr(getattr(model, "cls", None), "seq_relationship"):
+            raise HanmoError(f"masks.sentence_order: {given}: {type(model).__name__} has no head for it; leave it out")
+        check_encoder(model, given, step_of(model, objective))
     elif objective == "unified":
         check_unified(model, given)
     elif objective == "spans":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hanmo.errors import HanmoError
-from hanmo.models.families import learns, objective_of
+from hanmo.models.families import AUTO, learns, objective_of
 from hanmo.models.folder import resolve
 from hanmo.models.presets import build_config, full_name, preset
 from hanmo.pretrain.guard import GuardSettings
@@ -55,6 +55,17 @@ class MaskSettings(Settings):
     share: float = setting(0.15, "share of a row's tokens that are to be predicted", gt=0, lt=1)
     whole_words: bool = setting(
         True, "mask all characters of a word together (words by rjieba), not characters one by one"
+    )
+    ngrams: int = setting(
+        1,
+        "mask up to so many neighbouring words together; 4: one to four of them, 40, 30, 20 and 10 % of the time",
+        ge=1,
+        le=64,
+    )
+    sentence_order: bool = setting(
+        False,
+        "make pairs of consecutive parts of a document, half of them swapped, and learn which came first as well "
+        "(for encoders with a head for it: BERT and MegatronBert)",
     )
 
 
@@ -254,6 +265,10 @@ class PretrainSettings(Settings):
         Raises:
             HanmoError: the preset does not learn what is asked for.
         """
+        if given is None and self.masks.sentence_order and preset(self.preset).family != "megatron-bert":
+            raise HanmoError(
+                f"masks.sentence_order: {self.preset} has no head for it; give an erlangshen preset, or leave it out"
+            )
         if self.objective == "auto":
             found = objective_of(resolve(given)) if given else learns(self.preset)[0]
             return self.model_copy(update={"objective": found})
@@ -263,6 +278,12 @@ class PretrainSettings(Settings):
                 "preset (`hanmo models`), or the folder of a model to continue as `model`"
             )
         return self
+
+    def auto_class(self, given: Path | None = None) -> str:
+        """The auto class of transformers that makes the model, or opens the one in the folder `given`."""
+        objective = self.resolved(given).objective
+        pairs = objective == "masked" and self.masks.sentence_order
+        return "AutoModelForPreTraining" if pairs else AUTO[objective]
 
     def config(self, vocab_size: int) -> PreTrainedConfig:
         """The transformers configuration of a new model of these settings, for so many tokens."""

@@ -147,8 +147,7 @@ def _objective(
     """The rows, the step and the look of what the run learns."""
     step = step_of(model, settings.objective)
     if settings.objective == "masked":
-        masks = settings.masks
-        rows = MaskedRows(data.order, tokenizer, masks.share, masks.whole_words, settings.seed)
+        rows = MaskedRows.of(settings.masks, data.order, tokenizer, settings.seed)
         step = partial(step, separator=data.facts["eos_id"])
         return rows, step, masked_look(settings, data.heldout, tokenizer)
     if settings.objective == "spans":

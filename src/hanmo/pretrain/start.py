@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from hanmo.console import console, human_count
 from hanmo.models import bigram
-from hanmo.models.families import AUTO
 from hanmo.models.lookback import look_back
 from hanmo.models.loss import IGNORE
 from hanmo.pretrain.distributed import World
@@ -33,11 +32,10 @@ def new_model(settings: PretrainSettings, vocab_size: int, **own: Any) -> Any:
     their output matrices are zeros then, and all others uniform with a variance of 1 / inputs.
     """
     torch.manual_seed(settings.seed)
-    objective = settings.resolved(None).objective
     config = settings.config(vocab_size)
     for key, value in own.items():
         setattr(config, key, value)
-    model = getattr(transformers, AUTO[objective]).from_config(config).train()
+    model = getattr(transformers, settings.auto_class()).from_config(config).train()
     if settings.start == "bigram":
         with torch.no_grad():
             for name, parameter in model.model.layers.named_parameters():
@@ -50,16 +48,24 @@ def new_model(settings: PretrainSettings, vocab_size: int, **own: Any) -> Any:
 
 
 def name_ids(model: Any, tokenizer: Path) -> None:
-    """Write into a new model's configuration which ids of the data's tokenizer open, close and fill up its rows."""
-    loaded, closing = load(tokenizer), end_of_document(tokenizer)
+    """Write into a new model's configuration which ids of the data's tokenizer open, close and fill up its rows.
+
+    BERT's kind, which writes no text, is told of the filling alone; ModernBERT has two names for each of the others.
+    """
+    loaded, closing, config = load(tokenizer), end_of_document(tokenizer), model.config
     padding = closing if loaded.pad_token_id is None else loaded.pad_token_id
     opening = next((i for i in (loaded.bos_token_id, loaded.cls_token_id) if i is not None), None)
     ids: dict[str, Any] = {"pad_token_id": padding, "bos_token_id": opening, "eos_token_id": closing}
-    if model.config.is_encoder_decoder:
+    if config.is_encoder_decoder:
         ids["decoder_start_token_id"] = padding if opening is None else opening
+    if hasattr(config, "cls_token_id"):
+        ids |= {"cls_token_id": opening, "sep_token_id": closing}
+    elif not model.can_generate():
+        ids |= {"bos_token_id": None, "eos_token_id": None}
     for key, value in ids.items():
-        setattr(model.config, key, value)
-        setattr(model.generation_config, key, value)
+        setattr(config, key, value)
+        if model.can_generate():
+            setattr(model.generation_config, key, value)
 
 
 def begin_with_bigrams(model: Any, order: RowSource, world: World, kept: Path) -> float:

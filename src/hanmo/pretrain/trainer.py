@@ -186,7 +186,8 @@ class Trainer:
                     self._stopped(saved_step)
                 assert rows is not None
                 self._one_step(rows, max(1, int(targets)))  # masks may have chosen none
-                self.meter.count(int(targets))
+                # What is read, of which masks make few tokens targets.
+                self.meter.count(self.sizes.rows(self.step) * self.settings.context)
                 self.step += 1
                 if self.guard.must_go_back:
                     self._go_back()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hanmo.models.loss import IGNORE
 from hanmo.pretrain.objectives import RowSource
 from hanmo.pretrain.objectives.gaps import GapRows
 from hanmo.pretrain.objectives.masked import MaskedRows
+from hanmo.pretrain.objectives.pairs import PairRows
 from hanmo.pretrain.objectives.reading import FORWARD, Reading
 from hanmo.pretrain.objectives.unified import causal_rows
 from hanmo.pretrain.rows import filled_up, taken
@@ -67,20 +69,24 @@ def masked_look(
 ) -> Callable[[Any], dict[str, Any]]:
     """A function that measures `heldout_loss`, in nats a masked token, on about `eval_bytes` of held-out text.
 
-    Of several tokens folders it is that of the first, and `heldout_loss_by_data` has all of them.
+    With sentence order, `heldout_order_loss` is the nats that the order of a pair costs (by guessing ln 2 = 0.693), the
+    mean over masked tokens. Of several tokens folders both are those of the first, and `heldout_loss_by_data` has all.
     """
-    masks = settings.masks
     sources = {
-        name: MaskedRows(
-            Order(split, settings.context, settings.seed), tokenizer, masks.share, masks.whole_words, settings.seed
-        )
+        name: MaskedRows.of(settings.masks, Order(split, settings.context, settings.seed), tokenizer, settings.seed)
         for name, split in heldout.items()
         if len(split)
     }
 
     def measure(trainer: Any) -> dict[str, Any]:
-        losses = {name: _mean_loss(trainer, source, settings) for name, source in sources.items()}
-        return _told(trainer, "heldout_loss", losses, len(heldout), "held-out loss {} nats a masked token")
+        losses = {name: _mean_losses(trainer, source, settings) for name, source in sources.items()}
+        masks = {name: found[0] for name, found in losses.items()}
+        found = _told(trainer, "heldout_loss", masks, len(heldout), "held-out loss {} nats a masked token")
+        if settings.masks.sentence_order:
+            orders = {name: found[1] for name, found in losses.items()}
+            words = "held-out order {} nats a pair (0.693: guessed)"
+            found |= _told(trainer, "heldout_order_loss", orders, len(heldout), words)
+        return found
 
     return measure
 
@@ -131,7 +137,7 @@ def gap_look(
     }
 
     def measure(trainer: Any) -> dict[str, Any]:
-        losses = {name: _mean_loss(trainer, source, settings) for name, source in sources.items()}
+        losses = {name: _mean_losses(trainer, source, settings)[0] for name, source in sources.items()}
         found = _told(trainer, "heldout_loss", losses, len(heldout), "held-out loss {} nats a token of the answers")
         prompts = settings.sample_prompts
         if prompts and (model := trainer.spread.whole()) is not None:
@@ -152,20 +158,26 @@ def _enough(split: Split, size: int) -> int:
     return int(np.searchsorted(np.cumsum(sizes), size, side="right")) or min(1, len(sizes))
 
 
-def _mean_loss(trainer: Any, source: RowSource, settings: PretrainSettings) -> float:
-    """Nats a target of about `eval_bytes` of held-out text."""
+def _mean_losses(trainer: Any, source: RowSource, settings: PretrainSettings) -> tuple[float, float]:
+    """Nats a target of about `eval_bytes` of held-out text, and nats that the order of a pair costs."""
     wanted = min(source.total, settings.eval_bytes // _BYTES)
     # Whole micro-batches, as many in every process: the compiled step then sees no other shape.
     micro, world = trainer.batches.micro, trainer.world
     together = micro * world.size
     count = max(1, wanted // (settings.context * together)) * together
-    nats = targets = 0.0
+    nats = asked = targets = paired = 0.0
     for first in range(world.rank * micro, count, together):
         rows: Rows = source.rows(first, micro)
-        nats += trainer.spread.measure(rows)
         targets += int((rows.targets != IGNORE).sum())
-    nats, targets = world.sum(nats, targets)
-    return round(nats / max(1.0, targets), 5)
+        if isinstance(rows, PairRows):
+            # The loss with the order and without it; the step weighs pairs by their targets.
+            whole, rows, here = trainer.spread.measure(rows), replace(rows, order=None), rows.paired()
+            asked, paired = asked + whole, paired + here
+        found = trainer.spread.measure(rows)
+        nats += found
+        asked -= found if isinstance(rows, PairRows) else 0.0
+    nats, targets, asked, paired = world.sum(nats, targets, asked, paired)
+    return round(nats / max(1.0, targets), 5), round(asked / max(1.0, paired), 5)
 
 
 def _nats(trainer: Any, rows: Rows) -> float:

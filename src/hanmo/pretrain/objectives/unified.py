@@ -54,7 +54,7 @@ class UnifiedRows:
         self.context, self.mix, self.total, self.form = order.context, order.mix, order.total, order.form
         self.taken = order.taken
         self._order, self._seed = order, seed
-        self._masked = MaskedRows(order, tokenizer, masks.share, masks.whole_words, seed)
+        self._masked = MaskedRows(order, tokenizer, masks.share, masks.whole_words, seed, masks.ngrams)
         weights = np.array([shares.masked, shares.causal, shares.prefix])
         self._shares = weights / weights.sum()
 

@@ -14,12 +14,18 @@ from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.steps.encoder import EncoderStep
 from hanmo.pretrain.steps.gpt2 import GPT2Step
 from hanmo.pretrain.steps.linglong import LingLongStep
+from hanmo.pretrain.steps.modernbert import ModernBertStep
 from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.pretrain.steps.seq2seq import MegatronT5Step, T5Step
 from hanmo.pretrain.steps.unified import UnifiedStep
 
 #: Steps by `model_type`, where it is not that of the objective.
-_OWN: dict[str, StepBuilder] = {"gpt2": GPT2Step, "linglong": LingLongStep, "hanmo_megatron_t5": MegatronT5Step}
+_OWN: dict[str, StepBuilder] = {
+    "gpt2": GPT2Step,
+    "linglong": LingLongStep,
+    "modernbert": ModernBertStep,
+    "hanmo_megatron_t5": MegatronT5Step,
+}
 _OF_OBJECTIVE: dict[str, StepBuilder] = {
     "causal": PackedStep,
     "masked": EncoderStep,

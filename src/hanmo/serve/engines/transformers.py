@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, Pr
 
 import hanmo.tokenizer
 from hanmo.errors import HanmoError
+from hanmo.models.families import must_write
 from hanmo.models.folder import resolve
 from hanmo.models.linglong.configuration import LingLongConfig
 from hanmo.models.linglong.generation import Readings, reader_of
@@ -275,6 +276,7 @@ def device_of(name: str) -> torch.device:
 
 
 def _load(folder: Path, device: torch.device) -> Any:
+    must_write(folder)
     # Half precision is slow on CPUs and its rounding would part our greedy answers from llama.cpp's.
     dtype = torch.float32 if device.type == "cpu" else "auto"
     transformers.utils.logging.disable_progress_bar()
