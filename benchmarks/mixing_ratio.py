@@ -14,7 +14,7 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 RESULT = Path(__file__).parent / "results" / "mixing_ratio.json"
 CONTEXT = 128
@@ -45,7 +45,8 @@ def accuracy(folder: Path, data: Path, size: int) -> tuple[float, float]:
 
     tokenizer = load(folder)
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    order = Order(with_openings(open_split(data, "heldout"), tokenizer.cls_token_id), CONTEXT, 0)
+    opening = cast(int, tokenizer.cls_token_id)
+    order = Order(with_openings(open_split(data, "heldout"), opening), CONTEXT, 0)
     source = MaskedRows(order, tokenizer, 0.15, True, 0)
     right = asked = 0
     nats = 0.0
