@@ -60,11 +60,7 @@ def load_model(settings: PretrainSettings, given: Path | None, vocab_size: int, 
     """
     if given is None:
         model = new_model(settings, vocab_size, **_pinyin_rows(settings, tokenizer))
-<<<<<<< HEAD
         if settings.resolved(None).objective != "causal":
-=======
-        if settings.resolved(None).objective in ("masked", "unified", "spans"):
->>>>>>> encoders
             name_ids(model, tokenizer)
         without_dropout(model)
         return model

@@ -25,11 +25,8 @@ _OWN: dict[str, StepBuilder] = {
     "gpt2": GPT2Step,
     "linglong": LingLongStep,
     "modernbert": ModernBertStep,
-<<<<<<< HEAD
     "qwen2_moe": ExpertsStep,
     "glm4_moe": ExpertsStep,
-=======
->>>>>>> encoders
     "hanmo_megatron_t5": MegatronT5Step,
 }
 _OF_OBJECTIVE: dict[str, StepBuilder] = {
