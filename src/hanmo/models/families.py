@@ -250,8 +250,8 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": Family(
         _glm4_moe, _count_experts, what="decoder, mixture of experts", loads=_ENGINES, recipe="real-small.yaml"
     ),
-    "gpt2": Family(_gpt2, _count_gpt2, what="decoder", loads=_ENGINES, recipe="real-small.yaml"),
-    "linglong": Family(_linglong, _count_gpt2, what="decoder, sparse or dense"),
+    "gpt2": Family(_gpt2, _count_gpt2, what="decoder", loads=_ENGINES, recipe="yuyuan.yaml"),
+    "linglong": Family(_linglong, _count_gpt2, what="decoder, sparse or dense", recipe="linglong.yaml"),
     "megatron-bert": Family(
         _bert, _count_megatron_bert, ("masked",), what="encoder", loads="transformers", recipe="encoder.yaml"
     ),

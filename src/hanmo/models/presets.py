@@ -154,9 +154,9 @@ PRESETS: dict[str, Preset] = {
     "zhouwenwang-1.3b": _plain("hanmo_unified", 2048, 24, 8, "Zhouwenwang's large shape", _MEGATRON, 512),
     "randeng-2m": _plain("hanmo_megatron_t5", 128, 3, 4, "fills gaps; for a CPU: minutes", 0, 0),
     "randeng-77m": _plain("hanmo_megatron_t5", 512, 9, 8, "fills gaps: an afternoon on one GPU", _MEGATRON, 512),
+    "randeng-770m": _plain("hanmo_megatron_t5", 1024, 24, 16, "Randeng's large shape", _MEGATRON, 512),
     "t5-1m": Preset(128, 256, 3, 4, 4, 32, "stock T5 1.1 for a CPU: minutes", "t5"),
     "t5-60m": Preset(512, 1024, 8, 6, 6, 64, "stock T5 1.1, the small one, tied", "t5", 32128, 512),
-    "randeng-770m": _plain("hanmo_megatron_t5", 1024, 24, 16, "Randeng's large shape", _MEGATRON, 512),
 }
 
 

@@ -104,20 +104,23 @@ def show(lines: list[Line]) -> None:
     from hanmo.console import human_bytes, human_count
 
     console = Console()
-    for model, group in groupby(lines, key=lambda line: line.model):
-        family = FAMILIES[model]
+    # A table that is cut off says less than one whose lines are broken.
+    console.width = max(console.width, 110)
+    for model, members in groupby(lines, key=lambda line: line.model):
+        family, group = FAMILIES[model], list(members)
+        sparse = any(line.active < line.parameters for line in group)
         loads = family.loads or "transformers, behind `import hanmo`"
         recipe = f"; recipes/{family.recipe}" if family.recipe else ""
         console.print(f"[bold]{model}[/]: {family.what}; loads in {loads}{recipe}", soft_wrap=True, highlight=False)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("  preset", no_wrap=True)
-        for name in ("parameters", "vocabulary", "context", "shape", "to train", "to serve"):
+        for name in ("parameters", *(["active"] * sparse), "vocabulary", "context", "shape", "to train", "to serve"):
             table.add_column(name, justify="right", no_wrap=True)
         for line in group:
             table.add_row(
                 f"  {line.name}",
-                human_count(line.parameters)
-                + (f" ({human_count(line.active)} active)" if line.active < line.parameters else ""),
+                human_count(line.parameters),
+                *([human_count(line.active)] * sparse),
                 str(line.vocabulary),
                 str(line.context),
                 f"{line.layers} x {line.width}",
