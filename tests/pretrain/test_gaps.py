@@ -22,8 +22,9 @@ from hanmo.pretrain.distributed import World
 from hanmo.pretrain.lanes import Laned
 from hanmo.pretrain.loading import without_dropout
 from hanmo.pretrain.objectives.gaps import GapRows
-from hanmo.pretrain.optimizer import _part
+from hanmo.pretrain.optimizer import build_optimizers
 from hanmo.pretrain.rows import filled_up, taken
+from hanmo.pretrain.rules import Rates
 from hanmo.pretrain.settings import SpanSettings
 from hanmo.pretrain.steps import step_of
 from hanmo.pretrain.steps.seq2seq import T5Step, check_seq2seq, seq2seq_flops
@@ -193,10 +194,13 @@ def test_a_model_that_computes_otherwise_is_refused() -> None:
 
 def test_rates_and_arithmetic() -> None:
     model = model_of("t5", 100)
-    parts = {name: _part(name, parameter) for name, parameter in model.named_parameters()}
-    assert parts["shared.weight"] == "embedding"
-    assert parts["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] == "embedding"
-    assert parts["decoder.block.2.layer.1.EncDecAttention.q.weight"] == "matrix"
+    rates = Rates(matrix=1.0, embedding=2.0, head=3.0, other=4.0)
+    groups = [group for one in build_optimizers(model, "muon", rates, 0.0) for group in one.param_groups]
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    found = {name: rate[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found["shared.weight"] == 2.0
+    assert found["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] == 2.0
+    assert found["decoder.block.2.layer.1.EncDecAttention.q.weight"] == 1.0
     # By hand: matrices of 32 x 32, feed-forward parts of 3 x 32 x 64; on 16 places that are read, 4 are written.
     square, wide, norms = 32 * 32, 3 * 32 * 64, 32
     encoder = 2 * (4 * square + wide + 2 * norms) + 32 * 4
