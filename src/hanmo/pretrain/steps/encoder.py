@@ -43,23 +43,11 @@ class EncoderStep(StackStep):
 
     laned = True
 
-    def __init__(
-        self,
-        model: Any,
-        dtype: torch.dtype,
-        compiled: bool,
-        context: int,
-        recompute: bool = False,
-        options: dict[str, Any] | None = None,
-        separator: int | None = None,
-    ) -> None:
-        super().__init__(model, dtype, compiled, recompute, options)
-        self._separator = separator
-        self._head = model.get_output_embeddings()
-        self._prepare(context)
+    def __init__(self, model: Any, *given: Any, separator: int | None = None, **named: Any) -> None:
+        self._separator, self._head = separator, model.get_output_embeddings()
+        super().__init__(model, *given, **named)
 
     def _prepare(self, context: int) -> None:
-        """Find the model's parts and make stacks of its layers."""
         parts = modules_of(self.model)
         self._embeddings = parts["embeddings"][0]
         self._norm: nn.Module | None = parts["norm"][0] if "norm" in parts else None

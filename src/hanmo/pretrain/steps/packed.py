@@ -40,17 +40,9 @@ class PackedStep(StackStep):
     #: Whether its attention may go by documents on CUDA (`hanmo.models.varlen`).
     by_documents = True
 
-    def __init__(
-        self,
-        model: Any,
-        dtype: torch.dtype,
-        compiled: bool,
-        context: int,
-        recompute: bool = False,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(model, dtype, compiled, recompute, options)
-        self._varlen = self.by_documents and usable(self.device, dtype)
+    def _prepare(self, context: int) -> None:
+        model = self.model
+        self._varlen = self.by_documents and usable(self.device, self.dtype)
         if self._varlen:
             model.set_attn_implementation(VARLEN)
         elif self.device.type == "cpu" and context <= SHORT:

@@ -37,19 +37,9 @@ class Seq2SeqStep(StackStep):
 
     laned = True
 
-    def __init__(
-        self,
-        model: Any,
-        dtype: torch.dtype,
-        compiled: bool,
-        context: int,
-        recompute: bool = False,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(model, dtype, compiled, recompute, options)
-        self._context = context
-        self._read = self._stack(model.encoder.block, self._call)
-        self._write = self._stack(model.decoder.block, self._call)
+    def _prepare(self, context: int) -> None:
+        self._read = self._stack(self.model.encoder.block, self._call)
+        self._write = self._stack(self.model.decoder.block, self._call)
 
     @staticmethod
     def _call(layer: Any, hidden: Tensor, *given: Any) -> Any:
@@ -112,18 +102,10 @@ class Seq2SeqStep(StackStep):
 class MegatronT5Step(Seq2SeqStep):
     """`Seq2SeqStep` for Megatron's T5: learned positions, a head with a bias."""
 
-    def __init__(
-        self,
-        model: Any,
-        dtype: torch.dtype,
-        compiled: bool,
-        context: int,
-        recompute: bool = False,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(model, dtype, compiled, context, recompute, options)
+    def _prepare(self, context: int) -> None:
+        super()._prepare(context)
         if self.device.type == "cpu" and context <= SHORT:
-            model.set_attn_implementation(PRODUCTS)
+            self.model.set_attn_implementation(PRODUCTS)
 
     @staticmethod
     def _call(layer: Any, hidden: Tensor, *given: Any) -> Tensor:

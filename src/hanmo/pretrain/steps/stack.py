@@ -102,10 +102,11 @@ class Stack:
 
 
 class StackStep:
-    """A step through stacks of layers, with a fused loss behind them. What is special to a family is its `_sum`.
+    """A step through stacks of layers, with a fused loss behind them; families have a `_prepare` and a `_sum`.
 
     Args:
         model: a transformers model.
+        context: tokens in a row.
         dtype, recompute, options: as those of `Stack`.
         compiled: compile layers and loss; goes on in eager mode where no compiler works, with one message.
     """
@@ -120,6 +121,7 @@ class StackStep:
         model: Any,
         dtype: torch.dtype,
         compiled: bool,
+        context: int,
         recompute: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
@@ -134,6 +136,11 @@ class StackStep:
         self._chunk: Callable[..., Any] = self._eager_chunk
         if compiled:
             self._chunk = torch.compile(self._eager_chunk, dynamic=False, options=options)
+        self._prepare(context)
+
+    def _prepare(self, context: int) -> None:
+        """Find the model's parts and make stacks of its layers, for rows of `context` tokens."""
+        raise NotImplementedError
 
     def _stack(self, layers: Sequence[nn.Module] | nn.ModuleList, call: Callable[..., Any]) -> Stack:
         """A stack of this step's ways to compute; see `Stack`."""

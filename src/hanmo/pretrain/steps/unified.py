@@ -33,16 +33,8 @@ class UnifiedStep(StackStep):
 
     laned = True
 
-    def __init__(
-        self,
-        model: Any,
-        dtype: torch.dtype,
-        compiled: bool,
-        context: int,
-        recompute: bool = False,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(model, dtype, compiled, recompute, options)
+    def _prepare(self, context: int) -> None:
+        model = self.model
         if self.device.type == "cpu" and context <= SHORT:
             model.set_attn_implementation(PRODUCTS)
         config = model.config
