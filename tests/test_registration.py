@@ -15,7 +15,7 @@ t5 = AutoConfig.for_model("hanmo_megatron_t5", num_layers=1, d_model=8)
 for auto, config in ((AutoModelForCausalLM, unified), (AutoModelForMaskedLM, unified), (AutoModelForSeq2SeqLM, t5)):
     print(type(auto.from_config(config)).__name__)
 """
-NAMES = ["UnifiedForMaskedLM", "UnifiedForMaskedLM", "MegatronT5ForConditionalGeneration"]
+NAMES = ["UnifiedForCausalLM", "UnifiedForMaskedLM", "MegatronT5ForConditionalGeneration"]
 FIRST = [
     "import hanmo; from transformers import Qwen3ForCausalLM",
     "from transformers import AutoModelForCausalLM",

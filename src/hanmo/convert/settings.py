@@ -30,7 +30,8 @@ class ConvertSettings(Settings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         """`--formats f16,q8_0` on a command line is a list, too."""
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        words = [value] if isinstance(value, str) else value
+        return [name.strip() for word in words for name in word.split(",")] if isinstance(words, list) else value
 
     @field_validator("formats")
     @classmethod

@@ -94,6 +94,9 @@ def of_model(model: Any, name: str, context: int) -> Shape:
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     layers = config.num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
+    # A layer may be made of as many parts as there are layers.
+    parts = {id(part) for stack in lists for layer in stack for part in layer.modules()}
+    lists = [stack for stack in lists if id(stack) not in parts]
     first = [p for stack in lists for p in stack[0].parameters() if p.dim() > 1]
     inside = {id(p) for stack in lists for p in stack.parameters()}
     return Shape(

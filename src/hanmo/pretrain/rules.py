@@ -88,7 +88,8 @@ def batch_tokens(settings: PretrainSettings) -> int:
     """
     if settings.batch_tokens:
         return settings.batch_tokens
-    wanted = 2 ** round(math.log2(ROOT * math.sqrt(settings.tokens)))
+    # Halves up: rounded to even, four times the tokens could mean four times the batch.
+    wanted = 2 ** math.floor(math.log2(ROOT * math.sqrt(settings.tokens)) + 0.5)
     return max(settings.context, min(LARGEST, wanted) // settings.context * settings.context)
 
 
