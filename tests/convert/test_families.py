@@ -80,8 +80,11 @@ def test_greedy_tokens_and_perplexity(folder: Path, f32: Path) -> None:
     report = parity.greedy(folder, f32, prompts, tokens=24)
     assert report["steps"] == 72 and report["differences"] == []
     half = convert_gguf(folder, folder.parent / "f16.gguf", "f16").path
-    relative = parity.perplexity(folder, {"f32": f32, "f16": half}, OPENINGS)["llama_cpp"]
-    assert abs(relative["f32"]["relative"]) < 1e-3 and abs(relative["f16"]["relative"]) < 0.02
+    # Keys in F16 tip which experts of random weights are taken, so that only exact ones say whether all is right.
+    exact = parity.perplexity(folder, {"f32": f32}, OPENINGS, half_cache=False)["llama_cpp"]
+    usual = parity.perplexity(folder, {"f32": f32, "f16": half}, OPENINGS)["llama_cpp"]
+    assert abs(exact["f32"]["relative"]) < 1e-4, exact
+    assert all(abs(found["relative"]) < 0.02 for found in usual.values()), usual
 
 
 def test_every_weight_is_written_once(folder: Path) -> None:

@@ -189,11 +189,13 @@ def perplexity(
     *,
     context: int = 256,
     threads: int = 1,
+    half_cache: bool = True,
 ) -> Report:
     """Perplexity of `texts` (joined as documents, cut into windows of `context` tokens) in both engines.
 
-    Every token but a window's first is scored. transformers runs in fp32 and llama.cpp as its users run it (keys and
-    values in F16). Of every file in `files` (format -> path), `relative` is its perplexity over transformers', minus 1.
+    Every token but a window's first is scored. transformers runs in fp32 and llama.cpp as its users run it, with
+    keys and values in F16, or with `half_cache` False in F32. Of every file in `files` (format -> path), `relative`
+    is its perplexity over transformers', minus 1.
     """
     import torch
 
@@ -212,7 +214,7 @@ def perplexity(
     ours = math.exp(total / scored)
     report: Report = {"tokens": scored, "transformers": ours, "llama_cpp": {}}
     for form, path in files.items():
-        engine = LlamaCpp(path, context, threads=threads, half_cache=True)
+        engine = LlamaCpp(path, context, threads=threads, half_cache=half_cache)
         total = 0.0
         for window in windows:
             engine.start()

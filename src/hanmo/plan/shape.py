@@ -97,8 +97,9 @@ def of_model(model: Any, name: str, context: int) -> Shape:
     # A layer may be made of as many parts as there are layers.
     parts = {id(part) for stack in lists for layer in stack for part in layer.modules()}
     lists = [stack for stack in lists if id(stack) not in parts]
-    first = [p for stack in lists for p in stack[0].parameters() if p.dim() > 1]
-    inside = {id(p) for stack in lists for p in stack.parameters()}
+    # The last layer, since a first one may hold what all of them use (T5's bias by distance).
+    last = [p for stack in lists for p in stack[-1].parameters() if p.dim() > 1]
+    every = sum(p.numel() for p in model.parameters() if p.dim() > 1)
     return Shape(
         name=name,
         vocab=config.vocab_size,
@@ -108,12 +109,12 @@ def of_model(model: Any, name: str, context: int) -> Shape:
         key=(getattr(config, "num_key_value_heads", None) or heads) * width,
         heads=heads,
         layers=layers,
-        embedding=sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in inside),
-        matrices=tuple((int(p.shape[:-1].numel()), int(p.shape[-1])) for p in first),
+        embedding=every - layers * sum(p.numel() for p in last),
+        matrices=tuple((int(p.shape[:-1].numel()), int(p.shape[-1])) for p in last),
         gains=sum(p.numel() for p in model.parameters() if p.dim() < 2),
         context=context,
         flops=model_flops(model, context),
-        stacks=tuple((int(p.shape[:-1].numel()), int(p.shape[-1])) for p in first if p.dim() > 2),
+        stacks=tuple((int(p.shape[:-1].numel()), int(p.shape[-1])) for p in last if p.dim() > 2),
     )
 
 
