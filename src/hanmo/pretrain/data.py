@@ -83,7 +83,9 @@ def opened(
         if masked:
             opening = load(tokenizer).cls_token_id
             if not isinstance(opening, int):
-                raise HanmoError(f"{tokenizer}: objective: {settings.objective} needs a tokenizer with [CLS]")
+                raise HanmoError(
+                    f"{tokenizer}: objective: {settings.objective} needs a tokenizer with [CLS] (kind: wordpiece)"
+                )
             train = with_openings(train, opening)
             heldout = {name: with_openings(split, opening) for name, split in heldout.items()}
     train, heldout = reading.turned(train), {name: reading.turned(split) for name, split in heldout.items()}
