@@ -13,7 +13,7 @@ encoders has none: there, its messages stand as `[CLS] … [SEP] … [SEP]`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +21,9 @@ from transformers import PreTrainedTokenizerFast
 
 from hanmo.errors import HanmoError
 from hanmo.models.loss import IGNORE
-from hanmo.posttrain.encode import encode_dialogue
+from hanmo.posttrain.encode import Example, encode_dialogue
 from hanmo.posttrain.forms import Dialogue
+from hanmo.posttrain.prepare import Encode
 from hanmo.tokenizer import encode_text
 from hanmo.tokenizer.chat import TURN_START, ChatFormat
 from hanmo.tokens.mix import Mix
@@ -32,9 +33,6 @@ from hanmo.tokens.order import Read, Rows
 _TAG = 0x4C414245
 #: Rows that are open at a time: more pack better, and keep records of one row further apart.
 _OPEN = 64
-
-#: Ids and labels of a dialogue of at most so many tokens; None where it was dropped, which is counted.
-Encode = Callable[[Dialogue, int, Counter[str]], tuple[list[int], list[int]] | None]
 
 
 class Piece(NamedTuple):
@@ -69,7 +67,7 @@ def encoder_of(tokenizer: PreTrainedTokenizerFast, too_long: str) -> Encode:
             "answer begins; give the model such a tokenizer by `hanmo model resize`"
         )
 
-    def encode(dialogue: Dialogue, limit: int, notes: Counter[str]) -> tuple[list[int], list[int]] | None:
+    def encode(dialogue: Dialogue, limit: int, notes: Counter[str]) -> Example | None:
         ids, labels = [opening], [IGNORE]
         for message in dialogue:
             part = [*encode_text(tokenizer, message["content"]), closing]
@@ -80,7 +78,7 @@ def encoder_of(tokenizer: PreTrainedTokenizerFast, too_long: str) -> Encode:
             notes["longer than max_length, dropped" if too_long == "drop" else "longer than max_length, cut"] += 1
             if too_long == "drop" or all(label == IGNORE for label in labels[:limit]):
                 return None
-        return ids[: min(last, limit)], labels[: min(last, limit)]
+        return Example(ids[: min(last, limit)], labels[: min(last, limit)])
 
     return encode
 

@@ -7,7 +7,6 @@ on from its last checkpoint and ends with the same bits.
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import torch
 import transformers
 
-from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, write_json
 from hanmo.models import families
@@ -23,12 +21,12 @@ from hanmo.models.allocator import keep_freed_memory
 from hanmo.models.folder import resolve
 from hanmo.models.loss import IGNORE
 from hanmo.models.save import save_model
-from hanmo.posttrain.encode import Example, count_tokens
 from hanmo.posttrain.labelled import LabelledRows, Piece, encoder_of, piece_of
-from hanmo.posttrain.records import hold_out, read_items, sft_kind
+from hanmo.posttrain.prepare import prepare
 from hanmo.posttrain.settings import SftSettings
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.loading import open_model, without_dropout
+from hanmo.pretrain.objectives.looking import nats
 from hanmo.pretrain.precision import choose, pick_device
 from hanmo.pretrain.rules import Rates
 from hanmo.pretrain.settings import PretrainSettings
@@ -36,10 +34,6 @@ from hanmo.pretrain.steps import step_of
 from hanmo.pretrain.trainer import Trainer
 from hanmo.tokenizer import load
 from hanmo.tokenizer.chat import TURN_END
-
-#: Tokens in a forward pass.
-_MICRO = 8192
-
 
 #: What models learn that are tuned here, by `model_type`; those that learn "spans" are, too.
 _OWN = {"linglong": "causal", "hanmo_unified": "unified"}
@@ -80,48 +74,26 @@ def run(
     context = config.max_position_embeddings
     limit = min(settings.max_length or context, context)
     encode = encoder_of(tokenizer, settings.too_long)
-    items, account = read_items(inputs["records"], settings, sft_kind(settings))
-    fitted: Counter[str] = Counter()
-    sides = [
-        [Example(*found) for item in side if (found := encode(item.value, limit, fitted)) is not None]
-        for side in hold_out(items, settings.validation)
-    ]
-    examples, held = sides
-    if not examples:
-        raise HanmoError(
-            f"none of the {len(items)} records fits into {limit} tokens ({dict(fitted)}); "
-            "raise max_length or set too_long: truncate"
-        )
-    for line in account.lines(fitted):
-        console.print(line, style="dim", soft_wrap=True, markup=False)
+    prepared = prepare(settings, inputs["records"], encode, limit)
     start = getattr(config, "decoder_start_token_id", None) or 0
-    pieces, looked = ([piece_of(objective, *example, start) for example in side] for side in sides)
+    pieces, looked = (
+        [piece_of(objective, *example, start) for example in side] for side in (prepared.examples, prepared.held)
+    )
     rows = LabelledRows(pieces, limit, settings.epochs, settings.seed)
     peak = settings.learning_rate or rate(sum(parameter.numel() for parameter in model.parameters()))
     trainer = _trainer(settings, objective, model, rows, looked, out, peak, len(pieces) * settings.epochs)
     trainer.resume()
     last = trainer.run()
-    stops = [index for name in (TURN_END, "") if (index := _id(tokenizer, name)) is not None]
-    save_model(model.to("cpu"), tokenizer, out / "model", stops)
+    save_model(model.to("cpu"), tokenizer, out / "model", _stops(tokenizer))
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    records = account.as_json() | {
-        "lengths": dict(fitted.most_common()),
-        "max_length": limit,
-        "train": count_tokens(examples),
-        "validation": count_tokens(held),
-    }
-    write_json(out / "records.json", records)
+    write_json(out / "records.json", prepared.records)
     return {
-        "records": len(examples),
-        "validation_records": len(held),
-        "skipped": sum(account.skipped.values()),
-        "duplicates": account.duplicates,
-        "lengths": dict(fitted),
+        **prepared.counts,
         "steps": trainer.step,
         "learning_rate": trainer.rates.other,
         "precision": str(trainer.dtype).removeprefix("torch."),
         "last_loss": last["loss"],
-        "tokens": records["train"]["tokens"] * settings.epochs,
+        "tokens": prepared.records["train"]["tokens"] * settings.epochs,
         **{key: last[key] for key in ("validation_loss",) if key in last},
     }
 
@@ -143,7 +115,6 @@ def _trainer(
         tokens=rows.total,
         context=rows.context,
         batch_tokens=batch,
-        micro_tokens=max(_MICRO, rows.context),
         optimizer="adamw",
         lr=peak,
         weight_decay=settings.weight_decay,
@@ -157,7 +128,6 @@ def _trainer(
         recompute="none",
         log_every=settings.log_every,
         eval_every=max(1, rows.total // batch // settings.evaluations),
-        objective="auto",
     )
     watched = LabelledRows(held, rows.context, 1, settings.seed) if held else None
 
@@ -165,7 +135,7 @@ def _trainer(
         if watched is None:
             return {}
         found = watched.rows(0, len(watched))
-        loss = trainer.spread.measure(found) / max(1, int((found.targets != IGNORE).sum()))
+        loss = nats(trainer, found) / max(1, int((found.targets != IGNORE).sum()))
         trainer.append("log.jsonl", {"step": trainer.step, "validation_loss": round(loss, 6)})
         return {"validation_loss": loss}
 
@@ -182,8 +152,7 @@ def _trainer(
     )
 
 
-def _id(tokenizer: Any, name: str) -> int | None:
-    """The id of a special token; of "" that which ends a document."""
-    if name:
-        return tokenizer.backend_tokenizer.token_to_id(name)
-    return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+def _stops(tokenizer: Any) -> list[int]:
+    """Ids that end an answer: of a turn, where the tokenizer has such a one, and of a document."""
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    return [index for index in (tokenizer.backend_tokenizer.token_to_id(TURN_END), end) if index is not None]

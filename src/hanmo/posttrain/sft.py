@@ -9,7 +9,6 @@ same weights to the last bit, so the result is that of an undisturbed run.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ import datasets
 import torch
 from trl import SFTConfig, SFTTrainer
 
-from hanmo.errors import HanmoError
 from hanmo.models.folder import resolve
 from hanmo.posttrain import own, training
-from hanmo.posttrain.encode import IGNORE, Example, count_tokens, encode_dialogue
-from hanmo.posttrain.records import hold_out, read_items, sft_kind
+from hanmo.posttrain.encode import IGNORE, Example, encode_dialogue
+from hanmo.posttrain.prepare import prepare
 from hanmo.posttrain.scoring import pad_rows, sequence_log_probs, use_label_scoring
 from hanmo.posttrain.settings import SftSettings
 
@@ -89,26 +87,14 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     training.clear(out)
     training.quiet()
     start = training.Start(inputs["model"][0], settings, out)
-    items, account = read_items(inputs["records"], settings, sft_kind(settings))
-    fitted: Counter[str] = Counter()
-    sides: list[list[Example]] = []
-    for side in hold_out(items, settings.validation):
-        encoded = (encode_dialogue(start.chat, item.value, start.limit, settings.too_long, fitted) for item in side)
-        sides.append([example for example in encoded if example is not None])
-    examples, held = sides
-    if not examples:
-        raise HanmoError(
-            f"none of the {len(items)} records fits into {start.limit} tokens ({dict(fitted)}); "
-            "raise max_length or set too_long: truncate"
-        )
-    for line in account.lines(fitted):
-        training.announce(line)
-    records = account.as_json() | {
-        "lengths": dict(fitted.most_common()),
-        "max_length": start.limit,
-        "train": count_tokens(examples),
-        "validation": count_tokens(held),
-    }
+    chat = start.chat
+    prepared = prepare(
+        settings,
+        inputs["records"],
+        lambda dialogue, limit, notes: encode_dialogue(chat, dialogue, limit, settings.too_long, notes),
+        start.limit,
+    )
+    examples, held = prepared.examples, prepared.held
     lengths = [len(example.input_ids) for example in examples]
     arguments = SFTConfig(
         **training.common_arguments(start, settings, out, lengths, 1.0),
@@ -131,19 +117,15 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     look = (lambda: held_out_loss(start, held)) if held else None
     reporter = training.Reporter(out / "log.jsonl", "sft", _LOGGED, look, settings.evaluations)
     training.train(trainer, reporter)
-    training.save(start, out, records)
+    training.save(start, out, prepared.records)
     counts = {
-        "records": len(examples),
-        "validation_records": len(held),
-        "skipped": sum(account.skipped.values()),
-        "duplicates": account.duplicates,
-        "lengths": dict(fitted),
+        **prepared.counts,
         "steps": trainer.state.global_step,
         "learning_rate": arguments.learning_rate,
         "precision": str(start.dtype).removeprefix("torch."),
         "first_loss": reporter.losses[0],
         "last_loss": reporter.losses[-1],
-    } | training.speed(reporter, len(examples) * settings.epochs, records["train"]["tokens"] * settings.epochs)
+    } | training.speed(reporter, len(examples) * settings.epochs, prepared.records["train"]["tokens"] * settings.epochs)
     if reporter.measured:
         counts["validation_loss_before"] = reporter.measured[0]["validation_loss"]
         counts["validation_loss_after"] = reporter.measured[-1]["validation_loss"]

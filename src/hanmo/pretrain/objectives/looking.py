@@ -112,7 +112,7 @@ def unified_look(
 
     def measure(trainer: Any) -> dict[str, Any]:
         found = masks(trainer) if masks else {}
-        bits = {name: round(_nats(trainer, rows) / size / float(np.log(2)), 5) for name, (rows, size) in texts.items()}
+        bits = {name: round(nats(trainer, rows) / size / float(np.log(2)), 5) for name, (rows, size) in texts.items()}
         found |= _told(trainer, "heldout_bpb", bits, len(heldout), "held-out {} bits per byte")
         if texts:
             _samples(trainer, tokenizer, prompts, eos)
@@ -180,15 +180,15 @@ def _mean_losses(trainer: Any, source: RowSource, settings: PretrainSettings) ->
     return round(nats / max(1.0, targets), 5), round(asked / max(1.0, paired), 5)
 
 
-def _nats(trainer: Any, rows: Rows) -> float:
+def nats(trainer: Any, rows: Rows) -> float:
     """The loss of all rows, in whole micro-batches, as many in every process."""
     micro, world = trainer.batches.micro, trainer.world
     together = micro * world.size
     rows = filled_up(rows, -(-len(rows.inputs) // together) * together)
-    nats = 0.0
+    found = 0.0
     for first in range(world.rank * micro, len(rows.inputs), together):
-        nats += trainer.spread.measure(taken(rows, slice(first, first + micro)))
-    return world.sum(nats)[0]
+        found += trainer.spread.measure(taken(rows, slice(first, first + micro)))
+    return world.sum(found)[0]
 
 
 def _told(trainer: Any, key: str, by_data: dict[str, float], folders: int, words: str) -> dict[str, Any]:
@@ -248,10 +248,10 @@ def _packed_bits(trainer: Any, tokens: Tokens, ends: np.ndarray, eos: int, pinyi
     shape = (-1, context)
     arrays |= {"position": (place - begin).astype(np.int32), "segment": document.astype(np.int32)}
     rows = Rows(**{name: array.reshape(shape) for name, array in arrays.items()})
-    nats = 0.0
+    found = 0.0
     for first in range(world.rank * micro, len(rows.inputs), micro * world.size):
-        nats += trainer.spread.measure(taken(rows, slice(first, first + micro)))
-    return world.sum(nats)[0] / float(np.log(2))
+        found += trainer.spread.measure(taken(rows, slice(first, first + micro)))
+    return world.sum(found)[0] / float(np.log(2))
 
 
 @torch.no_grad()
