@@ -163,6 +163,23 @@ def test_a_run_goes_on_to_the_same_bits(
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+def test_a_stock_t5_is_tuned(tokenizer_folder: Path, jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    tokenizer = load(tokenizer_folder)
+    torch.manual_seed(0)
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+    config = transformers.T5Config(vocab_size=len(tokenizer), **shape)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    save(tokenizer, tmp_path / "t5")
+    settings = SftSettings(epochs=4, batch_size=4, learning_rate=5e-3, precision="fp32", threads=1, max_length=64)
+    inputs = {"model": [tmp_path / "t5"], "records": [jsonl(dialogue(index) for index in range(30))]}
+    sft.run(settings, inputs, tmp_path / "out")
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    again = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out" / "model")
+    assert type(again).__name__ == "T5ForConditionalGeneration"
+
+
 def test_slips_are_one_line(unified: Path, tokenizer_folder: Path, jsonl: Callable[..., Path], tmp_path: Path) -> None:
     records = jsonl([dialogue(1)])
     config = transformers.BertConfig(vocab_size=640, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)

@@ -39,6 +39,10 @@ from hanmo.tokenizer.chat import TURN_END
 _OWN = {"linglong": "causal", "hanmo_unified": "unified"}
 
 
+#: Tokens of the longest record where neither the settings nor the model say it.
+_LONGEST = 512
+
+
 def objective_of(folder: Path) -> str | None:
     """What the model in a folder is tuned on here; None for what TRL tunes.
 
@@ -71,8 +75,8 @@ def run(
     if getattr(config, "backward", False) or getattr(config, "use_pinyin", False):
         raise HanmoError(f"{folder}: models from right to left, or with pinyin, are not tuned on dialogues")
     tokenizer = load(folder)
-    context = config.max_position_embeddings
-    limit = min(settings.max_length or context, context)
+    # A stock T5 has no longest row.
+    limit = min(filter(None, (settings.max_length, getattr(config, "max_position_embeddings", None))), default=_LONGEST)
     encode = encoder_of(tokenizer, settings.too_long)
     prepared = prepare(settings, inputs["records"], encode, limit)
     start = getattr(config, "decoder_start_token_id", None) or 0
