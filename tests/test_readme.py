@@ -8,6 +8,7 @@ A fenced block is run by this test when an HTML comment (which no reader sees) s
     <!-- test: needs=llama_cpp -->                   leave it out where that module is not installed
     <!-- test: background=8000 -->                   start it, go on when the port answers, end it after the last block
                                                      (where that port is taken, all blocks get another one instead)
+    <!-- test: shared=world -->                      made once for all pages that have the same block
 
 The marked ```bash and ```python blocks run one after the other, in one empty folder that has a copy of recipes/, with
 the environment's programs on PATH; a block may use what an earlier one made. Bash stops at the first failing command.
@@ -34,7 +35,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(
     r"(?:^<!-- test:(?P<marks>[^\n]*?)-->[ \t]*\n)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```[ \t]*$", re.M | re.S
 )
-MARKS = {"append", "timeout", "needs", "background"}
+MARKS = {"append", "timeout", "needs", "background", "shared"}
+#: What shared blocks made, by their code.
+SHARED: dict[str, Path] = {}
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,9 @@ def run_all(text: str, folder: Path) -> int:
             if (needs := block.marks.get("needs")) and importlib.util.find_spec(needs) is None:
                 continue
             count += 1
+            if made := SHARED.get(block.code):
+                shutil.copytree(made, folder / "runs", dirs_exist_ok=True)
+                continue
             where = f"the block of line {block.line}"
             child = subprocess.Popen(
                 command_of(block, ports),
@@ -148,6 +154,8 @@ def run_all(text: str, folder: Path) -> int:
             assert child.returncode == 0, (
                 f"{where} ended with status {child.returncode}:\n{block.code}\n{output[-4000:]}"
             )
+            if "shared" in block.marks:
+                SHARED[block.code] = Path(shutil.copytree(folder / "runs", folder.with_name(f"{folder.name}-shared")))
     finally:
         for child in background:
             end_group(child)
@@ -184,6 +192,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
         "docs/training.md",
         "docs/continuing.md",
         "docs/importing.md",
+        "docs/exporting.md",
     ],
 )
 def test_the_pages_run(page: str, tmp_path: Path) -> None:

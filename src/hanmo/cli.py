@@ -1,54 +1,28 @@
-"""The command line: one thin command a verb.
-
-The commands of stages are made from their schemas: every input role and every setting is an option, so that what a
-recipe can say, the command line can say by the same name.
-"""
+"""The command line: one thin command a verb."""
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import sys
-from copy import copy
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
-from pydantic_core import PydanticUndefined
 
 from hanmo import ranks
-from hanmo.errors import HanmoError, describe_os_error, nearest
+from hanmo.errors import HanmoError, describe_os_error
 from hanmo.models.commands import COMMANDS as MODEL_COMMANDS
 from hanmo.plan.commands import models, plan
-from hanmo.remote import as_path, is_url
-from hanmo.stage import Settings, StageKind
+from hanmo.remote import is_url
+from hanmo.serve.commands import COMMANDS as TALKING
+from hanmo.stage_commands import Group, Place, stage_command
 from hanmo.stages import KINDS
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-class _Place(click.Path):
-    """A path, or the URL of something elsewhere (see `hanmo.remote`)."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return as_path(value) if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
-
-
-class _Group(click.Group):
-    """Keeps the commands in the corridor's order and names the nearest on a slip."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            raise HanmoError(f"unknown command '{args[0]}'{nearest(args[0], self.commands)} (see `hanmo --help`)")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Group, context_settings=_CONTEXT)
+@click.group(cls=Group, context_settings=_CONTEXT)
 @click.version_option(package_name="hanmo")
 def cli() -> None:
     """Hanmo (翰墨): small Chinese language models, from raw text to an evaluated, exported and served model."""
@@ -57,7 +31,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("settings", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
-@click.option("--out", type=_Place(path_type=Path), help="The run's folder (default: runs/NAME OF THE RECIPE).")
+@click.option("--out", type=Place(path_type=Path), help="The run's folder (default: runs/NAME OF THE RECIPE).")
 @click.option("--from", "start", metavar="STAGE", help="Run this stage and all that reads it anew.")
 @click.option("--until", metavar="STAGE", help="Stop behind this stage.")
 @click.option("--only", metavar="STAGE", help="Run this stage alone; what it reads must be done.")
@@ -88,7 +62,7 @@ def run(
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("settings", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
-@click.option("--out", type=_Place(path_type=Path), required=True, help="The run's folder; all machines see it.")
+@click.option("--out", type=Place(path_type=Path), required=True, help="The run's folder; all machines see it.")
 @click.option("--partition", default="", help="Slurm's partition.")
 @click.option("--time", default="", help="Limit of each job, e.g. 12:00:00.")
 @click.option("--cpus", type=click.IntRange(min=1), default=4, show_default=True, help="Processors of each job.")
@@ -134,7 +108,7 @@ cli.add_command(models)
 
 
 @cli.command()
-@click.argument("directory", type=_Place(path_type=Path))
+@click.argument("directory", type=Place(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(directory: Path, as_json: bool) -> None:
     """Say what stands in a run's folder: stages, seconds, memory."""
@@ -158,108 +132,6 @@ def status(directory: Path, as_json: bool) -> None:
     Console().print(table)
 
 
-class _StageGroup(_Group):
-    """A stage's command that also holds commands of its room: `hanmo corpus --out …` and `hanmo corpus inspect …`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] in self.commands:  # what the stage must be given is not asked of the others
-            for option in self.params:
-                option.required = False
-        return super().parse_args(ctx, args)
-
-
-def _stage_command(what: StageKind, room: tuple[str, str] | None = None) -> click.Command:
-    """The command of one kind of stage.
-
-    Args:
-        room: the stage's own name among the room's commands, and "module:name" of a list of the others.
-    """
-    options: list[click.Parameter] = []
-    for item in what.inputs:
-        options.append(
-            click.Option(
-                [f"--{item.role}", f"input_{item.role}"],
-                type=_Place(exists=True, path_type=Path),
-                required=item.required,
-                multiple=item.many,
-                help=item.doc + (" (may be given several times)" if item.many else ""),
-            )
-        )
-    options.append(click.Option(["--out"], type=_Place(path_type=Path), required=True, help="the folder to make"))
-    if what.planner:
-        options.append(
-            click.Option(["--fit"], is_flag=True, help="choose what decides memory so that it fits into what is free")
-        )
-    options += _settings_options(what.settings)
-
-    def call(out: Path, fit: bool = False, **given: Any) -> None:
-        from hanmo.api import run_stage
-
-        inputs = {key[6:]: value for key, value in given.items() if key.startswith("input_") and value}
-        settings: dict[str, Any] = {}
-        for key, text in given.items():
-            if key.startswith("set_") and text is not None:
-                *groups, name = key[4:].split("__")
-                place = settings
-                for group in groups:
-                    place = place.setdefault(group, {})
-                place[name] = _value(text, key[4:].replace("__", "."))
-        manifest = run_stage(what.do, out=out, inputs=inputs, fit=fit, **settings)
-        if not ranks.following():
-            click.echo(json.dumps({"out": str(out), **manifest["counts"]}, ensure_ascii=False))
-
-    summary = what.summary[0].upper() + what.summary[1:] + "."
-    if room is None:
-        return click.Command(what.do, callback=call, params=options, help=summary)
-
-    @click.pass_context
-    def call_alone(ctx: click.Context, **given: Any) -> None:
-        if ctx.invoked_subcommand is None:
-            call(**given)
-
-    group = _StageGroup(what.do, callback=call_alone, params=options, help=summary, invoke_without_command=True)
-    own, place = room
-    group.add_command(click.Command(own, callback=call, params=[copy(option) for option in options], help=summary))
-    module, _, name = place.partition(":")
-    for command in getattr(importlib.import_module(module), name):
-        group.add_command(command)
-    return group
-
-
-def _settings_options(schema: type[Settings], group: str = "") -> list[click.Parameter]:
-    """One option per setting; those of a group of settings are called `--group.name`."""
-    options: list[click.Parameter] = []
-    for name, info in schema.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Settings):
-            options += _settings_options(info.annotation, f"{group}{name}.")
-            continue
-        default = info.get_default(call_default_factory=True) if not info.is_required() else PydanticUndefined
-        shown = "" if default is PydanticUndefined or default in (None, "") else f" [default: {_plain(default)}]"
-        options.append(
-            click.Option(
-                [f"--{group}{name.replace('_', '-')}", f"set_{group.replace('.', '__')}{name}"],
-                metavar="VALUE",
-                help=(info.description or "") + shown,
-            )
-        )
-    return options
-
-
-def _plain(value: Any) -> str:
-    if hasattr(value, "model_dump"):
-        value = value.model_dump()
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _value(text: str, name: str) -> Any:
-    """An option's text as YAML: numbers, true, [lists] and {groups} as a recipe would hold them."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise HanmoError(f"--{name.replace('_', '-')}: '{text}' is no YAML value ({error})") from None
-
-
 #: Rooms that have further commands beside their stage: the stage's own name among them, and where they are.
 _ROOMS = {
     "corpus": ("make", "hanmo.corpus.commands:COMMANDS"),
@@ -268,10 +140,10 @@ _ROOMS = {
 }
 
 for _kind in KINDS.values():
-    cli.add_command(_stage_command(_kind, _ROOMS.get(_kind.do)))
+    cli.add_command(stage_command(_kind, _ROOMS.get(_kind.do)))
 
 
-@cli.group(cls=_Group)
+@cli.group(cls=Group)
 def model() -> None:
     """Change model folders and look into them: another vocabulary, hidden states."""
 
@@ -280,78 +152,8 @@ for _command in MODEL_COMMANDS:
     model.add_command(_command)
 
 
-def _talking(command: Any) -> Any:
-    """The options that generate, chat and serve share; they arrive as `sampling` and as engine options."""
-    for option in reversed(
-        [
-            click.option("--max-tokens", type=int, help="Longest answer in tokens."),
-            click.option("--temperature", type=float, help="0 takes the likeliest token; 0.7 is the default."),
-            click.option("--top-p", type=float, help="Draw from the likeliest tokens of this share; 0.9."),
-            click.option("--top-k", type=int, help="Draw from so many of the likeliest tokens; 0 is off."),
-            click.option("--repetition-penalty", type=float, help="Above 1 makes repetition dearer."),
-            click.option("--seed", type=int, help="Makes the draw repeatable."),
-            click.option("--stop", multiple=True, help="End an answer before this text (may be given several times)."),
-            click.option("--context", type=int, help="Tokens of prompt and answer together."),
-            click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps, ..."),
-            click.option("--threads", type=int, help="CPU threads."),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def _sampling(given: dict[str, Any], **defaults: Any) -> Any:
-    """Take the sampling options out of `given` and make a `Sampling` of them."""
-    from dataclasses import fields
-
-    from hanmo.serve.sampling import Sampling
-
-    chosen = {f.name: given.pop(f.name) for f in fields(Sampling) if f.name in given}
-    return Sampling(**{**defaults, **{name: value for name, value in chosen.items() if value not in (None, ())}})
-
-
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("prompts", nargs=-1)
-@click.option("--input", type=click.Path(path_type=Path), help="A file of prompts: one a line, or jsonl {prompt}.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write completions there as jsonl.")
-@click.option("--prefix", default="", help="Text before every prompt.")
-@click.option("--suffix", default="", help="Text behind every prompt.")
-@click.option("--as-chat", is_flag=True, help="Ask the prompts as questions instead of continuing them.")
-@_talking
-def generate(model: Path, prompts: tuple[str, ...], **given: Any) -> None:
-    """Continue PROMPTS with a MODEL (a model folder, a stage's folder or a .gguf file)."""
-    from hanmo.serve import generate as function
-
-    sampling = _sampling(given, max_tokens=256)
-    function(model, list(prompts), sampling=sampling, **given)
-
-
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--system", help="A system message at the head of the conversation.")
-@_talking
-def chat(model: Path, **given: Any) -> None:
-    """Talk to a MODEL in the terminal; /help there lists what can be done."""
-    from hanmo.serve import chat as function
-
-    sampling = _sampling(given)
-    function(model, sampling=sampling, **given)
-
-
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Anything but loopback needs a key.")
-@click.option("--port", default=8000, show_default=True, help="0 takes any free one.")
-@click.option("--api-key", help="What clients must send; or set HANMO_API_KEY.")
-@click.option("--waiting", default=16, show_default=True, help="Requests that may wait; more get status 503.")
-@_talking
-def serve(model: Path, **given: Any) -> None:
-    """Serve a MODEL over an OpenAI-compatible API, with a chat page at /."""
-    from hanmo.serve import serve as function
-
-    sampling = _sampling(given)
-    function(model, sampling=sampling, **given)
+for _command in TALKING:
+    cli.add_command(_command)
 
 
 @cli.command()

@@ -90,7 +90,10 @@ _ALL = (
         "convert",
         "write a model as GGUF for llama.cpp and Ollama",
         ConvertSettings,
-        (Input("model", "the model to convert"),),
+        (
+            Input("model", "the model to convert"),
+            Input("corpus", "folder of a corpus stage: its text tells which weights matter", required=False),
+        ),
         "hanmo.convert.stage:run",
     ),
     StageKind(

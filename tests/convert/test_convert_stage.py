@@ -21,7 +21,7 @@ def test_writes_one_file_for_each_format_and_counts(tiny_model_dir: Path, tmp_pa
     for form, file in counts["files"].items():
         assert file["file"] == f"model-{form}.gguf"
         assert file["bytes"] == (out / file["file"]).stat().st_size
-        assert file["tensors"] == 46 and file["kept_f16"] == []
+        assert file["tensors"] == 46 and file["instead"] == {}
     assert counts["files"]["q8_0"]["bytes"] < counts["files"]["f16"]["bytes"] < counts["files"]["f32"]["bytes"]
 
 

@@ -66,7 +66,7 @@ def test_matrices_in_the_format_and_vectors_in_f32(tiny_model_dir: Path, tmp_pat
     report = convert_gguf(tiny_model_dir, tmp_path / "m.gguf", dtype)
     for tensor in gguf.GGUFReader(report.path).tensors:
         assert tensor.tensor_type.name == (kind if len(tensor.shape) == 2 else "F32")
-    assert report.kept_f16 == []
+    assert report.instead == {}
 
 
 def test_metadata_and_vocabulary(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_q8_rows_that_do_not_divide_stay_f16(tiny_tokenizer_dir: Path, tmp_path:
     shutil.copytree(tiny_tokenizer_dir, tmp_path / "odd")
     Qwen3ForCausalLM(config).save_pretrained(tmp_path / "odd")
     report = convert_gguf(tmp_path / "odd", tmp_path / "m.gguf", "q8_0")
-    assert report.kept_f16 == ["blk.0.ffn_down.weight"]
+    assert report.instead == {"F16": ["blk.0.ffn_down.weight"]}
     types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(report.path).tensors}
     assert types["blk.0.ffn_down.weight"] == "F16" and types["blk.0.ffn_up.weight"] == "Q8_0"
     assert types["output.weight"] == "Q8_0"  # not tied: a matrix of its own

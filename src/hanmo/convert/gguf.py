@@ -11,7 +11,8 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,8 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import LlamaFileType
 
 from hanmo.convert.architectures import experts_of, find
-from hanmo.convert.settings import FORMATS, unknown_format
+from hanmo.convert.quantise import Importance, quantise, types_of
+from hanmo.convert.settings import FORMATS, WRITTEN, unknown_format
 from hanmo.convert.vocabulary import Vocabulary, read_vocabulary
 from hanmo.convert.weights import Tensor, plan
 from hanmo.errors import HanmoError, describe_os_error
@@ -42,7 +44,8 @@ class GgufReport:
     """What was written.
 
     Attributes:
-        kept_f16: tensors whose rows do not divide into the format's blocks, written as F16 instead.
+        instead: matrices whose rows do not divide into the format's blocks, by what they were written as.
+        types: tensors by type.
         padded_tokens: embedding rows beyond the tokenizer, named `[PADn]`.
     """
 
@@ -53,19 +56,29 @@ class GgufReport:
     tensors: int = 0
     parameters: int = 0
     padded_tokens: int = 0
-    kept_f16: list[str] = field(default_factory=list)
+    instead: dict[str, list[str]] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
 
 
 def convert_gguf(
-    model_dir: Path | str, out_path: Path | str, dtype: str = "f16", *, name: str | None = None
+    model_dir: Path | str,
+    out_path: Path | str,
+    dtype: str = "f16",
+    *,
+    name: str | None = None,
+    importance: Importance | None = None,
+    threads: int = 0,
 ) -> GgufReport:
     """Write the model folder `model_dir` (or a stage's) as the GGUF file `out_path`, which appears whole or not at all.
 
     Args:
         model_dir: config.json, model.safetensors (one or sharded) and the tokenizer, of a class in `ARCHITECTURES`.
         out_path: the file to write.
-        dtype: a key of `FORMATS`, for the matrices; vectors are F32.
+        dtype: a key of `FORMATS`, for the matrices; vectors are F32. Those that llama.cpp's quantiser makes need
+            llama-cpp-python, and disk for the model in F32 beside `out_path`.
         name: what the file calls the model; by default the model card's name, else the folder's.
+        importance: for that quantiser (see `hanmo.convert.importance`).
+        threads: of that quantiser; 0 for all.
 
     Raises:
         HanmoError: an unknown format or architecture, a tokenizer that llama.cpp would not follow, torn or non-finite
@@ -74,6 +87,19 @@ def convert_gguf(
     if dtype not in FORMATS:
         raise HanmoError(unknown_format(dtype))
     folder, out_path = resolve(model_dir), Path(out_path)
+    if dtype in WRITTEN:
+        return _write(folder, out_path, dtype, name)
+    exact = out_path.with_name(f".{out_path.name}.f32.tmp")
+    try:
+        report = _write(folder, exact, "f32", name)
+        quantise(exact, out_path, dtype, importance, threads)
+    finally:
+        exact.unlink(missing_ok=True)
+    types, odd = types_of(out_path, dtype)
+    return replace(report, path=out_path, format=dtype, bytes=out_path.stat().st_size, types=dict(types), instead=odd)
+
+
+def _write(folder: Path, out_path: Path, dtype: str, name: str | None) -> GgufReport:
     config_path = folder / "config.json"
     config = read_json(config_path)
     architecture = find(config, config_path)
@@ -85,9 +111,9 @@ def convert_gguf(
     report.parameters = sum(size for _, size in sizes)
     # What the experts of a layer hold, which only some of them need for a token.
     routed = sum(size for tensor, size in sizes if "_exps." in tensor.name)
-    report.kept_f16 = [
-        tensor.name for tensor in tensors if tensor.kind == Kind.F16 and len(tensor.shape) > 1 and dtype != "f16"
-    ]
+    report.types = dict(Counter(tensor.kind.name for tensor in tensors))
+    if dtype != "f16" and (halves := [t.name for t in tensors if t.kind == Kind.F16 and len(t.shape) > 1]):
+        report.instead = {"F16": halves}
     report.padded_tokens = vocabulary.padded
     try:
         with atomic_write(out_path, "wb") as file:

@@ -7,10 +7,13 @@ from typing import Any
 from pydantic import field_validator
 
 from hanmo.errors import nearest
-from hanmo.stage import Settings, factory
+from hanmo.stage import Settings, factory, setting
 
-#: What weights can be written as, with the bits each weight takes.
-FORMATS: dict[str, float] = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5}
+#: What weights are written as by us, with the bits each weight takes.
+WRITTEN: dict[str, float] = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5}
+#: What llama.cpp's quantiser makes of them; a mixture has more bits for a few matrices.
+BLOCKS: dict[str, float] = {"q6_k": 6.56, "q5_k_m": 5.7, "q4_k_m": 4.8, "q4_0": 4.5, "iq4_xs": 4.25}
+FORMATS = WRITTEN | BLOCKS
 
 
 def unknown_format(name: str) -> str:
@@ -23,8 +26,13 @@ class ConvertSettings(Settings):
 
     formats: list[str] = factory(
         lambda: ["f32", "f16", "q8_0"],
-        "one file each: f32 (exact), f16 or bf16 (half the size), q8_0 (8 bits, a quarter of the size)",
+        "one file each: f32 (exact), f16 or bf16 (half the size), q8_0 (8 bits, a quarter of the size), and by "
+        "llama.cpp's quantiser q6_k, q5_k_m, q4_k_m, q4_0, iq4_xs",
     )
+    importance_tokens: int = setting(
+        200_000, "of the corpus, where one is given: which weights the quantiser rounds with more care", ge=1000
+    )
+    threads: int = setting(0, "of the quantiser and of the importance; 0: all", affects="speed", ge=0)
 
     @field_validator("formats", mode="before")
     @classmethod

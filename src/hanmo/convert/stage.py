@@ -7,7 +7,8 @@ from typing import Any
 
 from hanmo.console import console, human_bytes
 from hanmo.convert.gguf import convert_gguf
-from hanmo.convert.settings import ConvertSettings
+from hanmo.convert.importance import measure
+from hanmo.convert.settings import BLOCKS, ConvertSettings
 from hanmo.models.folder import resolve
 
 
@@ -16,17 +17,24 @@ def run(settings: ConvertSettings, inputs: dict[str, list[Path]], out: Path) -> 
 
     What an earlier, killed or different, try left in `out` is removed first.
     """
-    (source,) = inputs["model"]
+    (source,), corpus = inputs["model"], inputs.get("corpus")
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in ("model-*.gguf", ".model-*.gguf.*.tmp"):
+    for pattern in ("model-*.gguf", ".model-*.gguf.*tmp"):
         for leftover in out.glob(pattern):
             leftover.unlink()
     folder = resolve(source)
     name = folder.resolve().parent.name if folder.name == "model" else None
     counts: dict[str, Any] = {"files": {}}
+    importance = None
+    if corpus and any(form in BLOCKS for form in settings.formats):
+        importance = measure(folder, corpus[0], settings.importance_tokens, settings.threads)
+        counts["importance"] = {"matrices": len(importance), "tokens": settings.importance_tokens}
     for form in settings.formats:
-        report = convert_gguf(folder, out / f"model-{form}.gguf", form, name=name)
-        note = f", {len(report.kept_f16)} tensors kept in F16" if report.kept_f16 else ""
+        report = convert_gguf(
+            folder, out / f"model-{form}.gguf", form, name=name, importance=importance, threads=settings.threads
+        )
+        odd = "".join(f", {len(names)} matrices as {kind}" for kind, names in report.instead.items())
+        note = f"{odd} (their rows do not divide into its blocks)" if odd else ""
         console.print(f"{report.path.name}: {human_bytes(report.bytes)}, {report.tensors} tensors{note}")
         counts["parameters"] = report.parameters
         counts["padded_tokens"] = report.padded_tokens
@@ -34,6 +42,7 @@ def run(settings: ConvertSettings, inputs: dict[str, list[Path]], out: Path) -> 
             "file": report.path.name,
             "bytes": report.bytes,
             "tensors": report.tensors,
-            "kept_f16": report.kept_f16,
+            "types": report.types,
+            "instead": {kind: len(names) for kind, names in report.instead.items()},
         }
     return counts

@@ -92,7 +92,7 @@ def _train(
 
     if settings.objective == "causal":  # the planner knows decoders alone
         settings = settle(settings, model, world, dtype)
-    source, step, seen = _objective(settings, data, tokenizer, model)
+    source, step, seen = learned(settings, data, tokenizer, model)
     keep = keeper(settings, save)
     # Only a model that predicts every token says how many bits a text has.
     size = bytes_per_token(facts, order) if settings.objective == "causal" else None
@@ -144,7 +144,7 @@ def _train(
     return counts | {key: value for key, value in last.items() if key == "loss" or key.startswith("heldout_")}
 
 
-def _objective(
+def learned(
     settings: PretrainSettings, data: Data, tokenizer: PreTrainedTokenizerFast, model: Any
 ) -> tuple[RowSource, StepBuilder, Callable[[Trainer], dict[str, Any]]]:
     """The rows, the step and the look of what the run learns."""

@@ -1,0 +1,86 @@
+"""The commands that talk to a model: generate, chat, serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def _talking(command: Any) -> Any:
+    """The options that generate, chat and serve share; they arrive as `sampling` and as engine options."""
+    for option in reversed(
+        [
+            click.option("--max-tokens", type=int, help="Longest answer in tokens."),
+            click.option("--temperature", type=float, help="0 takes the likeliest token; 0.7 is the default."),
+            click.option("--top-p", type=float, help="Draw from the likeliest tokens of this share; 0.9."),
+            click.option("--top-k", type=int, help="Draw from so many of the likeliest tokens; 0 is off."),
+            click.option("--repetition-penalty", type=float, help="Above 1 makes repetition dearer."),
+            click.option("--seed", type=int, help="Makes the draw repeatable."),
+            click.option("--stop", multiple=True, help="End an answer before this text (may be given several times)."),
+            click.option("--context", type=int, help="Tokens of prompt and answer together."),
+            click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps, ..."),
+            click.option("--threads", type=int, help="CPU threads."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _sampling(given: dict[str, Any], **defaults: Any) -> Any:
+    """Take the sampling options out of `given` and make a `Sampling` of them."""
+    from dataclasses import fields
+
+    from hanmo.serve.sampling import Sampling
+
+    chosen = {f.name: given.pop(f.name) for f in fields(Sampling) if f.name in given}
+    return Sampling(**{**defaults, **{name: value for name, value in chosen.items() if value not in (None, ())}})
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("prompts", nargs=-1)
+@click.option("--input", type=click.Path(path_type=Path), help="A file of prompts: one a line, or jsonl {prompt}.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write completions there as jsonl.")
+@click.option("--prefix", default="", help="Text before every prompt.")
+@click.option("--suffix", default="", help="Text behind every prompt.")
+@click.option("--as-chat", is_flag=True, help="Ask the prompts as questions instead of continuing them.")
+@_talking
+def generate(model: Path, prompts: tuple[str, ...], **given: Any) -> None:
+    """Continue PROMPTS with a MODEL (a model folder, a stage's folder or a .gguf file)."""
+    from hanmo.serve import generate as function
+
+    sampling = _sampling(given, max_tokens=256)
+    function(model, list(prompts), sampling=sampling, **given)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--system", help="A system message at the head of the conversation.")
+@_talking
+def chat(model: Path, **given: Any) -> None:
+    """Talk to a MODEL in the terminal; /help there lists what can be done."""
+    from hanmo.serve import chat as function
+
+    sampling = _sampling(given)
+    function(model, sampling=sampling, **given)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Anything but loopback needs a key.")
+@click.option("--port", default=8000, show_default=True, help="0 takes any free one.")
+@click.option("--api-key", help="What clients must send; or set HANMO_API_KEY.")
+@click.option("--waiting", default=16, show_default=True, help="Requests that may wait; more get status 503.")
+@_talking
+def serve(model: Path, **given: Any) -> None:
+    """Serve a MODEL over an OpenAI-compatible API, with a chat page at /."""
+    from hanmo.serve import serve as function
+
+    sampling = _sampling(given)
+    function(model, sampling=sampling, **given)
+
+
+#: What `hanmo` itself has from this room.
+COMMANDS = [generate, chat, serve]
