@@ -128,6 +128,11 @@ def dpo(model: PathLike, pairs: PathLike | Iterable[PathLike], out: PathLike, **
     return run_stage("dpo", out=out, inputs={"model": model, "pairs": pairs}, **settings)
 
 
+def understand(model: PathLike, data: PathLike, out: PathLike, **settings: Any) -> dict[str, Any]:
+    """Tune a model on an understanding task. See `UnderstandSettings`."""
+    return run_stage("understand", out=out, inputs={"model": model, "data": data}, **settings)
+
+
 def evaluate(
     model: PathLike | Iterable[PathLike],
     out: PathLike,

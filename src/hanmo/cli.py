@@ -136,6 +136,7 @@ def status(directory: Path, as_json: bool) -> None:
 _ROOMS = {
     "corpus": ("make", "hanmo.corpus.commands:COMMANDS"),
     "tokenizer": ("train", "hanmo.tokenizer.commands:COMMANDS"),
+    "understand": ("train", "hanmo.understand.commands:COMMANDS"),
     "convert": ("gguf", "hanmo.convert.commands:COMMANDS"),
 }
 

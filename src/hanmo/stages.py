@@ -12,6 +12,7 @@ from hanmo.pretrain.settings import PretrainSettings
 from hanmo.stage import Input, StageKind
 from hanmo.tokenizer.settings import TokenizerSettings
 from hanmo.tokens.settings import TokensSettings
+from hanmo.understand.settings import UnderstandSettings
 
 _ALL = (
     StageKind(
@@ -74,6 +75,13 @@ _ALL = (
         DpoSettings,
         (Input("model", "the model to tune"), Input("pairs", "files of preferences", many=True)),
         "hanmo.posttrain.dpo:run",
+    ),
+    StageKind(
+        "understand",
+        "tune a model on an understanding task (CLUE, entities, reading) and predict",
+        UnderstandSettings,
+        (Input("model", "the model to tune"), Input("data", "the folder with the task's files")),
+        "hanmo.understand.stage:run",
     ),
     StageKind(
         "eval",
