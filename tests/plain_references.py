@@ -271,9 +271,18 @@ def linglong(
 
 
 def zhouwenwang(
-    weights: Weights, ids: list[int], types: list[int], heads: int, at: str = "", eps: float = 1e-12
+    weights: Weights,
+    ids: list[int],
+    types: list[int],
+    heads: int,
+    at: str = "",
+    eps: float = 1e-12,
+    states: bool = False,
 ) -> torch.Tensor:
-    """Zhouwenwang: [positions, vocabulary]. A query sees a key whose running sum of types is not above its own."""
+    """Zhouwenwang: [positions, vocabulary], or the last `states` [positions, d].
+
+    A query sees a key whose running sum of types is not above its own.
+    """
     w = _double(weights)
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -298,7 +307,8 @@ def zhouwenwang(
         x = x + linear(torch.cat(parts, 1), f"{here}attention.output.dense")
         h = _gelu(linear(norm(x, f"{here}ln"), f"{here}intermediate.dense"))
         x = x + linear(h, f"{here}output.dense")
-    return norm(x, "encoder.ln") @ words.T
+    x = norm(x, "encoder.ln")
+    return x if states else x @ words.T
 
 
 def randeng(weights: Weights, ids: list[int], written: list[int], heads: int, eps: float = 1e-5) -> torch.Tensor:

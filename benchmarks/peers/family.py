@@ -262,7 +262,8 @@ def _neighbours(name: str, value: torch.Tensor, heads: int) -> torch.Tensor:
 @torch.no_grad()
 def _filled_alike(model: Any, family: Family, ids: torch.Tensor) -> str:
     """Whether what is likeliest at every place is the same beside a longer row, padded, as alone."""
-    pad = family.tokenizer.pad_token_id or 0
+    pad = family.tokenizer.pad_token_id
+    assert isinstance(pad, int)
     same = total = 0
     for length in (8, 16, 24, 40):
         row = ids[0, :length]

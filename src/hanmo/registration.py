@@ -16,7 +16,12 @@ from typing import Any
 
 _AUTO, _LAYERS = "transformers.models.auto.", "transformers.modeling_layers"
 #: Modules of model classes.
-_MODELS = ("hanmo.models.linglong.modeling", "hanmo.models.unified.model", "hanmo.models.megatron_t5.model")
+_MODELS = (
+    "hanmo.models.linglong.modeling",
+    "hanmo.models.unified.model",
+    "hanmo.models.unified.heads",
+    "hanmo.models.megatron_t5.model",
+)
 
 
 def _tokenizers(table: ModuleType) -> None:

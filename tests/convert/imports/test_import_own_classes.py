@@ -11,7 +11,13 @@ import torch
 import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from fabricated_checkpoints import folder, linglong_newer, linglong_shapes, randeng, zhouwenwang
 from hanmo.cli import cli
@@ -19,7 +25,7 @@ from hanmo.convert.imports import import_model
 from hanmo.convert.imports.plan import halves
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
-from plain_references import fabricate
+from plain_references import classify, fabricate
 from plain_references import linglong as linglong_in_float64
 from plain_references import randeng as randeng_in_float64
 from plain_references import zhouwenwang as zhouwenwang_in_float64
@@ -275,7 +281,24 @@ def test_what_of_zhouwenwang_does_not_fit_is_named(tmp_path: Path) -> None:
     tuned = {f"bert_encoder.{name}": tensor for name, tensor in whole.items()} | {
         "cls_layer.weight": torch.zeros(2, 24)
     }
-    fault(tuned, UNIFIED, r"without a place there \(cls_layer.weight\)")
+    fault(tuned, UNIFIED, r"Zhouwenwang, but not wholly .*missing \(classifier.bias\)")
+
+
+@pytest.mark.parametrize(("labels", "layer"), [(1, "cls_layer"), (3, "cls_layer"), (3, "classifier")])
+def test_a_zhouwenwang_that_was_tuned_to_judge(tmp_path: Path, labels: int, layer: str) -> None:
+    """As the fine-tuning script leaves it (`bert_encoder.`, a pickle), and under a class's names."""
+    at = "bert_encoder." if layer == "cls_layer" else "roformer."
+    weights = zhouwenwang(at) | fabricate({f"{layer}.weight": (labels, 24), f"{layer}.bias": (labels,)}, 5)
+    folder(tmp_path / "there", weights, UNIFIED | {"model_type": "roformer"}, safe=layer != "cls_layer")
+    record = import_model(tmp_path / "there", tmp_path / "out")
+    assert (record["class"], record["unused"]) == ("UnifiedForSequenceClassification", [])
+    assert read_json(tmp_path / "out" / "config.json").get("problem_type") == (
+        "multi_label_classification" if labels == 1 else None
+    )
+    states = zhouwenwang_in_float64(weights, IDS, [0] * 7, 4, at, states=True)
+    model = model_of(AutoModelForSequenceClassification, tmp_path / "out")
+    with torch.no_grad():
+        close(model(torch.tensor([IDS])).logits[0], classify(weights, states, at, layer))
 
 
 # Randeng

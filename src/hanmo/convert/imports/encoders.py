@@ -80,13 +80,17 @@ def plan(source: Source) -> Plan:
         found.unmapped,
     )
     if form == "ForSequenceClassification":
-        labels = source.shape("cls_layer.weight" if script else "classifier.weight")[0]
-        config.num_labels = labels
-        if labels == 1:
-            # The script's one output goes through a sigmoid; this type does so in transformers' pipelines and losses.
-            config.problem_type = "multi_label_classification"
-            made.notes.append("one label: the logit before the sigmoid that the script takes of it")
+        say_labels(made, source.shape("cls_layer.weight" if script else "classifier.weight")[0])
     return made
+
+
+def say_labels(made: Plan, labels: int) -> None:
+    """Put the number of a classifier's labels into its configuration."""
+    made.config.num_labels = labels
+    if labels == 1:
+        # The script's one output goes through a sigmoid; this type does so in transformers' pipelines and losses.
+        made.config.problem_type = "multi_label_classification"
+        made.notes.append("one label: the logit before the sigmoid that the script takes of it")
 
 
 def _rules(form: str) -> tuple[Rule, ...]:

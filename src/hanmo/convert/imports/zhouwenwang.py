@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hanmo.convert.imports.encoders import prefix
+from hanmo.convert.imports.encoders import prefix, say_labels
 from hanmo.convert.imports.plan import DERIVED, UNUSED, Plan, Rule, apply, configure, halves, layers
 from hanmo.convert.imports.source import Source
 from hanmo.errors import HanmoError
@@ -26,10 +26,13 @@ _ANGLES = ".attention.self.rope_emb.div_term"
 _RULES: tuple[Rule, ...] = (
     (_BEFORE + r"embeddings\.position_ids", DERIVED),
     (_BEFORE + _LAYER + r"attention\.self\.rope_emb\.div_term", DERIVED),
-    # No training objective reached it; logits are the hidden states times the word embeddings.
-    (_BEFORE + r"pooler\.dense\.(?:weight|bias)", UNUSED),
     (_BEFORE + r"((?:embeddings|encoder)\..*)", r"bert.\1"),
 )
+_POOLER = _BEFORE + r"(pooler\.dense\.(?:weight|bias))"
+#: No training objective reached it; logits are the hidden states times the word embeddings.
+_WRITES: tuple[Rule, ...] = (*_RULES, (_POOLER, UNUSED))
+#: What fine-tuning made of it.
+_JUDGES: tuple[Rule, ...] = (*_RULES, (_POOLER, r"\1"), (r"(?:classifier|cls_layer)\.(weight|bias)", r"classifier.\1"))
 _KEPT = (
     "hidden_act",
     "hidden_dropout_prob",
@@ -52,8 +55,11 @@ def is_zhouwenwang(source: Source) -> bool:
 def plan(source: Source) -> Plan:
     """Map its tensors. `recognise` has seen `is_zhouwenwang`."""
     from hanmo.models.unified.config import UnifiedConfig
+    from hanmo.models.unified.heads import UnifiedForSequenceClassification
     from hanmo.models.unified.model import UnifiedForMaskedLM
 
+    script = "cls_layer.weight" in source.tensors
+    head = next((name for name in ("cls_layer.weight", "classifier.weight") if name in source.tensors), None)
     keys, at = source.keys, prefix(source, _PREFIXES)
     rows, width = source.shape(f"{at}embeddings.word_embeddings.weight")
     inner = source.shape(f"{at}encoder.layer.0.intermediate.dense.weight")[0]
@@ -66,7 +72,7 @@ def plan(source: Source) -> Plan:
     keys.confirm(inner, "intermediate_size")
     keys.confirm(count, "num_hidden_layers")
     keys.get("vocab_size", "type_vocab_size", "use_cache", "tie_word_embeddings", "is_decoder")
-    found = apply(_RULES, source)
+    found = apply(_JUDGES if head else _WRITES, source)
     for name, tensor in source.tensors.items():
         if name.endswith(_ANGLES):
             _check_angles(name, tensor, width // heads, UnifiedConfig.rope_theta, source)
@@ -86,17 +92,20 @@ def plan(source: Source) -> Plan:
         **{name: value for name in _KEPT if (value := keys.get(name)) is not None},
         **ids,
     }
-    return Plan(
-        "Zhouwenwang",
-        UnifiedForMaskedLM,
+    made = Plan(
+        "fine-tuned " * script + "Zhouwenwang",
+        UnifiedForSequenceClassification if head else UnifiedForMaskedLM,
         configure(UnifiedConfig, source, values),
         found.tensors,
         found.derived,
         found.unused,
         found.unmapped,
         ["rows of queries and keys re-ordered from rotated neighbours to rotated halves"],
-        ids,
+        {} if head else ids,
     )
+    if head:
+        say_labels(made, source.shape(head)[0])
+    return made
 
 
 def _check_angles(name: str, stored: torch.Tensor, width: int, base: float, source: Source) -> None:

@@ -120,6 +120,7 @@ class UnifiedModel(UnifiedPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        sees_all: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Last hidden states [rows, length, d], behind the last norm.
@@ -134,6 +135,7 @@ class UnifiedModel(UnifiedPreTrainedModel):
             segment_ids: [rows, length], a number for each packed document.
             past_key_values: keys and values of the tokens before. They are exact for what no later token changes, so
                 that behind a cache the first token must be of type 1.
+            sees_all: token types only say which of two texts a token is of, and hide nothing.
 
         Raises:
             ValueError: a token of type 0 behind a cache, or documents packed behind one.
@@ -146,7 +148,7 @@ class UnifiedModel(UnifiedPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
-        both_ways = token_type_ids is None and not past
+        both_ways = sees_all or (token_type_ids is None and not past)
         if token_type_ids is None:
             token_type_ids = torch.full((rows, length), int(past > 0), dtype=torch.long, device=device)
         elif past and not bool((token_type_ids[:, 0] != 0).all()):
@@ -167,7 +169,7 @@ class UnifiedModel(UnifiedPreTrainedModel):
             keys = past_key_values.get_mask_sizes(length, 0)[0]
         mask = None  # everything is seen
         if not both_ways or past or keys != length or attention_mask is not None or segment_ids is not None:
-            seen = visible(token_type_ids, segment_ids)
+            seen = visible(torch.zeros_like(token_type_ids) if sees_all else token_type_ids, segment_ids)
             # Every token before a row's new ones is seen; places that a cache of a fixed size has not filled are not.
             seen = F.pad(F.pad(seen, (past, 0), value=True), (0, keys - past - length), value=False)
             if attention_mask is not None:
