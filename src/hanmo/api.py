@@ -123,6 +123,11 @@ def sft(model: PathLike, records: PathLike | Iterable[PathLike], out: PathLike, 
     return run_stage("sft", out=out, inputs={"model": model, "records": records}, **settings)
 
 
+def reward(model: PathLike, pairs: PathLike | Iterable[PathLike], out: PathLike, **settings: Any) -> dict[str, Any]:
+    """Train a reward model on preferences. See `RewardSettings`."""
+    return run_stage("reward", out=out, inputs={"model": model, "pairs": pairs}, **settings)
+
+
 def dpo(model: PathLike, pairs: PathLike | Iterable[PathLike], out: PathLike, **settings: Any) -> dict[str, Any]:
     """Tune a model on preferences. See `DpoSettings`."""
     return run_stage("dpo", out=out, inputs={"model": model, "pairs": pairs}, **settings)

@@ -7,7 +7,7 @@ from hanmo.corpus.microworld.settings import MicroworldSettings
 from hanmo.corpus.settings import CorpusSettings
 from hanmo.errors import HanmoError, nearest
 from hanmo.evaluate.settings import EvalSettings, ReportSettings
-from hanmo.posttrain.settings import DpoSettings, SftSettings
+from hanmo.posttrain.settings import DpoSettings, RewardSettings, SftSettings
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.stage import Input, StageKind
 from hanmo.tokenizer.settings import TokenizerSettings
@@ -68,6 +68,13 @@ _ALL = (
         SftSettings,
         (Input("model", "the model to tune"), Input("records", "files of dialogues", many=True)),
         "hanmo.posttrain.sft:run",
+    ),
+    StageKind(
+        "reward",
+        "train a reward model on preferences",
+        RewardSettings,
+        (Input("model", "the model to start from"), Input("pairs", "files of preferences", many=True)),
+        "hanmo.posttrain.reward:run",
     ),
     StageKind(
         "dpo",

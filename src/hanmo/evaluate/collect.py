@@ -23,6 +23,8 @@ _NOT_CURVES = {
     *("step", "tokens", "epoch", "seconds", "bits_per_byte", "model_flops_per_second", "memory_mb", "batch_tokens"),
     *("skipped", "rollbacks", "loss_scale", "overflows"),
 }
+#: Stages that train a model, in the order in which they are shown.
+_TRAINED = ("pretrain", "sft", "reward", "dpo")
 #: Items shown of an exam: so many that were learnt on the way, and so many that the last model still gets wrong.
 _LEARNT, _STILL_WRONG = 6, 3
 
@@ -43,9 +45,9 @@ def collect(run: Path, evals: list[Path], settings: ReportSettings, out: Path) -
     by_do: dict[str, list[Path]] = {}
     for stage in stages:
         by_do.setdefault(stage["do"], []).append(stage.pop("folder"))
-    trained = by_do.get("pretrain", []) + by_do.get("sft", []) + by_do.get("dpo", [])
+    trained = [folder for do in _TRAINED for folder in by_do.get(do, [])]
     drawn = {}
-    for do in ("pretrain", "sft", "dpo"):
+    for do in _TRAINED:
         for folder in by_do.get(do, []):
             if series := curves(folder, settings.curve_points, by_tokens=do == "pretrain"):
                 drawn[folder.name] = {"do": do, **series}

@@ -31,6 +31,7 @@ _OUTCOMES: dict[str, tuple[tuple[str, str], ...]] = {
     "tokens": (("train.tokens", "count"), ("heldout.tokens", "count")),
     "pretrain": (("parameters", "count"), ("tokens", "count"), ("loss", "number"), ("heldout_bpb", "number")),
     "sft": (("records", "count"), ("steps", "count"), ("validation_loss_after", "number")),
+    "reward": (("records", "count"), ("steps", "count"), ("validation_accuracy", "percent")),
     "dpo": (("records", "count"), ("steps", "count"), ("validation_accuracy_after", "percent")),
     "eval": (("scored_documents", "count"), ("exam_items", "count")),
 }

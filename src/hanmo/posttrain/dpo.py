@@ -14,7 +14,6 @@ log-probabilities, finds the chosen answer the likelier one.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from trl import DPOConfig, DPOTrainer
 
-from hanmo.errors import HanmoError
 from hanmo.posttrain import training
-from hanmo.posttrain.encode import IGNORE, PairExample, encode_pair
-from hanmo.posttrain.records import dpo_kind, hold_out, read_items
+from hanmo.posttrain.encode import IGNORE, PairExample
+from hanmo.posttrain.prepare import prepare_pairs
 from hanmo.posttrain.scoring import pad_rows, sequence_log_probs, use_label_scoring
 from hanmo.posttrain.settings import DpoSettings
 
@@ -139,27 +137,8 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     training.clear(out)
     training.quiet()
     start = training.Start(inputs["model"][0], settings, out)
-    items, account = read_items(inputs["pairs"], settings, dpo_kind(settings))
-    fitted: Counter[str] = Counter()
-    sides: list[list[PairExample]] = []
-    for side in hold_out(items, settings.validation):
-        encoded = (encode_pair(start.chat, item.value, start.limit, fitted) for item in side)
-        sides.append([pair for pair in encoded if pair is not None])
-    pairs, held = sides
-    if not pairs:
-        raise HanmoError(f"none of the {len(items)} pairs fits into {start.limit} tokens; raise max_length")
-    for line in account.lines(fitted):
-        training.announce(line)
-    records = account.as_json() | {
-        "lengths": dict(fitted.most_common()),
-        "max_length": start.limit,
-        "train": {"pairs": len(pairs), "tokens": sum(len(p.prompt_ids) * 2 + _answers(p) for p in pairs)},
-        "validation": {"pairs": len(held)},
-        "mean_tokens": {
-            "chosen": round(sum(len(pair.chosen_ids) for pair in pairs) / len(pairs), 1),
-            "rejected": round(sum(len(pair.rejected_ids) for pair in pairs) / len(pairs), 1),
-        },
-    }
+    prepared = prepare_pairs(start.chat, settings, inputs["pairs"], start.limit)
+    pairs, held, records = prepared.pairs, prepared.held, prepared.records
     lengths = [2 * pair.length for pair in pairs]
     model = start.model.to(start.device)  # type: ignore[arg-type]
     use_label_scoring(model)
@@ -186,17 +165,13 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     training.train(trainer, reporter)
     training.save(start, out, records)
     counts = {
-        "records": len(pairs),
-        "validation_records": len(held),
-        "skipped": sum(account.skipped.values()),
-        "duplicates": account.duplicates,
-        "lengths": dict(fitted),
+        **prepared.counts,
         "steps": trainer.state.global_step,
         "learning_rate": trainer.args.learning_rate,
         "precision": str(start.dtype).removeprefix("torch."),
         "first_loss": reporter.losses[0],
         "last_loss": reporter.losses[-1],
-    } | training.speed(reporter, len(pairs) * settings.epochs, records["train"]["tokens"] * settings.epochs)
+    } | training.speed(reporter, len(pairs) * settings.epochs, prepared.tokens * settings.epochs)
     if reporter.measured:
         for name in ("validation_margin", "validation_accuracy", "preference_accuracy", "log_prob_chosen"):
             counts[f"{name}_before"] = round(reporter.measured[0][name], 4)
@@ -205,10 +180,6 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     for line in counts["warnings"]:
         training.announce(f"warning: {line}")
     return counts
-
-
-def _answers(pair: PairExample) -> int:
-    return len(pair.chosen_ids) + len(pair.rejected_ids)
 
 
 def _arguments(start: training.Start, settings: DpoSettings, out: Path, lengths: list[int]) -> DPOConfig:

@@ -72,8 +72,8 @@ class SftSettings(TuningSettings):
     )
 
 
-class DpoSettings(TuningSettings):
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) with the start as reference."""
+class PairSettings(TuningSettings):
+    """What the stages that learn from preferences have in common."""
 
     form: PreferenceForm = setting(
         "auto", "form of the pair files; auto: recognised per file, each: recognised per record (mixed files)"
@@ -84,6 +84,20 @@ class DpoSettings(TuningSettings):
     epochs: int = setting(1, "passes over the pairs", ge=1)
     validation: float = setting(0.05, "fraction of the pairs held out to watch margins and accuracy", ge=0, le=0.5)
     batch_size: int = setting(16, "pairs in one optimiser step", ge=1)
+
+
+class RewardSettings(PairSettings):
+    """A reward model by Bradley and Terry's model of comparisons: a decoder with one score at its last token."""
+
+    validation: float = setting(0.1, "fraction of the pairs held out for accuracy and calibration", ge=0, le=0.5)
+    center: float = setting(
+        0.01, "weight of the squared sum of a pair's rewards in the loss, which keeps rewards around 0", ge=0
+    )
+
+
+class DpoSettings(PairSettings):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) with the start as reference."""
+
     beta: float = setting(0.1, "how dear it is to leave the reference", gt=0)
     sft_weight: float = setting(
         0.0, "weight of an SFT loss on the chosen answers beside the preference loss, which keeps them likely", ge=0

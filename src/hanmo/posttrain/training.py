@@ -1,4 +1,4 @@
-"""What SFT and DPO share around TRL's trainers: loading, order of the records, log, guards, saving.
+"""What SFT, rewards and preferences share around TRL's trainers: loading, order of the records, log, guards, saving.
 
 The trainers are TRL's; what is put around them is quiet (nothing on stdout), repeatable (same records, seed and
 threads: the same weights to the last bit) and keeps padding small (records of like length share a batch).
@@ -26,6 +26,7 @@ import transformers
 from torch.utils.data import Sampler
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     PreTrainedModel,
     PrinterCallback,
     Trainer,
@@ -51,13 +52,14 @@ from hanmo.tokenizer.chat import ChatFormat
 #: Tokens in one forward pass, padding included, unless `micro_batch` says otherwise: bounds the memory of activations.
 FORWARD_TOKENS = 8192
 #: What a stage of ours leaves in its folder besides manifest.json; an earlier try's is removed first.
-LEFT_BEHIND = ("model", ".model.*.tmp", "log.jsonl", "records.json")
+LEFT_BEHIND = ("model", ".model.*.tmp", "log.jsonl", "records.json", "aligned.json", "rollouts.jsonl")
 
 
 class Start:
     """A model to be tuned: fp32 weights, its chat format, the device, the dtype of products, the longest record."""
 
-    def __init__(self, folder: Path, settings: TuningSettings, out: Path) -> None:
+    def __init__(self, folder: Path, settings: TuningSettings, out: Path, scores: bool = False) -> None:
+        """Load; with `scores` as a reward model: a new head with one label takes the place of the vocabulary's."""
         folder = resolve(folder)
         keep_freed_memory()
         if settings.threads:
@@ -68,12 +70,15 @@ class Start:
         must_write(folder)
         tokenizer = load_tokenizer(folder)
         self.chat = ChatFormat(tokenizer)
+        auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+        head = {"num_labels": 1} if scores else {}
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+            # A new head is drawn at random: the seed makes it the same each time.
+            torch.manual_seed(settings.seed)
+            model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention, **head)
         except (ValueError, OSError, KeyError) as error:
-            raise HanmoError(
-                f"{folder}: not a causal language model that loads ({str(error).splitlines()[0]})"
-            ) from None
+            what = "decoder that can be a reward model" if scores else "causal language model that loads"
+            raise HanmoError(f"{folder}: not a {what} ({str(error).splitlines()[0]})") from None
         self.model: PreTrainedModel = model
         rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[index, union-attr]
         if len(tokenizer) > rows:
@@ -298,6 +303,7 @@ class Reporter(TrainerCallback):
         if logs is None or "loss" not in logs:
             return
         now = time.perf_counter()
+        # Some of TRL's trainers do not count tokens.
         tokens = int(logs.get("num_tokens", 0))
         rate = (tokens - self.last_tokens) / max(now - self.last - self._paused, 1e-9)
         self.seconds += now - self.last - self._paused
@@ -305,7 +311,9 @@ class Reporter(TrainerCallback):
         self.losses.append(float(logs["loss"]))
         line = {"step": state.global_step, "epoch": round(float(state.epoch or 0), 4)}
         line |= {ours: round(float(logs[theirs]), 6) for theirs, ours in self.names.items() if theirs in logs}
-        line |= {"learning_rate": logs.get("learning_rate"), "tokens": tokens, "tokens_per_second": round(rate)}
+        line["learning_rate"] = logs.get("learning_rate")
+        if tokens:
+            line |= {"tokens": tokens, "tokens_per_second": round(rate)}
         self._write(line | {"seconds": round(self.seconds, 2)})
         self.bar.update(self.task, info=f"loss {logs['loss']:.3f}, {human_count(rate)} tokens/s")
 
