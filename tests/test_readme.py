@@ -193,6 +193,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
         "docs/continuing.md",
         "docs/importing.md",
         "docs/exporting.md",
+        "docs/evaluating.md",
     ],
 )
 def test_the_pages_run(page: str, tmp_path: Path) -> None:

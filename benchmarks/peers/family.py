@@ -267,7 +267,7 @@ def _filled_alike(model: Any, family: Family, ids: torch.Tensor) -> str:
     same = total = 0
     for length in (8, 16, 24, 40):
         row = ids[0, :length]
-        both = torch.full((2, ids.shape[1]), pad)
+        both = torch.full((2, ids.shape[1]), int(pad))
         both[0, :length], both[1] = row, ids[0]
         mask = torch.ones_like(both)
         mask[0, length:] = 0

@@ -137,10 +137,15 @@ _ROOMS = {
     "corpus": ("make", "hanmo.corpus.commands:COMMANDS"),
     "tokenizer": ("train", "hanmo.tokenizer.commands:COMMANDS"),
     "understand": ("train", "hanmo.understand.commands:COMMANDS"),
+    "eval": ("models", "hanmo.evaluate.commands:COMMANDS"),
     "convert": ("gguf", "hanmo.convert.commands:COMMANDS"),
 }
+#: Stages that are commands of another's room.
+_INSIDE = {"exam"}
 
 for _kind in KINDS.values():
+    if _kind.do in _INSIDE:
+        continue
     cli.add_command(stage_command(_kind, _ROOMS.get(_kind.do)))
 
 

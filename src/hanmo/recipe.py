@@ -90,7 +90,13 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
 
 def _keep_exams_out(stages: list[Stage]) -> None:
     """Give every corpus that names no exams those that the recipe evaluates on (`exams: []` says none)."""
-    exams = [source for stage in stages for source in stage.sources.get("exam", [])]
+    exams = [
+        source
+        for stage in stages
+        for role in ("exam", "data")
+        if role == "exam" or stage.kind.do == "exam"
+        for source in stage.sources.get(role, [])
+    ]
     for stage in stages:
         if stage.kind.role("exams") and "exams" not in stage.sources:
             behind = {stage.name}  # what reads this corpus cannot be read by it

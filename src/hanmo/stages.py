@@ -6,6 +6,7 @@ from hanmo.convert.settings import ConvertSettings
 from hanmo.corpus.microworld.settings import MicroworldSettings
 from hanmo.corpus.settings import CorpusSettings
 from hanmo.errors import HanmoError, nearest
+from hanmo.evaluate.exams.settings import ExamSettings
 from hanmo.evaluate.settings import EvalSettings, ReportSettings
 from hanmo.posttrain.settings import DpoSettings, RewardSettings, SftSettings
 from hanmo.pretrain.settings import PretrainSettings
@@ -100,6 +101,19 @@ _ALL = (
             Input("exam", "exam files or the folder of a microworld", required=False, many=True),
         ),
         "hanmo.evaluate.stage:run",
+    ),
+    StageKind(
+        "exam",
+        "let models sit public exams (C-Eval, CMMLU, C3 and others)",
+        ExamSettings,
+        (
+            Input("model", "the models", many=True),
+            Input("data", "a folder of the exams' own files; without it they come from the hub", required=False),
+            Input(
+                "corpus", "folders of the corpora that were trained on: what of the exams is in them", False, many=True
+            ),
+        ),
+        "hanmo.evaluate.exams.stage:run",
     ),
     StageKind(
         "convert",

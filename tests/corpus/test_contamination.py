@@ -128,3 +128,15 @@ def test_an_exam_made_from_the_corpus_itself_is_no_circle(tmp_path: Path) -> Non
         encoding="utf-8",
     )
     assert all("exams" not in item.sources for item in load_recipe(path).stages)
+
+
+def test_a_folder_of_public_exams(tmp_path: Path) -> None:
+    folder = tmp_path / "bench" / "ccpm"
+    folder.mkdir(parents=True)
+    item = {"translation": "昏暗的灯熄灭了又被重新点亮起来", "choices": ["渔灯灭复明", "残灯灭又然"], "answer": 1}
+    (folder / "valid.jsonl").write_bytes(orjson.dumps(item) + b"\n")
+    other = "院子里的石榴花开了，奶奶坐在树下择菜，猫趴在墙头上打盹。"
+    found, stats = kept(tmp_path, [f"{item['translation']}。{other}", other], [tmp_path / "bench"])
+    assert found == [other] and stats["rejected"] == {"contaminated": 1}
+    with pytest.raises(HanmoError, match="the files of a known exam"):
+        kept(tmp_path, [other], [tmp_path / "out"])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import field_validator
 
 from hanmo.errors import nearest
-from hanmo.stage import Settings, factory, setting
+from hanmo.stage import Names, Settings, factory, setting
 
 #: What weights are written as by us, with the bits each weight takes.
 WRITTEN: dict[str, float] = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5}
@@ -24,7 +22,7 @@ def unknown_format(name: str) -> str:
 class ConvertSettings(Settings):
     """Writing a model as GGUF files, one for each format."""
 
-    formats: list[str] = factory(
+    formats: Names = factory(
         lambda: ["f32", "f16", "q8_0"],
         "one file each: f32 (exact), f16 or bf16 (half the size), q8_0 (8 bits, a quarter of the size), and by "
         "llama.cpp's quantiser q6_k, q5_k_m, q4_k_m, q4_0, iq4_xs",
@@ -33,13 +31,6 @@ class ConvertSettings(Settings):
         200_000, "of the corpus, where one is given: which weights the quantiser rounds with more care", ge=1000
     )
     threads: int = setting(0, "of the quantiser and of the importance; 0: all", affects="speed", ge=0)
-
-    @field_validator("formats", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        """`--formats f16,q8_0` on a command line is a list, too."""
-        words = [value] if isinstance(value, str) else value
-        return [name.strip() for word in words for name in word.split(",")] if isinstance(words, list) else value
 
     @field_validator("formats")
     @classmethod

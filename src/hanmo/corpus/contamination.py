@@ -7,7 +7,7 @@ single run is often a set phrase ("根据中华人民共和国民法典的规定
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,18 +43,21 @@ def collect(paths: list[Path], out: Path) -> tuple[int, int]:
     Raises:
         HanmoError: a file that is missing, torn or of no known form.
     """
+    return write_grams((item for path in paths for item in _items(path)), out)
+
+
+def write_grams(items: Iterable[tuple[str, Sequence[str]]], out: Path) -> tuple[int, int]:
+    """Write what `Exams` needs of items (name, texts) to `out` (.npz); returns what `collect` does."""
     names: list[str] = []
     grams: list[np.ndarray] = []
     short = 0
-    for path in paths:
-        file = path / "exam.jsonl" if path.is_dir() else path
-        for name, texts in _items(file):
-            found = np.unique(np.concatenate([hashes(text, GRAM) for text in texts] or [np.empty(0, np.uint64)]))
-            if len(found):
-                names.append(name)
-                grams.append(found)
-            else:
-                short += 1
+    for name, texts in items:
+        found = np.unique(np.concatenate([hashes(text, GRAM) for text in texts] or [np.empty(0, np.uint64)]))
+        if len(found):
+            names.append(name)
+            grams.append(found)
+        else:
+            short += 1
     all_grams = np.concatenate([np.empty(0, np.uint64), *grams])
     item = np.repeat(np.arange(len(grams)), [len(found) for found in grams])
     order = np.argsort(all_grams, kind="stable")
@@ -69,8 +72,15 @@ def collect(paths: list[Path], out: Path) -> tuple[int, int]:
     return len(names), short
 
 
-def _items(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """(name, texts) of every item of an exam file."""
+def _items(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(name, texts) of every item of an exam file, or of a folder: our own, or of public exams' files."""
+    file = path / "exam.jsonl" if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        from hanmo.evaluate.exams.reading import read_folder
+
+        for exam, part, item in read_folder(path):
+            yield f"{exam}/{part}:{item.id}", [item.question, *item.options]
+        return
     if file.name == "exam.jsonl":
         for item in load_items(file):
             yield f"{file.parent.name}:{item.id}", [item.question, *(item.choices or ())]
@@ -114,13 +124,25 @@ class Exams:
 
     def worst(self, text: str) -> tuple[str, float]:
         """The item of which `text` holds most, and the share of it (0 where it holds none)."""
+        share = self._shares(text)
+        if share is None:
+            return "", 0.0
+        worst = int(share.argmax())
+        return self._name[worst].decode(), float(share[worst])
+
+    def held(self, text: str, least: float) -> list[tuple[str, float]]:
+        """The items of which `text` holds at least the share `least`, and the share of each."""
+        share = self._shares(text)
+        chosen = [] if share is None else np.flatnonzero(share >= least).tolist()
+        return [(self._name[index].decode(), float(share[index])) for index in chosen]  # type: ignore[index]
+
+    def _shares(self, text: str) -> np.ndarray | None:
+        """float64 (items,): the share of each item's runs that `text` holds; None where it holds none of any."""
         runs = hashes(text, GRAM)
         runs = np.unique(runs[self._filter[runs >> np.uint64(64 - _FILTER_BITS)]])
         first = np.searchsorted(self._grams, runs, "left")
         count = np.searchsorted(self._grams, runs, "right") - first
         if not count.any():
-            return "", 0.0
+            return None
         places = np.repeat(first, count) + np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        share = np.bincount(self._item[places], minlength=len(self._size)) / self._size
-        worst = int(share.argmax())
-        return self._name[worst].decode(), float(share[worst])
+        return np.bincount(self._item[places], minlength=len(self._size)) / self._size

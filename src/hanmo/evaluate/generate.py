@@ -31,6 +31,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 7,
     batch_prompts: int = 64,
+    ended: Callable[[list[int]], bool] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt; returns the new ids of each, in the order of the prompts, without the stop id.
@@ -42,6 +43,7 @@ def generate(
         max_new_tokens: most ids per answer; fewer where `context` (default: the model's longest) is reached.
         temperature: 0 takes the likeliest id; otherwise ids are drawn from softmax(logits / temperature), cut to the
             smallest set that holds `top_p` of the probability.
+        ended: asked after every id whether the answer so far is all; its last id stays in the answer.
         advance: told how many prompts were finished, for a progress bar.
 
     Raises:
@@ -73,6 +75,7 @@ def generate(
                     room={i: min(max_new_tokens, limit - len(prompts[i])) for i in batch},
                     choose=lambda logits, rows, g=generators: _choose(logits, temperature, top_p, [g[i] for i in rows]),
                     stops=stops,
+                    ended=ended,
                 )
                 if advance:
                     advance(len(batch))
@@ -92,6 +95,7 @@ def _fill(
     room: dict[int, int],
     choose: Callable[[torch.Tensor, list[int]], list[int]],
     stops: frozenset[int],
+    ended: Callable[[list[int]], bool] | None,
 ) -> None:
     """Decode the prompts numbered in `batch` together into `answers`; `cache` holds their first `shared` tokens."""
     device = model.device
@@ -123,7 +127,7 @@ def _fill(
             if token in stops:
                 continue
             answers[index].append(token)
-            if len(answers[index]) < room[index]:
+            if len(answers[index]) < room[index] and not (ended and ended(answers[index])):
                 alive.append(place)
         if not alive:
             return

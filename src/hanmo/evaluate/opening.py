@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 #: A common opening shorter than this is not worth a pass of its own.
-_SHORTEST = 16
+SHORTEST = 16
 
 
 def common(prompts: Sequence[Sequence[int]]) -> int:
@@ -27,7 +27,7 @@ def common(prompts: Sequence[Sequence[int]]) -> int:
     first = prompts[0]
     for prompt in prompts[1:]:
         same = next((at for at in range(same) if prompt[at] != first[at]), same)
-    return same if same >= _SHORTEST else 0
+    return same if same >= SHORTEST else 0
 
 
 def read(model: PreTrainedModel, ids: Sequence[int]) -> DynamicCache:
