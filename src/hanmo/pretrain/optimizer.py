@@ -1,8 +1,8 @@
 """Muon for the matrices inside the network, AdamW for embeddings and gains; fp32 state beside fp32 parameters.
 
 Muon (Jordan et al. 2024) takes the momentum of a matrix and replaces it by the nearest orthogonal matrix, found by five
-Newton-Schulz iterations in bf16. Matrices of one shape are stacked and treated in one batched product: at small widths
-the launches, not the arithmetic, are what costs.
+Newton-Schulz iterations in the run's dtype. Matrices of one shape are stacked and treated in one batched product: at
+small widths the launches, not the arithmetic, are what costs.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ class _Alike:
     def updates(self, ahead: list[Tensor]) -> list[Tensor]:
         """The orthogonal matrices (or this process's rows of them) that replace `ahead`, one for every parameter."""
         if self._size == 1:
-            return list(orthogonalise(torch.stack(ahead), dtype=self._dtype).float().unbind(0))
+            # Rounded as what travels among several processes, so that one process comes to the same.
+            found = orthogonalise(torch.stack(ahead), dtype=self._dtype).to(torch.bfloat16)
+            return list(found.float().unbind(0))
         return self._exchanged(ahead) if self._cut else self._gathered(ahead)
 
     def _gathered(self, ahead: list[Tensor]) -> list[Tensor]:
@@ -208,7 +210,7 @@ def build_optimizers(
 
     Args:
         rank, size: this process among those that train together.
-        dtype: of the run; Muon iterates in fp16 where that is it, since bf16 is slow there, and in bf16 otherwise.
+        dtype: of the run, and of Muon's iterations: where bf16 was not chosen it is slow.
     """
     parts: dict[str, list[nn.Parameter]] = {"matrix": [], "embedding": [], "head": [], "other": []}
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -233,13 +235,12 @@ def build_optimizers(
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
     if kind == "muon" and (matrices := parts["matrix"]):
-        own = torch.float16 if dtype == torch.float16 else torch.bfloat16
         matrices = [
             {"params": found, "transposed": transposed}
             for transposed in (False, True)
             if (found := [p for p in matrices if (id(p) in turned) == transposed])
         ]
-        optimizers.append(Muon(matrices, rates.matrix, weight_decay=weight_decay, rank=rank, size=size, dtype=own))
+        optimizers.append(Muon(matrices, rates.matrix, weight_decay=weight_decay, rank=rank, size=size, dtype=dtype))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

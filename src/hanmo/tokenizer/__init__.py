@@ -76,8 +76,10 @@ COMPANIONS = ("tokenizer.model", "pinyin.txt", "pinyin.json")
 def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a tokenizer's files into `folder` under the class name that every transformers knows.
 
-    transformers 5 would call the class `TokenizersBackend`, which version 4 and what builds on it cannot find. Only our
-    own classes (words, merged SentencePiece models) keep their names. `COMPANIONS` come along from where it was loaded.
+    transformers 5 would call the class `TokenizersBackend`, which version 4 and what builds on it cannot find; nor can
+    that read the list of further special tokens under its new name, while version 5 reads the old one. Only our own
+    classes (words, merged SentencePiece models) keep their names. `COMPANIONS` come along from where it was loaded.
+    A model's configuration must lie there before, if any will (`pin`).
     """
     from hanmo.tokenizer.forms.segmented import SegmentedTokenizer
 
@@ -85,11 +87,38 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
     if not isinstance(tokenizer, SegmentedTokenizer):
         path = folder / "tokenizer_config.json"
-        write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"})
+        written = {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"}
+        if isinstance(further := written.get("extra_special_tokens"), list):
+            del written["extra_special_tokens"]
+            written["additional_special_tokens"] = further
+        write_json(path, written)
+    pin(folder)
     source = Path(tokenizer.name_or_path or folder)
     for name in COMPANIONS:
         if (source / name).is_file() and not (folder / name).exists():
             shutil.copyfile(source / name, folder / name)
+
+
+#: Model types for which AutoTokenizer of transformers 5 takes a class of its own, whatever the folder names, and what
+#: that class calls tokens that the folder does not name.
+_OVERRULED = {"qwen2": ("bos_token", "eos_token", "pad_token", "unk_token")}
+
+
+def pin(folder: Path) -> None:
+    """Make a model folder's tokenizer.json count as it is wherever AutoTokenizer opens the folder.
+
+    For Qwen2's model type transformers 5 (until 5.23 at least) builds its own class of the vocabulary alone: it adds
+    NFC and its own splitter, and breaks what is no byte-level BPE. That class takes the file whole where the
+    tokenizer's settings say `trust_remote_code`, which runs nothing: no code is in the folder, no `auto_map` names any.
+    Nothing happens where the model's type needs none of it.
+    """
+    config, settings = folder / "config.json", folder / "tokenizer_config.json"
+    if not (config.is_file() and settings.is_file() and (folder / "tokenizer.json").is_file()):
+        return
+    roles = _OVERRULED.get(read_json(config).get("model_type"))
+    if roles:
+        # What is left out would be "<|endoftext|>" to it, and be added to the vocabulary.
+        write_json(settings, {**dict.fromkeys(roles), **read_json(settings), "trust_remote_code": True})
 
 
 def load(path: Path | str) -> PreTrainedTokenizerFast:

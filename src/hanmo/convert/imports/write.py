@@ -15,6 +15,7 @@ from hanmo.convert.imports.source import Source
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_path, read_json, write_json
 from hanmo.models.save import weights_written
+from hanmo.tokenizer import pin
 
 #: Most bytes of a file of weights; memory holds about that much at a time.
 SHARD = 4 << 30
@@ -32,6 +33,7 @@ def write(plan: Plan, source: Source, missing: list[str], folder: Path, tokenize
         if kind is not None:
             _ids_from_tokenizer(plan, folder)
         plan.config.save_pretrained(folder)
+        pin(folder)
     _for_older_readers(folder / "config.json")
     if plan.cls.can_generate():
         _generation(plan, source, folder)
