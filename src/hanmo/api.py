@@ -128,14 +128,15 @@ def reward(model: PathLike, pairs: PathLike | Iterable[PathLike], out: PathLike,
     return run_stage("reward", out=out, inputs={"model": model, "pairs": pairs}, **settings)
 
 
-def dpo(model: PathLike, pairs: PathLike | Iterable[PathLike], out: PathLike, **settings: Any) -> dict[str, Any]:
-    """Tune a model on preferences. See `DpoSettings`."""
-    return run_stage("dpo", out=out, inputs={"model": model, "pairs": pairs}, **settings)
-
-
-def understand(model: PathLike, data: PathLike, out: PathLike, **settings: Any) -> dict[str, Any]:
-    """Tune a model on an understanding task. See `UnderstandSettings`."""
-    return run_stage("understand", out=out, inputs={"model": model, "data": data}, **settings)
+def dpo(
+    model: PathLike,
+    pairs: PathLike | Iterable[PathLike],
+    out: PathLike,
+    reward: PathLike | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Tune a model on preferences; `reward` is a reward model that compares before and after. See `DpoSettings`."""
+    return run_stage("dpo", out=out, inputs={"model": model, "pairs": pairs, "reward": reward or ()}, **settings)
 
 
 def evaluate(

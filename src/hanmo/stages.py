@@ -81,7 +81,11 @@ _ALL = (
         "dpo",
         "tune a model on preferences",
         DpoSettings,
-        (Input("model", "the model to tune"), Input("pairs", "files of preferences", many=True)),
+        (
+            Input("model", "the model to tune"),
+            Input("pairs", "files of preferences", many=True),
+            Input("reward", "a reward model that compares answers before and behind the training", required=False),
+        ),
         "hanmo.posttrain.dpo:run",
     ),
     StageKind(

@@ -144,7 +144,7 @@ def test_dpo_prefers_the_chosen_answers(
     first = next(line for line in log_of(out) if line.get("step") == 1 and "loss" in line)
     assert {"loss", "margin", "accuracy", "reward_chosen", "learning_rate", "tokens_per_second"} <= first.keys()
     assert AutoModelForCausalLM.from_pretrained(out / "model").generation_config.eos_token_id == [2, 0]
-    assert sorted(item.name for item in out.iterdir()) == ["log.jsonl", "model", "records.json"]
+    assert sorted(item.name for item in out.iterdir()) == ["aligned.json", "log.jsonl", "model", "records.json"]
 
 
 def test_dpo_loss_equals_the_papers(tiny_model_dir: Path, jsonl: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Direct preference optimisation: a tuned model learns which of two answers is the better one.
+"""Preference tuning: a tuned model learns which of two answers is the better one.
 
-TRL's `DPOTrainer` (Rafailov et al. 2023, arXiv:2305.18290) on pairs that we tokenise ourselves. The reference is the
+TRL's trainers (`hanmo.posttrain.losses` has the five losses) on pairs that we tokenise ourselves. The reference is the
 model as it came in; its log-probabilities are computed once, before the first step, so that no second model is held and
 no step pays for it. A killed run starts again from its own beginning: same pairs, same seed, same number of threads end
 at the same weights to the last bit.
@@ -8,26 +8,26 @@ at the same weights to the last bit.
 Held-out pairs are measured before and after: the margin is `beta` times how much further the chosen answer has moved
 from the reference than the rejected one, the accuracy the share of pairs in which it is above zero (before training
 every margin is 0, and that counts half). `preference_accuracy` says how often the model itself, by its plain
-log-probabilities, finds the chosen answer the likelier one.
+log-probabilities, finds the chosen answer the likelier one. What the model then writes is looked at in
+`hanmo.posttrain.answers`: its lengths, how far it has moved (KL), and what a reward model says.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from trl import DPOConfig, DPOTrainer
 
-from hanmo.posttrain import training
+from hanmo.files import write_json
+from hanmo.posttrain import answers, losses, training
+from hanmo.posttrain.calibration import mean_interval, share_interval
 from hanmo.posttrain.encode import IGNORE, PairExample
 from hanmo.posttrain.prepare import prepare_pairs
-from hanmo.posttrain.scoring import pad_rows, sequence_log_probs, use_label_scoring
+from hanmo.posttrain.reward import RewardModel
+from hanmo.posttrain.scoring import sequence_log_probs, use_label_scoring
 from hanmo.posttrain.settings import DpoSettings
 
 _LOGGED = {
@@ -40,45 +40,14 @@ _LOGGED = {
     "logps/chosen": "log_prob_chosen",
     "logps/rejected": "log_prob_rejected",
 }
-#: The loss of a model that has not moved from the reference.
-_STUCK = math.log(2)
-
-
-class _Trainer(training.Careful, DPOTrainer):
-    """TRL's trainer on encoded pairs whose reference log-probabilities are there already."""
-
-    def __init__(self, lengths: list[int], **kwargs: Any) -> None:
-        self.lengths = lengths
-        super().__init__(**kwargs)
-        use_label_scoring(self.model)  # type: ignore[arg-type]
-
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return dataset
-
-
-class _Collator:
-    """Rows to a padded batch as TRL's trainer wants it: all chosen sides, then all rejected ones."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        sides = [
-            (row["prompt_ids"] + row[side], [IGNORE] * len(row["prompt_ids"]) + row[side])
-            for side in ("chosen_ids", "rejected_ids")
-            for row in rows
-        ]
-        ids, labels, real = pad_rows(sides, self.pad)
-        return {
-            "input_ids": ids,
-            "attention_mask": real,
-            "completion_mask": (labels != IGNORE).long(),
-            "ref_chosen_logps": torch.tensor([row["ref_chosen_logps"] for row in rows]),
-            "ref_rejected_logps": torch.tensor([row["ref_rejected_logps"] for row in rows]),
-        }
+#: What the counts say of aligned.json: their name, and where it stands there.
+_COUNTED = (
+    ("validation_accuracy_low", "accuracy", "low"),
+    ("validation_accuracy_high", "accuracy", "high"),
+    ("validation_margin_low", "margin", "low"),
+    ("kl", "kl", "mean"),
+    ("win_rate", "win_rate", "mean"),
+)
 
 
 def pair_log_probs(start: training.Start, pairs: Sequence[PairExample], batch: int = 16) -> Tensor:
@@ -100,18 +69,28 @@ def pair_log_probs(start: training.Start, pairs: Sequence[PairExample], batch: i
     return result
 
 
-def judge(log_probs: Tensor, reference: Tensor, beta: float) -> dict[str, float]:
-    """Loss, margin and accuracies of pairs, from log-probabilities [pairs, 2] of the model and of the reference."""
-    moved = log_probs - reference
-    margins = beta * (moved[:, 0] - moved[:, 1])
+def judge(log_probs: Tensor, reference: Tensor, lengths: Tensor, settings: DpoSettings) -> dict[str, float]:
+    """Loss, margin and accuracies of pairs.
+
+    Args:
+        log_probs, reference: of the answers under the model and under the reference, [pairs, 2] in nats.
+        lengths: tokens of the answers, [pairs, 2].
+    """
+    margins = margins_of(log_probs, reference, settings)
     return {
-        "validation_loss": float(-F.logsigmoid(margins).mean()),
+        "validation_loss": float(losses.held_out_loss(log_probs, reference, lengths, settings).mean()),
         "validation_margin": float(margins.mean()),
         "validation_accuracy": _share_above_zero(margins),
         "preference_accuracy": _share_above_zero(log_probs[:, 0] - log_probs[:, 1]),
         "log_prob_chosen": float(log_probs[:, 0].mean()),
         "log_prob_rejected": float(log_probs[:, 1].mean()),
     }
+
+
+def margins_of(log_probs: Tensor, reference: Tensor, settings: DpoSettings) -> Tensor:
+    """beta times how much further the chosen answers have moved than the rejected ones, [pairs]."""
+    moved = log_probs - reference
+    return settings.strength * (moved[:, 0] - moved[:, 1])
 
 
 def _share_above_zero(values: Tensor) -> float:
@@ -124,9 +103,9 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
 
     Args:
         inputs: `model` (one model folder or stage), `pairs` (preference files, folders of them, or stages that made
-            `pref.jsonl`).
-        out: gets `model/`, `log.jsonl` (loss, margins, accuracies, rewards; the held-out pairs' too) and `records.json`
-            (what became of every record).
+            `pref.jsonl`), `reward` (optional: a reward model that compares answers before and behind the training).
+        out: gets `model/`, `log.jsonl` (loss, margins, accuracies, rewards; the held-out pairs' too), `records.json`
+            (what became of every record) and, where pairs are held out, `aligned.json` (margins, lengths, KL).
 
     Returns:
         Counts: pairs, steps, losses, held-out margin and accuracies before and after, seconds, and `warnings`.
@@ -137,32 +116,34 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     training.clear(out)
     training.quiet()
     start = training.Start(inputs["model"][0], settings, out)
+    judge_of = [RewardModel(path, start.device) for path in inputs.get("reward", [])]
     prepared = prepare_pairs(start.chat, settings, inputs["pairs"], start.limit)
     pairs, held, records = prepared.pairs, prepared.held, prepared.records
-    lengths = [2 * pair.length for pair in pairs]
     model = start.model.to(start.device)  # type: ignore[arg-type]
     use_label_scoring(model)
     reference = pair_log_probs(start, pairs)
     held_reference = pair_log_probs(start, held)
-    trainer = _Trainer(
-        lengths,
-        model=model,
-        args=_arguments(start, settings, out, lengths),
-        processing_class=start.chat.tokenizer,
-        data_collator=_Collator(start.pad),
-        train_dataset=datasets.Dataset.from_dict(
-            {
-                "prompt_ids": [pair.prompt_ids for pair in pairs],
-                "chosen_ids": [pair.chosen_ids for pair in pairs],
-                "rejected_ids": [pair.rejected_ids for pair in pairs],
-                "ref_chosen_logps": reference[:, 0].tolist(),
-                "ref_rejected_logps": reference[:, 1].tolist(),
-            }
-        ),
+    held_lengths = torch.tensor([[len(pair.chosen_ids), len(pair.rejected_ids)] for pair in held])
+    trainer = losses.trainer_for(start, settings, out, pairs, reference)
+    asked = answers.held_prompts(held, prepared.held_texts, settings.answers)
+    before = answers.write(start, asked, settings.answer_tokens)
+    now: list[Tensor] = []
+
+    def look() -> dict[str, float]:
+        now[:] = [pair_log_probs(start, held)]
+        return judge(now[0], held_reference, held_lengths, settings)
+
+    reporter = training.Reporter(
+        out / "log.jsonl", settings.loss, _LOGGED, look if held else None, settings.evaluations
     )
-    look = (lambda: judge(pair_log_probs(start, held), held_reference, settings.beta)) if held else None
-    reporter = training.Reporter(out / "log.jsonl", "dpo", _LOGGED, look, settings.evaluations)
     training.train(trainer, reporter)
+    found: dict[str, Any] = {}
+    if held:
+        found = {"kind": "preference", "loss": settings.loss, "beta": settings.strength}
+        found |= pair_figures(now[0], held_reference, settings) | {"tokens": records["mean_tokens"]}
+        found |= answers.compare(start, asked, before, settings, inputs["model"][0], judge_of)
+        found |= {"before": reporter.measured[0], "after": reporter.measured[-1]}
+        write_json(out / "aligned.json", found)
     training.save(start, out, records)
     counts = {
         **prepared.counts,
@@ -176,18 +157,23 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
         for name in ("validation_margin", "validation_accuracy", "preference_accuracy", "log_prob_chosen"):
             counts[f"{name}_before"] = round(reporter.measured[0][name], 4)
             counts[f"{name}_after"] = round(reporter.measured[-1][name], 4)
-    counts["warnings"] = warnings_of(reporter, records)
+        counts |= {key: round(found[part][key2], 4) for key, part, key2 in _COUNTED if found.get(part)}
+    counts["warnings"] = warnings_of(reporter, records) + answers.warnings_of(found)
     for line in counts["warnings"]:
         training.announce(f"warning: {line}")
     return counts
 
 
-def _arguments(start: training.Start, settings: DpoSettings, out: Path, lengths: list[int]) -> DPOConfig:
-    # DPO moves a model a little way from where it stands: a thirtieth of the rate that taught it to answer.
-    arguments = training.common_arguments(start, settings, out, lengths, 0.03)
-    if settings.sft_weight:
-        arguments |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.sft_weight]}
-    return DPOConfig(**arguments, beta=settings.beta, max_length=None, precompute_ref_log_probs=True)
+def pair_figures(log_probs: Tensor, reference: Tensor, settings: DpoSettings) -> dict[str, Any]:
+    """Held-out margin and accuracy with 95 % intervals."""
+    margins = margins_of(log_probs, reference, settings)
+    right = ((margins > 0).float() + 0.5 * (margins == 0).float()).numpy()
+    low, high = share_interval(right)
+    return {
+        "n": len(margins),
+        "margin": mean_interval(margins.tolist()),
+        "accuracy": {"mean": float(right.mean()), "low": low, "high": high},
+    }
 
 
 def warnings_of(reporter: training.Reporter, records: dict[str, Any]) -> list[str]:
@@ -195,9 +181,10 @@ def warnings_of(reporter: training.Reporter, records: dict[str, Any]) -> list[st
     lines = []
     if reporter.measured:
         first, last = reporter.measured[0], reporter.measured[-1]
-        if last["validation_loss"] > _STUCK - 0.005:
+        began = first["validation_loss"]
+        if last["validation_loss"] > began - 0.005 * max(1.0, abs(began)):
             lines.append(
-                f"the held-out loss is {last['validation_loss']:.3f}, which is where it began (0.693): "
+                f"the held-out loss is {last['validation_loss']:.3f}, which is where it began ({began:.3f}): "
                 "nothing was learnt; raise learning_rate or epochs, or look at the pairs"
             )
         fall = first["log_prob_chosen"] - last["log_prob_chosen"]
@@ -206,8 +193,11 @@ def warnings_of(reporter: training.Reporter, records: dict[str, Any]) -> list[st
                 f"the chosen answers became less likely ({first['log_prob_chosen']:.1f} to "
                 f"{last['log_prob_chosen']:.1f} nats): lower learning_rate, raise beta, or set sft_weight"
             )
-    elif reporter.losses[-1] > _STUCK - 0.005:
-        lines.append(f"the loss is still {reporter.losses[-1]:.3f} (0.693 at the start): nothing was learnt")
+    elif reporter.losses[-1] > reporter.losses[0] - 0.005 * max(1.0, abs(reporter.losses[0])):
+        lines.append(
+            f"the loss is still {reporter.losses[-1]:.3f} ({reporter.losses[0]:.3f} at the start): nothing was learnt; "
+            "raise learning_rate or epochs, or look at the pairs"
+        )
     chosen, rejected = records["mean_tokens"]["chosen"], records["mean_tokens"]["rejected"]
     if max(chosen, rejected) > 1.5 * max(min(chosen, rejected), 1):
         lines.append(

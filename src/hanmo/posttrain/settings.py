@@ -96,9 +96,33 @@ class RewardSettings(PairSettings):
 
 
 class DpoSettings(PairSettings):
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) with the start as reference."""
+    """Preference tuning: DPO and its kin, with the start as reference where a loss has one."""
 
-    beta: float = setting(0.1, "how dear it is to leave the reference", gt=0)
+    loss: Literal["dpo", "ipo", "kto", "orpo", "simpo"] = setting(
+        "dpo",
+        "dpo (Rafailov 2023), ipo (Azar 2023), kto (Ethayarajh 2024), orpo (Hong 2024), simpo (Meng 2024); these two "
+        "need no reference",
+    )
+    beta: float = setting(
+        0.0, "dpo, ipo, kto: how dear it is to leave the reference; orpo, simpo: weight; 0: 0.1, for simpo 2", ge=0
+    )
+    gamma: float = setting(1.0, "simpo: by how much the chosen answer's reward shall be the larger one", ge=0)
     sft_weight: float = setting(
         0.0, "weight of an SFT loss on the chosen answers beside the preference loss, which keeps them likely", ge=0
     )
+    answers: int = setting(
+        64, "held-out prompts that are answered before and behind the training, for lengths, KL and win rate", ge=0
+    )
+    answer_tokens: int = setting(128, "longest of these answers, in tokens", ge=1)
+
+    @property
+    def strength(self) -> float:
+        """`beta`, or the loss's usual one."""
+        return self.beta or (2.0 if self.loss == "simpo" else 0.1)
+
+    @model_validator(mode="after")
+    def _own_sft(self) -> DpoSettings:
+        if self.sft_weight and self.loss in ("kto", "orpo"):
+            why = "has an SFT loss of its own" if self.loss == "orpo" else "looks at single answers"
+            raise ValueError(f"sft_weight: loss {self.loss} {why}; leave sft_weight out")
+        return self
