@@ -19,7 +19,6 @@ _AUTO, _LAYERS = "transformers.models.auto.", "transformers.modeling_layers"
 _MODELS = (
     "hanmo.models.linglong.modeling",
     "hanmo.models.unified.model",
-    "hanmo.models.unified.heads",
     "hanmo.models.megatron_t5.model",
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hanmo.posttrain.encode import IGNORE, count_tokens, encode_dialogue, encode_pair
+from hanmo.posttrain.encode import IGNORE, count_tokens, encode_dialogue, encode_pair, encode_parts
 from hanmo.posttrain.preferences import Pair
 from hanmo.tokenizer import encode_text, load
 from hanmo.tokenizer.chat import ChatFormat
@@ -100,3 +100,24 @@ def test_a_pair_opens_its_answers_as_a_prompt_does(chat: ChatFormat) -> None:
     notes: Counter[str] = Counter()
     assert encode_pair(chat, Pair(TALK[:2], "在树下。", "<|im_end|>"), pair.length - 1, notes) is None
     assert notes == {"longer than max_length, dropped": 1}
+
+
+def test_long_dialogues_are_split_between_exchanges(chat: ChatFormat) -> None:
+    whole = encode_parts(chat, TALK, 256, "split", Counter())
+    assert whole == [encode_dialogue(chat, TALK, 256, "drop", Counter())]
+    full = len(whole[0].input_ids)
+    assert len(encode_parts(chat, TALK, full, "split", Counter())) == 1
+    notes: Counter[str] = Counter()
+    parts = encode_parts(chat, TALK, full - 1, "split", notes)
+    # Each part has the system message; together they learn what the whole does.
+    assert parts == [encode_dialogue(chat, [TALK[0], *TALK[at : at + 2]], 256, "drop", Counter()) for at in (1, 3)]
+    assert notes == {"longer than max_length, split": 1}
+    learnt = [[label for label in example.labels if label != IGNORE] for example in (*parts, whole[0])]
+    assert learnt[0] + learnt[1] == learnt[2]
+    # An exchange that does not fit by itself is cut.
+    notes = Counter()
+    short = len(parts[1].input_ids) - 2
+    cut = encode_parts(chat, TALK, short, "split", notes)
+    assert all(len(example.input_ids) <= short for example in cut)
+    assert notes["longer than max_length, split"] == 1 and notes["longer than max_length, answer cut"] >= 1
+    assert encode_parts(chat, TALK, 256, "truncate", Counter()) == whole

@@ -93,9 +93,9 @@ def test_without_markers_messages_stand_between_separators() -> None:
         {"role": "assistant", "content": "乙"},
         {"role": "user", "content": "甲"},
     ]
-    assert encode(said, 9, notes) == ([1, 3, 2, 4, 2], [IGNORE] * 3 + [4, 2])
-    assert encode(said, 4, notes) == ([1, 3, 2, 4], [IGNORE] * 3 + [4])
-    assert encode(said, 3, notes) is None and encoder_of(plain, "drop")(said, 4, notes) is None
+    assert encode(said, 9, notes) == [([1, 3, 2, 4, 2], [IGNORE] * 3 + [4, 2])]
+    assert encode(said, 4, notes) == [([1, 3, 2, 4], [IGNORE] * 3 + [4])]
+    assert encode(said, 3, notes) == [] == encoder_of(plain, "drop")(said, 4, notes)
     assert notes == {"longer than max_length, cut": 2, "longer than max_length, dropped": 1}
 
 
@@ -103,8 +103,7 @@ def test_packed_records_have_the_models_own_loss(unified: Path) -> None:
     model = UnifiedForMaskedLM.from_pretrained(unified, dtype=torch.float32).eval()
     encode = encoder_of(load(unified), "truncate")
     encoded = [encode(dialogue(index)["messages"], 64, Counter()) for index in range(6)]
-    assert all(encoded)
-    pieces = [piece_of("unified", *found) for found in encoded if found]
+    pieces = [piece_of("unified", *found) for (found,) in encoded]
     rows = LabelledRows(pieces, 64, 1, seed=1)
     packed = step_of(model, "unified")(model, torch.float32, False, 64).loss(rows.rows(0, len(rows)))
     own = 0.0

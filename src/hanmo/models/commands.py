@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from hanmo.errors import HanmoError
+
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
@@ -74,4 +76,19 @@ def fill(model: Path, texts: tuple[str, ...], input: Path | None, top: int, as_j
             click.echo(f"  {number}  {tokens}")
 
 
-COMMANDS: list[click.Command] = [resize, hidden, fill]
+@click.command()
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="The model it was trained on, where it lies elsewhere now."
+)
+def merge(adapter: Path, out: Path, base: Path | None) -> None:
+    """Compute an ADAPTER (LoRA or DoRA, as PEFT writes it, or the folder of an sft stage) into its model's weights."""
+    from hanmo.posttrain.adapters import merge as function
+
+    if out.exists() and any(out.iterdir()):
+        raise HanmoError(f"{out}: the folder is not empty; choose another --out")
+    click.echo(json.dumps({"out": str(out), **function(adapter, out, base)}, ensure_ascii=False))
+
+
+COMMANDS: list[click.Command] = [resize, hidden, fill, merge]

@@ -20,6 +20,10 @@ def resolve(path: Path | str) -> Path:
             return folder
     if not path.exists():
         raise HanmoError(f"{path}: no such folder; give a model folder or the folder of a stage that made one")
+    if any((folder / "adapter_config.json").is_file() for folder in (path, path / "adapter")):
+        raise HanmoError(
+            f"{path}: only an adapter is there; make a model of it by `hanmo model merge {path} --out DIR`"
+        )
     raise HanmoError(f"{path}: no model there (no config.json in it or in its model/); has the stage finished?")
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hanmo.posttrain.forms import Dialogue
 from hanmo.posttrain.preferences import Pair
-from hanmo.tokenizer.chat import ChatFormat
+from hanmo.tokenizer.chat import ChatFormat, encode_text
 
 #: The label of a token that takes no part in the loss.
 IGNORE = -100
@@ -68,6 +68,42 @@ def encode_dialogue(
             return None
     labels = [token if counts else IGNORE for token, counts in zip(ids[:end], mask[:end], strict=True)]
     return Example(ids[:end], labels)
+
+
+def encode_parts(chat: ChatFormat, dialogue: Dialogue, limit: int, too_long: str, notes: Counter[str]) -> list[Example]:
+    """`encode_dialogue`, with `too_long: split` besides: a long dialogue as several, cut between exchanges.
+
+    Each part begins with the dialogue's system message. An exchange that is too long by itself is cut as by `truncate`.
+    """
+    parts = _split(chat, _clip(dialogue, limit), limit) if too_long == "split" else [dialogue]
+    if len(parts) > 1:
+        notes["longer than max_length, split"] += 1
+    rule = "truncate" if too_long == "split" else too_long
+    found = (encode_dialogue(chat, part, limit, rule, notes) for part in parts)
+    return [example for example in found if example is not None]
+
+
+def _split(chat: ChatFormat, dialogue: Dialogue, limit: int) -> list[Dialogue]:
+    """Parts of whole exchanges, each of at most `limit` tokens where its exchanges allow that."""
+    opening = [message for message in dialogue[:1] if message["role"] == "system"]
+    exchanges: list[Dialogue] = []
+    for message in dialogue[len(opening) :]:
+        if message["role"] == "user":
+            exchanges.append([])
+        exchanges[-1].append(message)
+    # Messages become ids one by one, so their lengths add up; the newline behind the last is not learnt and goes.
+    newline = len(encode_text(chat.tokenizer, "\n"))
+    always = len(chat.encode(opening)[0]) - newline
+    parts: list[Dialogue] = []
+    room = 0
+    for exchange in exchanges:
+        tokens = len(chat.encode(exchange)[0])
+        if not parts or tokens > room:
+            parts.append([*opening])
+            room = limit - always
+        parts[-1] += exchange
+        room -= tokens
+    return parts
 
 
 def encode_pair(chat: ChatFormat, pair: Pair, limit: int, notes: Counter[str]) -> PairExample | None:

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hanmo.errors import HanmoError
 from hanmo.models.loss import IGNORE
-from hanmo.posttrain.encode import Example, encode_dialogue
+from hanmo.posttrain.encode import Example, encode_parts
 from hanmo.posttrain.forms import Dialogue
 from hanmo.posttrain.prepare import Encode
 from hanmo.tokenizer import encode_text
@@ -59,7 +59,7 @@ def encoder_of(tokenizer: PreTrainedTokenizerFast, too_long: str) -> Encode:
     """
     if tokenizer.backend_tokenizer.token_to_id(TURN_START) is not None:
         chat = ChatFormat(tokenizer)
-        return lambda dialogue, limit, notes: encode_dialogue(chat, dialogue, limit, too_long, notes)
+        return lambda dialogue, limit, notes: encode_parts(chat, dialogue, limit, too_long, notes)
     opening, closing = tokenizer.cls_token_id, tokenizer.sep_token_id
     if not isinstance(opening, int) or not isinstance(closing, int):
         raise HanmoError(
@@ -67,7 +67,7 @@ def encoder_of(tokenizer: PreTrainedTokenizerFast, too_long: str) -> Encode:
             "answer begins; give the model such a tokenizer by `hanmo model resize`"
         )
 
-    def encode(dialogue: Dialogue, limit: int, notes: Counter[str]) -> Example | None:
+    def encode(dialogue: Dialogue, limit: int, notes: Counter[str]) -> list[Example]:
         ids, labels = [opening], [IGNORE]
         for message in dialogue:
             part = [*encode_text(tokenizer, message["content"]), closing]
@@ -77,8 +77,8 @@ def encoder_of(tokenizer: PreTrainedTokenizerFast, too_long: str) -> Encode:
         if last > limit:
             notes["longer than max_length, dropped" if too_long == "drop" else "longer than max_length, cut"] += 1
             if too_long == "drop" or all(label == IGNORE for label in labels[:limit]):
-                return None
-        return Example(ids[: min(last, limit)], labels[: min(last, limit)])
+                return []
+        return [Example(ids[: min(last, limit)], labels[: min(last, limit)])]
 
     return encode
 

@@ -55,6 +55,17 @@ def objective_of(folder: Path) -> str | None:
     return "spans" if found == "spans" else _OWN.get(str(read_json(folder / "config.json").get("model_type")))
 
 
+def check(settings: SftSettings, objective: str) -> None:
+    """Refuse what only TRL's models take.
+
+    Raises:
+        HanmoError: the settings ask for an adapter or for NEFTune.
+    """
+    for name, asked in (("adapter", settings.adapter != "none"), ("neftune", settings.neftune > 0)):
+        if asked:
+            raise HanmoError(f"{name}: for decoders of stock classes; this model learns {objective}; leave it out")
+
+
 def run(
     settings: SftSettings, objective: str, inputs: dict[str, list[Path]], out: Path, rate: Callable[[int], float]
 ) -> dict[str, Any]:

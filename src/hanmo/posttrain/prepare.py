@@ -17,8 +17,8 @@ from hanmo.posttrain.records import hold_out, pair_kind, read_items, sft_kind
 from hanmo.posttrain.settings import PairSettings, SftSettings
 from hanmo.tokenizer.chat import ChatFormat
 
-#: Ids and labels of a dialogue of at most so many tokens; None where it was dropped, which is counted.
-Encode = Callable[[Dialogue, int, Counter[str]], Example | None]
+#: Ids and labels of a dialogue's parts of at most so many tokens; none where it was dropped, which is counted.
+Encode = Callable[[Dialogue, int, Counter[str]], list[Example]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def prepare(settings: SftSettings, files: list[Path], encode: Encode, limit: int
     items, account = read_items(files, settings, sft_kind(settings))
     fitted: Counter[str] = Counter()
     examples, held = (
-        [found for item in side if (found := encode(item.value, limit, fitted)) is not None]
+        [example for item in side for example in encode(item.value, limit, fitted)]
         for side in hold_out(items, settings.validation)
     )
     if not examples:

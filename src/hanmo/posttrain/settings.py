@@ -59,7 +59,22 @@ class TuningSettings(Settings):
     evaluations: int = setting(4, "looks at the held-out records after the first", affects="speed", ge=1)
 
 
-class SftSettings(TuningSettings):
+class AdapterSettings(Settings):
+    """Which weights are tuned: all of the model, or small matrices beside them (`hanmo.posttrain.adapters`)."""
+
+    adapter: Literal["none", "lora", "dora", "qlora"] = setting(
+        "none", "small matrices beside frozen weights, in place of tuning them all; qlora: frozen weights in 4 bits"
+    )
+    rank: int = setting(16, "of an adapter's matrices", ge=1)
+    alpha: int = setting(0, "what an adapter is scaled by, over its rank; 0: twice the rank", ge=0)
+    dropout: float = setting(0.0, "before an adapter's matrices, in training", ge=0, lt=1)
+    targets: list[str] = factory(
+        list, "layers that get an adapter, e.g. [q_proj, v_proj]; none named: all linear ones but the head"
+    )
+    merge: bool = setting(True, "also write the plain model with the adapter in its weights")
+
+
+class SftSettings(TuningSettings, AdapterSettings):
     """Supervised fine-tuning: loss on the assistant's words only."""
 
     form: SftForm = setting(
@@ -67,8 +82,13 @@ class SftSettings(TuningSettings):
     )
     epochs: int = setting(2, "passes over the records", ge=1)
     batch_size: int = setting(16, "records in one optimiser step", ge=1)
-    too_long: Literal["truncate", "drop"] = setting(
-        "truncate", "a record above max_length: keep the exchanges that fit, or leave it out"
+    too_long: Literal["truncate", "split", "drop"] = setting(
+        "truncate",
+        "a record above max_length: keep the exchanges that fit, make several records of it, or leave it out",
+    )
+    packing: bool = setting(False, "several records in one row, which do not see each other")
+    neftune: float = setting(
+        0.0, "alpha of the noise on the embeddings in training (NEFTune, arXiv:2310.05914), e.g. 5; 0: none", ge=0
     )
 
 

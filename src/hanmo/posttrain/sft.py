@@ -9,6 +9,7 @@ same weights to the last bit, so the result is that of an undisturbed run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 from hanmo.models.folder import resolve
-from hanmo.posttrain import own, training
-from hanmo.posttrain.encode import IGNORE, Example, encode_dialogue
+from hanmo.posttrain import adapters, own, training
+from hanmo.posttrain.encode import IGNORE, Example, encode_parts
 from hanmo.posttrain.prepare import prepare
 from hanmo.posttrain.scoring import pad_rows, sequence_log_probs, use_label_scoring
 from hanmo.posttrain.settings import SftSettings
@@ -40,15 +41,49 @@ class _Trainer(training.Careful, SFTTrainer):
         use_label_scoring(self.model)  # type: ignore[arg-type]
 
 
-class _Collator:
-    """Rows to a padded batch, as TRL's trainer wants it."""
+class Collator:
+    """Records to a padded batch, as TRL's trainer wants it.
 
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
+    Args:
+        pad: the id to pad with.
+        room: tokens of a row that takes several records; 0 where each has a row of its own. Positions begin anew with
+            every record of a row, by which transformers' masks keep them apart.
+    """
 
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        ids, labels, real = pad_rows([(row["input_ids"], row["labels"]) for row in rows], self.pad)
-        return {"input_ids": ids, "labels": labels, "attention_mask": real}
+    def __init__(self, pad: int, room: int = 0) -> None:
+        self.pad, self.room = pad, room
+
+    def __call__(self, records: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        rows = [(record["input_ids"], record["labels"]) for record in records]
+        if not self.room:
+            ids, labels, real = pad_rows(rows, self.pad)
+            return {"input_ids": ids, "labels": labels, "attention_mask": real}
+        packed = [[rows[index] for index in row] for row in packed_rows([len(ids) for ids, _ in rows], self.room)]
+        joined = [([i for ids, _ in row for i in ids], [i for _, labels in row for i in labels]) for row in packed]
+        ids, labels, real = pad_rows(joined, self.pad)
+        positions = torch.zeros_like(ids)
+        for row, members in enumerate(packed):
+            at = 0
+            # What is left of a row counts as one more record.
+            for length in [*(len(ids) for ids, _ in members), ids.shape[1]]:
+                part = positions[row, at : at + length]
+                part.copy_(torch.arange(len(part)))
+                at += length
+        return {"input_ids": ids, "labels": labels, "attention_mask": real, "position_ids": positions}
+
+
+def packed_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Indices of records by row, the longest first, each in the first row that has room for it."""
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        row = next((row for row, free in enumerate(left) if free >= lengths[index]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            left.append(room)
+        rows[row].append(index)
+        left[row] -= lengths[index]
+    return rows
 
 
 def held_out_loss(start: training.Start, examples: list[Example]) -> dict[str, float]:
@@ -74,7 +109,7 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
         inputs: `model` (one model folder or stage), `records` (record files, folders of them, or stages that made
             `sft.jsonl`).
         out: gets `model/`, `log.jsonl` (a line per `log_every` steps, and the held-out loss) and `records.json` (what
-            became of every record).
+            became of every record); with an adapter also `adapter/`, and `model/` only where it is to be merged.
 
     Returns:
         Counts: records, tokens, steps, first and last loss, held-out loss before and after, seconds, tokens per second.
@@ -83,22 +118,25 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
         HanmoError: unusable model, records or settings; a loss that is no number.
     """
     if objective := own.objective_of(resolve(inputs["model"][0])):
+        own.check(settings, objective)
         return own.run(settings, objective, inputs, out, lambda parameters: training.rate_for(parameters, 1.0))
     training.clear(out)
     training.quiet()
-    start = training.Start(inputs["model"][0], settings, out)
+    start = training.Start(inputs["model"][0], settings, out, adapter=settings)
+    attached = adapters.attach(start.model, settings, settings.seed) if settings.adapter != "none" else {}
     chat = start.chat
     prepared = prepare(
         settings,
         inputs["records"],
-        lambda dialogue, limit, notes: encode_dialogue(chat, dialogue, limit, settings.too_long, notes),
+        lambda dialogue, limit, notes: encode_parts(chat, dialogue, limit, settings.too_long, notes),
         start.limit,
     )
     examples, held = prepared.examples, prepared.held
     lengths = [len(example.input_ids) for example in examples]
     arguments = SFTConfig(
-        **training.common_arguments(start, settings, out, lengths, 1.0),
+        **training.common_arguments(start, settings, out, lengths, adapters.RATE if attached else 1.0),
         max_length=None,
+        neftune_noise_alpha=settings.neftune or None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = _Trainer(
@@ -106,7 +144,7 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
         model=start.model,
         args=arguments,
         processing_class=start.chat.tokenizer,
-        data_collator=_Collator(start.pad),
+        data_collator=Collator(start.pad, start.limit if settings.packing else 0),
         train_dataset=datasets.Dataset.from_dict(
             {
                 "input_ids": [example.input_ids for example in examples],
@@ -117,10 +155,16 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     look = (lambda: held_out_loss(start, held)) if held else None
     reporter = training.Reporter(out / "log.jsonl", "sft", _LOGGED, look, settings.evaluations)
     training.train(trainer, reporter)
-    training.save(start, out, prepared.records)
+    steps = trainer.state.global_step
+    if attached:
+        del trainer
+        adapters.finish(start, out, prepared.records, settings.merge)
+    else:
+        training.save(start, out, prepared.records)
     counts = {
         **prepared.counts,
-        "steps": trainer.state.global_step,
+        **attached,
+        "steps": steps,
         "learning_rate": arguments.learning_rate,
         "precision": str(start.dtype).removeprefix("torch."),
         "first_loss": reporter.losses[0],

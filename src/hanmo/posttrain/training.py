@@ -43,8 +43,9 @@ from hanmo.models.allocator import keep_freed_memory
 from hanmo.models.families import must_write
 from hanmo.models.folder import resolve
 from hanmo.models.save import save_model
+from hanmo.posttrain.adapters import loading
 from hanmo.posttrain.attention import NAME
-from hanmo.posttrain.settings import TuningSettings
+from hanmo.posttrain.settings import AdapterSettings, TuningSettings
 from hanmo.pretrain.precision import choose, pick_device
 from hanmo.tokenizer import load as load_tokenizer
 from hanmo.tokenizer.chat import ChatFormat
@@ -52,14 +53,35 @@ from hanmo.tokenizer.chat import ChatFormat
 #: Tokens in one forward pass, padding included, unless `micro_batch` says otherwise: bounds the memory of activations.
 FORWARD_TOKENS = 8192
 #: What a stage of ours leaves in its folder besides manifest.json; an earlier try's is removed first.
-LEFT_BEHIND = ("model", ".model.*.tmp", "log.jsonl", "records.json", "aligned.json", "rollouts.jsonl")
+LEFT_BEHIND = (
+    "model",
+    ".model.*.tmp",
+    "adapter",
+    ".adapter.*.tmp",
+    "log.jsonl",
+    "records.json",
+    "aligned.json",
+    "rollouts.jsonl",
+)
 
 
 class Start:
     """A model to be tuned: fp32 weights, its chat format, the device, the dtype of products, the longest record."""
 
-    def __init__(self, folder: Path, settings: TuningSettings, out: Path, scores: bool = False) -> None:
-        """Load; with `scores` as a reward model: a new head with one label takes the place of the vocabulary's."""
+    def __init__(
+        self,
+        folder: Path,
+        settings: TuningSettings,
+        out: Path,
+        scores: bool = False,
+        adapter: AdapterSettings | None = None,
+    ) -> None:
+        """Load.
+
+        Args:
+            scores: as a reward model: a new head with one label takes the place of the vocabulary's.
+            adapter: hold the weights as they lie frozen beside one, where it asks for any.
+        """
         folder = resolve(folder)
         keep_freed_memory()
         if settings.threads:
@@ -71,11 +93,13 @@ class Start:
         tokenizer = load_tokenizer(folder)
         self.chat = ChatFormat(tokenizer)
         auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
-        head = {"num_labels": 1} if scores else {}
+        given: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention}
+        given |= {"num_labels": 1} if scores else {}
+        given |= loading(adapter, self.dtype, self.device) if adapter else {}
         try:
             # A new head is drawn at random: the seed makes it the same each time.
             torch.manual_seed(settings.seed)
-            model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention, **head)
+            model = auto.from_pretrained(folder, **given)
         except (ValueError, OSError, KeyError) as error:
             what = "decoder that can be a reward model" if scores else "causal language model that loads"
             raise HanmoError(f"{folder}: not a {what} ({str(error).splitlines()[0]})") from None
@@ -93,7 +117,7 @@ class Start:
                 f"set max_length to at most {context}"
             )
         self.limit: int = settings.max_length or context
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.parameters = model.num_parameters()
 
     @property
     def pad(self) -> int:

@@ -9,6 +9,7 @@ embeddings. Which token sees which is in `hanmo.models.unified.masks`.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -311,3 +312,6 @@ class UnifiedForCausalLM(UnifiedForMaskedLM):
 AutoModel.register(UnifiedConfig, UnifiedModel)
 AutoModelForMaskedLM.register(UnifiedConfig, UnifiedForMaskedLM)
 AutoModelForCausalLM.register(UnifiedConfig, UnifiedForCausalLM)
+
+# Its heads need these classes and register themselves; whichever of the two modules is imported first, both are there.
+importlib.import_module("hanmo.models.unified.heads")
