@@ -276,9 +276,14 @@ def evaluation(folder: Path, dice: np.random.Generator) -> None:
                 "parameters": 4_984_192,
                 "vocabulary": 4096,
                 "context": 512,
-                "heldout": part | {"context": 512, "sources": sources},
+                "heldout": part | {"context": 512, "sources": sources, "perplexity": {"base": 21.4}},
                 "exams": {"world": exam},
                 "samples": samples,
+                "variety": {
+                    **{"texts": 40, "characters": 2100, "repetition": 0.04, "distinct_1": 0.21, "distinct_2": 0.63},
+                    "self_bleu": 0.31,
+                    "human": {"texts": 40, "characters": 2100, "repetition": 0.0, "distinct_1": 0.4, "distinct_2": 0.9},
+                },
                 "seconds": {"heldout": 8.1, "exam world": 5.3, "samples": 0.8},
             }
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -31,4 +32,32 @@ def exams(as_json: bool) -> None:
     Console().print(table)
 
 
-COMMANDS = [stage_command(KINDS["exam"]), exams]
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FOLDER...")
+@click.option("--resamples", default=2000, show_default=True, type=click.IntRange(100), help="Of the bootstrap.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the figures into this JSON file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(folders: tuple[Path, ...], resamples: int, out: Path | None, as_json: bool) -> None:
+    """Put models side by side: those of all FOLDERs, which eval and exam stages have made.
+
+    Each pair is compared on the documents and items that both were measured on, with paired intervals.
+    """
+    from hanmo.errors import HanmoError
+    from hanmo.evaluate.side_by_side import load, side_by_side
+    from hanmo.files import write_json
+
+    models, chances = load(folders)
+    if len(models) < 2:
+        raise HanmoError(f"only {len(models)} model in {', '.join(map(str, folders))}; give the folders of two")
+    found = side_by_side(models, chances, resamples)
+    if out:
+        write_json(out, found)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    from hanmo.evaluate.side_by_side_view import show
+
+    show(found)
+
+
+COMMANDS = [stage_command(KINDS["exam"]), exams, compare]

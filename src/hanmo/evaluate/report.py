@@ -190,9 +190,18 @@ def heldout_view(part: dict[str, Any]) -> dict[str, Any] | None:
         "models": models,
         "rows": rows,
         "axis": axis,
+        "tokenizers": _unlike_tokenizers(models),
         "counts": part["heldout"],
         "comparisons": part["heldout_comparisons"],
     }
+
+
+def _unlike_tokenizers(models: list[dict[str, Any]]) -> list[str]:
+    """A model for each way in which the text was cut into tokens; perplexities are per token, so each needs its own."""
+    by_count = {
+        model["heldout"]["tokens"]: model["name"] for model in reversed(models) if "perplexity" in model["heldout"]
+    }
+    return list(reversed(by_count.values()))
 
 
 def _bits(part: dict[str, Any]) -> dict[str, Any]:

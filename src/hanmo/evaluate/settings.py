@@ -29,6 +29,9 @@ class EvalSettings(Settings):
     shots: int = setting(4, "worked examples in front of a question for a model that was never trained to chat", ge=0)
     prompts: list[str] = factory(lambda: list(PROMPTS), "openings that every model completes")
     questions: list[str] = factory(lambda: list(QUESTIONS), "questions that every chat model answers")
+    variety: int = setting(
+        8, "texts drawn behind each opening, to measure repetition and variety; 0: not measured", ge=0
+    )
     sample_tokens: int = setting(80, "longest sample, in tokens", ge=1)
     temperature: float = setting(0.8, "of the samples; 0 takes the likeliest token", ge=0)
     top_p: float = setting(0.95, "of the samples: the share of probability that is drawn from", gt=0, le=1)

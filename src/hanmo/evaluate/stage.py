@@ -1,24 +1,28 @@
 """The eval stage: several models on the same held-out text, the same exams and the same prompts.
 
-Out: `eval.json` with everything, and `exam-<model>.jsonl` with every single reply, to be read by people.
+Out: `eval.json` with everything, `exam-<model>.jsonl` with every single reply, to be read by people, and
+`heldout-<model>.jsonl` with what each document costs, for comparisons with models that are measured elsewhere.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import torch
+import xxhash
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from hanmo.console import console, human_bytes, human_seconds, progress
 from hanmo.errors import HanmoError
-from hanmo.evaluate import heldout
+from hanmo.evaluate import heldout, variety
 from hanmo.evaluate.bpb import Scores, Text, compare_bits, document_end, document_opening, figures, score_texts
 from hanmo.evaluate.exam import choose_items, sit, worked_examples
 from hanmo.evaluate.generate import generate
@@ -43,7 +47,7 @@ def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dic
     part), "exam" (optional: exam.jsonl files, or folders that hold one).
     """
     out.mkdir(parents=True, exist_ok=True)
-    for left in (*out.glob("exam-*.jsonl"), out / "eval.json"):
+    for left in (*out.glob("exam-*.jsonl"), *out.glob("heldout-*.jsonl"), out / "eval.json"):
         left.unlink(missing_ok=True)
     folders = name_folders(inputs["model"])
     exams = load_exams(inputs.get("exam", []), settings)
@@ -60,6 +64,7 @@ def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dic
         models.append(result)
         if scored:
             scores[name] = scored
+            _write_documents(out / f"heldout-{name}.jsonl", texts, scored)
         for exam, records in replies.items():
             right[name, exam] = [record["right"] for record in records]
         if not replies:
@@ -68,6 +73,12 @@ def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dic
             for exam, records in replies.items():
                 for record in records:
                     file.write(orjson.dumps({"exam": exam, **record}, option=orjson.OPT_APPEND_NEWLINE))
+    for model in models:
+        if model["heldout"]:
+            model["heldout"]["perplexity"] = {
+                name: math.exp(scores[model["name"]].nats.sum() / (scored.tokens.sum() + len(scored.tokens)))
+                for name, scored in scores.items()
+            }
     write_json(
         out / "eval.json",
         {
@@ -104,6 +115,20 @@ def run(settings: EvalSettings, inputs: dict[str, list[Path]], out: Path) -> dic
             for model in models
         },
     }
+
+
+def _write_documents(path: Path, texts: Sequence[Text], scores: Scores) -> None:
+    """A line a document: a hash of its text, its source, its bytes and tokens, and its bits."""
+    with atomic_write(path, "wb") as file:
+        for text, nats, tokens in zip(texts, scores.nats.tolist(), scores.tokens.tolist(), strict=True):
+            record = {
+                "document": xxhash.xxh3_128_hexdigest(text.text.encode()),
+                "source": text.source,
+                "bytes": len(text.text.encode()),
+                "tokens": tokens,
+                "bits": nats / math.log(2),
+            }
+            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def evaluate(
@@ -162,6 +187,11 @@ def evaluate(
     began = time.perf_counter()
     samples = write_samples(model, tokenizer, chat, settings)
     seconds["samples"] = round(time.perf_counter() - began, 3)
+    varied = draw_many(model, tokenizer, settings) if settings.variety and not peculiar(model) else None
+    if varied is not None and texts:
+        # People's text, in as many pieces of the same length: what is usual for this language and these sources.
+        length = round(varied["characters"] / varied["texts"])
+        varied["human"] = human_variety([text.text for text in texts], int(varied["texts"]), length)
     result = {
         "name": name,
         "kind": "chat" if chat else "base",
@@ -171,6 +201,7 @@ def evaluate(
         "heldout": bits,
         "exams": results,
         "samples": samples,
+        "variety": varied,
         "seconds": seconds,
     }
     return result, scores, replies
@@ -194,6 +225,33 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[PreTra
         )
     model.to(device).eval()  # type: ignore[arg-type]
     return model, tokenizer
+
+
+def draw_many(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: EvalSettings
+) -> dict[str, Any] | None:
+    """`variety.figures` of several texts behind each opening; None where not one character was written."""
+    begins = document_opening(model, tokenizer)
+    end = document_end(tokenizer)
+    ids = [[end if begins is None else begins, *encode_text(tokenizer, prompt)] for prompt in settings.prompts]
+    written = generate(
+        model,
+        [one for one in ids for _ in range(settings.variety)],
+        stop_ids=[end],
+        max_new_tokens=settings.sample_tokens,
+        temperature=settings.temperature or 1.0,
+        top_p=settings.top_p,
+        seed=settings.seed,
+    )
+    decoded = [str(tokenizer.decode(one, skip_special_tokens=True)) for one in written]
+    groups = [decoded[at : at + settings.variety] for at in range(0, len(decoded), settings.variety)]
+    return variety.figures(groups) if any(text.strip() for text in decoded) else None
+
+
+def human_variety(texts: Sequence[str], count: int, length: int) -> dict[str, Any] | None:
+    """Repetition and distinct n-grams of the beginnings of at most `count` texts that are long enough."""
+    pieces = [made[:length] for text in texts if len(made := "".join(text.split())) >= length][:count]
+    return variety.figures([[piece] for piece in pieces]) if pieces and length else None
 
 
 def write_samples(

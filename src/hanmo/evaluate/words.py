@@ -170,6 +170,18 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "model": ("Model", "模型"),
     "per_byte": ("bits per byte", "比特/字节"),
+    "perplexity_in": ("perplexity, in tokens of {name}", "困惑度（按 {name} 的词元）"),
+    "variety": ("Repetition and variety", "重复与多样"),
+    "variety_lead": (
+        "Of {texts} drawn texts: 4-grams that a text repeats, different characters and pairs among all, and how like "
+        "each other texts with the same opening are. Below, people's text cut to the same length.",
+        "{texts} 段采样：单篇内重复的四字串、全体不同的字与二字串占比、同一开头各篇的相似度。末行为等长的人写文本。",
+    ),
+    "repetition": ("repeated 4-grams", "重复四字串"),
+    "distinct_1": ("distinct-1", "distinct-1"),
+    "distinct_2": ("distinct-2", "distinct-2"),
+    "self_bleu": ("self-BLEU", "self-BLEU"),
+    "human_text": ("people's text", "人写文本"),
     "per_character": ("bits per character", "比特/字"),
     "interval": ("95 % interval", "95% 区间"),
     "compared_bits": ("Compared document by document", "逐篇比较"),
