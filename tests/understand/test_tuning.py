@@ -96,7 +96,7 @@ def test_the_tuned_folder_is_stock(cmnli: tuple[dict[str, Any], Path, Path]) -> 
     assert not info["missing_keys"] and model.config.id2label[0] == "entailment"
 
 
-@pytest.mark.parametrize("family", ["bert", "modernbert", "qwen3"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "qwen3", "unified"])
 def test_other_families_learn_a_class(family: str, models: Models, task_folder: Folder, tmp_path: Path) -> None:
     folder = task_folder(train=pairs(60, 1), dev=pairs(40, 2))
     counts = tune(models(family), folder, tmp_path / "out", task="ocnli", epochs=6)
@@ -136,7 +136,8 @@ def test_entities_are_learnt_by_both_heads(entities: str, models: Models, task_f
     assert again["f1"] == pytest.approx(counts["score"])
 
 
-def test_answers_are_found_in_long_passages(models: Models, task_folder: Folder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["megatron-bert", "unified"])
+def test_answers_are_found_in_long_passages(family: str, models: Models, task_folder: Folder, tmp_path: Path) -> None:
     draw = random.Random(3)
 
     def whole(count: int) -> str:
@@ -151,7 +152,7 @@ def test_answers_are_found_in_long_passages(models: Models, task_folder: Folder,
 
     folder = task_folder(train=whole(60), dev=whole(20))
     out = tmp_path / "out"
-    counts = tune(models(), folder, out, task="cmrc2018", epochs=8, max_length=32)
+    counts = tune(models(family), folder, out, task="cmrc2018", epochs=8, max_length=32)
     assert counts["score"] > 0.7 and counts["metric"] == "em"
     assert set(read_json(out / "cmrc2018_predict.json")) == {f"q{number}" for number in range(20)}
 

@@ -31,6 +31,7 @@ class Example:
             character; answers (text, start); None where there is none.
         options: for `choice`, the texts of each option's row.
         place: file and line.
+        name: the label in words, where the record has it.
     """
 
     id: Any
@@ -38,6 +39,7 @@ class Example:
     label: Any
     place: str
     options: tuple[tuple[str, ...], ...] = ()
+    name: str = ""
 
 
 Record = Mapping[str, Any]
@@ -96,7 +98,9 @@ def _id(record: Record, field: str = "id") -> Any:
 def texts(record: Record, task: Task, place: str, _: Mapping[str, Any], notes: Counter[str]) -> Iterator[Example]:
     """{sentence, label}, {sentence1, sentence2, label}, or whatever the task's fields are called."""
     found = tuple(text_of(record, field) for field in task.fields)
-    yield Example(_id(record), found, label_of(record, task, notes), place)
+    name = record.get("label_des")
+    told = name if isinstance(name, str) else ""
+    yield Example(_id(record), found, label_of(record, task, notes), place, name=told)
 
 
 def csl(record: Record, task: Task, place: str, _: Mapping[str, Any], notes: Counter[str]) -> Iterator[Example]:

@@ -31,11 +31,16 @@ def open_tuned(model: Path | str, device: str = "auto") -> Tuner:
     record = read_json(folder / RECORD)
     settings = UnderstandSettings(
         task=record["task"],
+        method=record["method"],
         entities=record["entities"],
         max_length=record["max_length"],
         device=device,
     )
-    return Tuner(settings, task(settings.task), folder, record["labels"])
+    if settings.method == "head":
+        return Tuner(settings, task(settings.task), folder, record["labels"])
+    from hanmo.understand.prompts import PromptTuner
+
+    return PromptTuner(settings, task(settings.task), folder, record["labels"], record["names"])
 
 
 def predict_file(model: Path | str, path: Path | str, out: Path | str, device: str = "auto") -> dict[str, Any]:

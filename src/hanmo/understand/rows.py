@@ -23,6 +23,7 @@ class Row:
         offsets: (start, end) of each token, (0, 0) for marks and for the other text.
         label: what the head learns from it.
         item: the number of its example.
+        marks: for `prompts`: (option, places, ids) of what the row tells of each option.
     """
 
     ids: list[int]
@@ -30,6 +31,7 @@ class Row:
     offsets: list[tuple[int, int]] = field(default_factory=list)
     label: Any = None
     item: int = 0
+    marks: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,9 +55,7 @@ class Rows:
         pad = tokenizer.pad_token_id
         self.pad: int = pad if pad is not None else self.end if self.end is not None else 0
         self.marked = self.cls is not None and self.sep is not None
-        # The unified model's token types say which way it reads, not which text it is.
-        own = getattr(config, "model_type", "") == "hanmo_unified"
-        self.typed = int(getattr(config, "type_vocab_size", 0) or 0) > 1 and not own
+        self.typed = int(getattr(config, "type_vocab_size", 0) or 0) > 1
         self.cut = 0
 
     def encode(self, text: str, offsets: bool = False) -> tuple[list[int], list[tuple[int, int]]]:

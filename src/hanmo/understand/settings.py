@@ -24,6 +24,12 @@ class UnderstandSettings(Settings):
     """Tuning on a labelled task, choosing the best checkpoint, predictions."""
 
     task: str = setting(..., "afqmc, tnews, cluener, ... (see `hanmo understand tasks`)")
+    method: Method = setting(
+        "head",
+        "head: a new one on the model; pet: a cloze question with a word for each label; options: one mark for each "
+        "option, as UniMC (a decoder: the likelihood of each option)",
+    )
+    shots: Literal["all", "none"] = setting("all", "pet and options: train on the records, or ask the model as it is")
     train: str = setting("", "file to train on, in the task's folder; empty: found by its name")
     dev: str = setting("", "file to choose the best checkpoint by; empty: found by its name")
     test: str = setting("", "file for the score and the predictions; empty: found by its name, else dev")
@@ -78,6 +84,8 @@ class UnderstandSettings(Settings):
     def _whole(self) -> UnderstandSettings:
         if not self.seeds:
             raise ValueError("seeds: give at least one")
+        if self.shots == "none" and self.method == "head":
+            raise ValueError("shots: none asks a model as it is, which a new head cannot answer; set method: pet")
         for part in ("train", "dev", "test"):
             if self.folds and part != "test" and getattr(self, part):
                 raise ValueError(f"folds name the files to train on and choose by; leave {part} out")

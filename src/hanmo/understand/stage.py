@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -51,6 +51,7 @@ class Data:
     test: list[Example]
     accounts: dict[str, Account]
     labels: list[str]
+    names: dict[str, str]
 
 
 @dataclass
@@ -175,7 +176,9 @@ def load_data(settings: UnderstandSettings, what: Task, folder: Path, fold: int 
     for part in ("train", "dev", "test"):
         named = getattr(settings, part)
         parts[part] = [folder / named] if named else part_of(folder, part, fold)
-    if not parts["train"]:
+    if settings.shots == "none":
+        parts["train"] = []
+    elif not parts["train"]:
         raise HanmoError(f"{folder}: no training file there; name one: train: dev.json holds a part of it out as dev")
     if parts["dev"] == parts["train"]:  # the one file there is
         parts["dev"] = []
@@ -195,11 +198,13 @@ def load_data(settings: UnderstandSettings, what: Task, folder: Path, fold: int 
         told = [example for example in told if id(example) not in held]
     if settings.max_records and len(told) > settings.max_records:
         told = sorted(told, key=lambda example: _draw(example, 1))[: settings.max_records]
-    if not dev or not told:
+    if not dev or (not told and settings.shots == "all"):
         raise HanmoError(
             f"{folder}: {len(told)} labelled examples to train on and {len(dev)} to choose by; some are needed"
         )
-    return Data(told, dev, test, accounts, _labels(what, told))
+    known = [*told, *(dev if settings.shots == "none" else [])]
+    names = {example.label: example.name for example in known if example.name}
+    return Data(told, dev, test, accounts, _labels(what, known), names)
 
 
 def _draw(example: Example, salt: int) -> float:
@@ -219,8 +224,13 @@ def _labels(what: Task, examples: Sequence[Example]) -> list[str]:
 def _one(settings: UnderstandSettings, what: Task, folder: Path, data: Data, log: Path, seed: int) -> tuple[Run, Tuner]:
     """One run: train from the folder's weights, go back to the best checkpoint, measure it."""
     torch.manual_seed(seed)
-    tuner = Tuner(settings, what, folder, data.labels)
-    step, seconds = tuner.train(data, log, seed)
+    if settings.method == "head":
+        tuner = Tuner(settings, what, folder, data.labels)
+    else:
+        from hanmo.understand.prompts import PromptTuner
+
+        tuner = PromptTuner(settings, what, folder, data.labels, data.names)
+    step, seconds = (0, 0.0) if settings.shots == "none" else tuner.train(data, log, seed)
     dev = score(what, len(data.labels), data.dev, tuner.predict(data.dev))
     test = score(what, len(data.labels), data.test, tuner.predict(data.test)) if data.test else None
     assert dev is not None
@@ -233,13 +243,21 @@ class Tuner:
     Args:
         folder: of the model.
         labels: in the order of the outputs.
+        names: of labels in words, where the records have them.
     """
 
     #: Of the rate that the model's size suggests: 5e-5 at 110M parameters.
     rate = 0.25
 
-    def __init__(self, settings: UnderstandSettings, what: Task, folder: Path, labels: Sequence[str]) -> None:
-        self.settings, self.task, self.labels = settings, what, list(labels)
+    def __init__(
+        self,
+        settings: UnderstandSettings,
+        what: Task,
+        folder: Path,
+        labels: Sequence[str],
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        self.settings, self.task, self.labels, self.names = settings, what, list(labels), dict(names or {})
         self.device = pick_device(settings.device)
         self.dtype = choose(self.device, settings.precision)
         self.tokenizer = load_tokenizer(folder)
@@ -315,10 +333,12 @@ class Tuner:
         """Write the model with its head, tokenizer and task.json."""
         save_model(self.model.cpu(), self.tokenizer, folder, [])
         self.model.to(self.device)
-        settings = {"entities": self.settings.entities}
-        write_json(
-            folder / RECORD, {"task": what.name, "labels": self.labels, "max_length": self.rows.length, **settings}
-        )
+        write_json(folder / RECORD, self.record(what))
+
+    def record(self, what: Task) -> dict[str, Any]:
+        """What task.json holds."""
+        told = {"task": what.name, "labels": self.labels, "names": self.names, "max_length": self.rows.length}
+        return told | {"method": self.settings.method, "entities": self.settings.entities}
 
 
 def summary(settings: UnderstandSettings, what: Task, runs: Sequence[Run]) -> dict[str, Any]:

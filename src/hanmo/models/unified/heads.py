@@ -1,4 +1,4 @@
-"""The unified model with a head that judges: a whole text, or each of its tokens.
+"""The unified model with a head that judges: a whole text, each of its tokens, or where an answer stands.
 
 A pair's second text has token type 1 here as in a BERT, and means no more than that: who judges sees everything. By the
 rule of `hanmo.models.unified.masks` the first token, which stands for the whole, would not see the second text.
@@ -10,8 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
-from transformers.models.auto.modeling_auto import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers.modeling_outputs import (
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.models.auto.modeling_auto import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 from transformers.utils.generic import can_return_tuple
 
 from hanmo.models.unified.config import UnifiedConfig
@@ -122,5 +130,51 @@ class UnifiedForTokenClassification(UnifiedPreTrainedModel):
         )
 
 
+class UnifiedForQuestionAnswering(UnifiedPreTrainedModel):
+    """Where in a passage the answer begins and ends."""
+
+    def __init__(self, config: UnifiedConfig) -> None:
+        super().__init__(config)
+        self.bert = UnifiedModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        **kwargs: Any,
+    ) -> QuestionAnsweringModelOutput:
+        """Logits of first and last token, [rows, length] each, and with positions [rows] the loss in nats."""
+        outputs = self.bert(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            sees_all=True,
+            use_cache=False,
+            **kwargs,
+        )
+        starts, ends = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(starts, ends, start_positions, end_positions)
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=starts,
+            end_logits=ends,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
 AutoModelForSequenceClassification.register(UnifiedConfig, UnifiedForSequenceClassification)
 AutoModelForTokenClassification.register(UnifiedConfig, UnifiedForTokenClassification)
+AutoModelForQuestionAnswering.register(UnifiedConfig, UnifiedForQuestionAnswering)
