@@ -44,13 +44,13 @@ def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
 def cmnli(models: Models, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, Path]:
     """A model tuned on CMNLI's form: (counts, its stage's folder, the data)."""
     data, out = tmp_path_factory.mktemp("cmnli"), tmp_path_factory.mktemp("tuned")
-    for part, count, seed in (("train", 60, 1), ("dev", 40, 2), ("test", 6, 3)):
+    for part, count, seed in (("train", 100, 1), ("dev", 40, 2), ("test", 6, 3)):
         records = pairs(count, seed)
         if part == "test":
             records = [{"id": 100 + n, **{k: v for k, v in r.items() if k != "label"}} for n, r in enumerate(records)]
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         (data / f"{part}.json").write_text("".join(lines), encoding="utf-8")
-    counts = tune(models(), data, out, task="cmnli", epochs=6, seeds=[1, 2], sweep=["lr=0.01,0.00001"])
+    counts = tune(models(), data, out, task="cmnli", epochs=10, seeds=[1, 2], sweep=["lr=0.01,0.00001"])
     return counts, out, data
 
 
@@ -58,7 +58,7 @@ def test_the_best_of_a_sweep_is_kept_and_its_seeds_are_averaged(cmnli: tuple[dic
     counts, out, _ = cmnli
     results = read_json(out / "results.json")
     assert counts["score"] > 0.9 and counts["n"] == 36 and counts["on"] == "dev" and counts["runs"] == 4
-    assert counts["examples"] == 54
+    assert counts["examples"] == 90
     assert results["best"] == {"learning_rate": 0.01}
     of_best = [one["dev"]["accuracy"] for one in results["runs"] if one["learning_rate"] == 0.01]
     assert results["score"] == pytest.approx(sum(of_best) / 2) and len(results["sweep"]) == 2
@@ -98,8 +98,8 @@ def test_the_tuned_folder_is_stock(cmnli: tuple[dict[str, Any], Path, Path]) -> 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "qwen3", "unified"])
 def test_other_families_learn_a_class(family: str, models: Models, task_folder: Folder, tmp_path: Path) -> None:
-    folder = task_folder(train=pairs(60, 1), dev=pairs(40, 2))
-    counts = tune(models(family), folder, tmp_path / "out", task="ocnli", epochs=6)
+    folder = task_folder(train=pairs(100, 1), dev=pairs(40, 2))
+    counts = tune(models(family), folder, tmp_path / "out", task="ocnli", epochs=10)
     assert counts["score"] > 0.85
 
 
