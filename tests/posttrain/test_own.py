@@ -18,14 +18,19 @@ from tests.posttrain.conftest import dialogue
 from tokenizers import Tokenizer, models
 
 from hanmo.errors import HanmoError
+from hanmo.models.linglong.configuration import LingLongConfig
+from hanmo.models.linglong.generation import pinyin_reader
+from hanmo.models.linglong.modeling import LingLongForCausalLM
 from hanmo.models.loss import IGNORE
+from hanmo.models.save import save_model
 from hanmo.models.unified.config import UnifiedConfig
 from hanmo.models.unified.model import UnifiedForMaskedLM
 from hanmo.posttrain import sft
 from hanmo.posttrain.labelled import LabelledRows, Piece, encoder_of, piece_of
 from hanmo.posttrain.settings import SftSettings
 from hanmo.pretrain.steps import step_of
-from hanmo.tokenizer import load, save
+from hanmo.serve import Sampling, generate
+from hanmo.tokenizer import encode_text, load, save
 from hanmo.tokenizer.chat import ChatFormat
 from hanmo.tokenizer.forms.wordpiece import build_lossless
 
@@ -177,6 +182,74 @@ def test_a_stock_t5_is_tuned(tokenizer_folder: Path, jsonl: Callable[..., Path],
     assert losses[-1] < 0.8 * losses[0]
     again = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out" / "model")
     assert type(again).__name__ == "T5ForConditionalGeneration"
+
+
+@pytest.fixture(scope="module")
+def linglong(tmp_path_factory):
+    """A function that gives the folder of a small LingLong of a form, with characters and their pinyin."""
+    from hanmo.tokenizer.forms import pinyin
+
+    root = tmp_path_factory.mktemp("linglong")
+    texts = [message["content"] for index in range(30) for message in dialogue(index)["messages"]]
+    pinyin.build(texts, 530, root / "tokenizer")
+
+    def make(form: str) -> Path:
+        torch.manual_seed(0)
+        tokenizer = load(root / "tokenizer")
+        rows = len(pinyin.read_classes(root / "tokenizer" / "pinyin.txt"))
+        config = LingLongConfig(
+            vocab_size=len(tokenizer), n_position=128, n_embd=32, n_layer=2, n_head=4, n_vocab_pinyin=rows,
+            bos_token_id=None, eos_token_id=0, **{form: True},
+        )  # fmt: skip
+        save_model(LingLongForCausalLM(config), tokenizer, root / form, [0])
+        return root / form
+
+    return make
+
+
+@pytest.mark.parametrize("form", ["use_pinyin", "backward"])
+def test_linglong_s_records_have_the_models_own_loss(linglong, form: str) -> None:
+    """Packed into rows, as each alone: with readings of the record, or each message from its end."""
+    folder = linglong(form)
+    model, tokenizer = LingLongForCausalLM.from_pretrained(folder).eval(), load(folder)
+    encode, chat = encoder_of(tokenizer, "truncate", form == "backward"), ChatFormat(tokenizer)
+    pinyin_of = pinyin_reader(folder) if form == "use_pinyin" else None
+    pieces, own = [], 0.0
+    for index in range(6):
+        asked, said = dialogue(index)["messages"]
+        (found,) = encode([asked, said], 128, Counter())
+        question, answer = (encode_text(tokenizer, message["content"]) for message in (asked, said))
+        head = [chat.turn_start, *encode_text(tokenizer, "user\n"), *question[:: -1 if form == "backward" else 1]]
+        head += [chat.turn_end, *encode_text(tokenizer, "\n"), chat.turn_start, *encode_text(tokenizer, "assistant\n")]
+        tail = [*answer[:: -1 if form == "backward" else 1], chat.turn_end]
+        ids, mask = head + tail, [0] * len(head) + [1] * len(tail)
+        assert found.input_ids == ids
+        pieces.append(piece_of("causal", *found, pinyin_of=pinyin_of))
+        more = {"pinyin_ids": torch.tensor([pinyin_reader(folder)(ids)[:-1]])} if pinyin_of else {}
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[:-1]]), **more).logits[0]
+        learnt = torch.tensor(mask[1:]) == 1
+        own += float(torch.nn.functional.cross_entropy(logits[learnt], torch.tensor(ids[1:])[learnt], reduction="sum"))
+    rows = LabelledRows(pieces, 128, 1, seed=1)
+    packed = step_of(model, "causal")(model, torch.float32, False, 128).loss(rows.rows(0, len(rows)))
+    assert len(rows) < 6 and float(packed) == pytest.approx(own, rel=1e-4)
+
+
+@pytest.mark.parametrize("form", ["use_pinyin", "backward"])
+def test_linglong_learns_to_answer(linglong, form: str, jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    settings = SftSettings(epochs=12, batch_size=4, learning_rate=1e-2, precision="fp32", threads=1, validation=0.1)
+    inputs = {"model": [linglong(form)], "records": [jsonl(dialogue(index) for index in range(60))]}
+    sft.run(settings, inputs, tmp_path / "out")
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log if "loss" in line]
+    looked = [line["validation_loss"] for line in log if "validation_loss" in line]
+    assert losses[-1] < 0.3 * losses[0] and looked[-1] < looked[0]
+    # The served model gives the answer in the order in which it is read.
+    questions = [dialogue(index)["messages"][0]["content"] for index in range(2)]
+    greedy = Sampling(temperature=0, max_tokens=48)
+    for answer in generate(tmp_path / "out" / "model", questions, sampling=greedy, as_chat=True, device="cpu"):
+        # So small a model learns what an answer looks like: it ends with a place.
+        assert answer.text[-2:] in ("园。", "校。", "里。", "下。", "边。") and answer.finish == "stop", answer
 
 
 def test_slips_are_one_line(unified: Path, tokenizer_folder: Path, jsonl: Callable[..., Path], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from hanmo.serve.engines import open_engine
 from hanmo.serve.engines.transformers import TransformersEngine
 from hanmo.serve.text import for_terminal
 from hanmo.tokenizer import encode_text, load
+from hanmo.tokenizer.chat import ChatFormat
 
 TEXT = "银行行长在重庆的银行里行走。春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"
 PROMPTS = ["春眠不觉晓", "银行", "夜来风雨声，花落知多少。春眠"]
@@ -131,11 +132,24 @@ def test_a_backward_answer_ends_right_of_a_stop_string(folder) -> None:
     assert [piece.text for piece in pieces] == [whole] and pieces[-1].finish == "length"
 
 
-def test_it_does_not_chat(folder) -> None:
+def test_a_backward_model_reads_a_chat_s_messages_from_their_ends(folder, capfd) -> None:
     engine = open_engine(folder("backward"), device="cpu")
-    assert not engine.can_chat
-    with pytest.raises(HanmoError, match="writes from right to left"):
-        engine.encode_chat([{"role": "user", "content": "你好"}])
+    tokenizer = load(folder("backward"))
+    form = ChatFormat(tokenizer)
+    wanted, talk = [], [("user", "春眠"), ("assistant", "不觉晓"), ("user", "鸟")]
+    for role, said in talk:
+        wanted += [form.turn_start, *encode_text(tokenizer, f"{role}\n"), *encode_text(tokenizer, said)[::-1]]
+        wanted += [form.turn_end, *encode_text(tokenizer, "\n")]
+    wanted += [form.turn_start, *encode_text(tokenizer, "assistant\n")]
+    messages = [{"role": role, "content": said} for role, said in talk]
+    assert engine.can_chat and engine.encode_chat(messages) == wanted
+    # The answer comes from its end, too, and is printed as it is read, without the question.
+    (answer,) = generate(folder("backward"), ["春眠"], sampling=GREEDY, as_chat=True, device="cpu")
+    drawn = list(islice(engine.tokens(engine.encode_chat(messages[:1]), GREEDY, threading.Event()), 24))
+    stop = next((at for at, token in enumerate(drawn) if token in engine.stop_ids), len(drawn))
+    whole = tokenizer.decode(drawn[:stop][::-1], skip_special_tokens=True)
+    assert answer.text and str(answer.text) == whole.replace("\ufffd", "")  # it writes halves of characters, too
+    assert capfd.readouterr().out == for_terminal(answer.text) + "\n"
 
 
 def test_bits_per_byte_are_those_of_the_turned_text(folder) -> None:

@@ -7,7 +7,8 @@ What a model reads of a record, and where it must answer, depends on the model:
     spans    all up to the last answer for the encoder, the answer for the decoder
 
 Where the tokenizer has ChatML's markers, a conversation is written as everywhere here (`hanmo.tokenizer.chat`). One for
-encoders has none: there, its messages stand as `[CLS] … [SEP] … [SEP]`.
+encoders has none: there, its messages stand as `[CLS] … [SEP] … [SEP]`. A model that reads from right to left gets
+what each message says from its last token to its first, and a model with pinyin the readings of its tokens.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from hanmo.errors import HanmoError
+from hanmo.models.linglong.generation import PinyinOf
 from hanmo.models.loss import IGNORE
 from hanmo.posttrain.encode import Example, encode_parts
 from hanmo.posttrain.forms import Dialogue
 from hanmo.posttrain.prepare import Encode
 from hanmo.tokenizer import encode_text
 from hanmo.tokenizer.chat import TURN_START, ChatFormat
+from hanmo.tokenizer.forms.pinyin import SPECIAL
 from hanmo.tokens.mix import Mix
 from hanmo.tokens.order import Read, Rows
 
@@ -43,22 +46,27 @@ class Piece(NamedTuple):
         targets: what each place must answer, or `IGNORE`.
         types: token types, where the model has them; targets then stand at their own places.
         read: what the encoder of an encoder-decoder reads.
+        pinyin: ids of the inputs' readings, where the model has them.
     """
 
     inputs: list[int]
     targets: list[int]
     types: list[int] | None = None
     read: list[int] | None = None
+    pinyin: list[int] | None = None
 
 
-def encoder_of(tokenizer: PreTrainedTokenizerFast, too_long: str) -> Encode:
+def encoder_of(tokenizer: PreTrainedTokenizerFast, too_long: str, leftward: bool = False) -> Encode:
     """How dialogues become ids and labels with this tokenizer.
+
+    Args:
+        leftward: each message from its last token to its first.
 
     Raises:
         HanmoError: it has neither ChatML's markers nor [CLS] and [SEP].
     """
     if tokenizer.backend_tokenizer.token_to_id(TURN_START) is not None:
-        chat = ChatFormat(tokenizer)
+        chat = ChatFormat(tokenizer, leftward)
         return lambda dialogue, limit, notes: encode_parts(chat, dialogue, limit, too_long, notes)
     opening, closing = tokenizer.cls_token_id, tokenizer.sep_token_id
     if not isinstance(opening, int) or not isinstance(closing, int):
@@ -70,7 +78,8 @@ def encoder_of(tokenizer: PreTrainedTokenizerFast, too_long: str) -> Encode:
     def encode(dialogue: Dialogue, limit: int, notes: Counter[str]) -> list[Example]:
         ids, labels = [opening], [IGNORE]
         for message in dialogue:
-            part = [*encode_text(tokenizer, message["content"]), closing]
+            said = encode_text(tokenizer, message["content"])
+            part = [*(reversed(said) if leftward else said), closing]
             ids += part
             labels += part if message["role"] == "assistant" else [IGNORE] * len(part)
         last = len(labels) - next(i for i, label in enumerate(reversed(labels)) if label != IGNORE)
@@ -83,15 +92,18 @@ def encoder_of(tokenizer: PreTrainedTokenizerFast, too_long: str) -> Encode:
     return encode
 
 
-def piece_of(objective: str, ids: list[int], labels: list[int], start: int = 0) -> Piece:
+def piece_of(
+    objective: str, ids: list[int], labels: list[int], start: int = 0, pinyin_of: PinyinOf | None = None
+) -> Piece:
     """A record for a model that learns `objective`.
 
     Args:
         ids, labels: equally long, the last label one that counts.
         start: the id that opens what a decoder writes.
+        pinyin_of: the rule of models with pinyin.
     """
     if objective == "causal":
-        return Piece(ids[:-1], labels[1:])
+        return Piece(ids[:-1], labels[1:], pinyin=pinyin_of(ids[:-1]) if pinyin_of else None)
     begin = max((i for i, label in enumerate(labels) if label == IGNORE), default=-1) + 1
     if objective == "unified":
         return Piece(ids, [IGNORE] * begin + ids[begin:], [0] * begin + [1] * (len(ids) - begin))
@@ -140,6 +152,7 @@ class LabelledRows:
             segment,
             types=None if one.types is None else np.zeros(shape, np.int64),
             read=None if one.read is None else Read(inputs.copy(), position.copy(), segment.copy()),
+            pinyin=None if one.pinyin is None else np.full(shape, SPECIAL, np.int64),
         )
         for row in range(count):
             self._fill(self._rows[(first + row) % len(self._rows)], rows, row)
@@ -157,6 +170,8 @@ class LabelledRows:
             rows.position[row, here], rows.segment[row, here] = np.arange(len(piece.inputs)), number
             if rows.types is not None and piece.types is not None:
                 rows.types[row, here] = piece.types
+            if rows.pinyin is not None and piece.pinyin is not None:
+                rows.pinyin[row, here] = piece.pinyin
             if rows.read is not None and piece.read is not None:
                 there = slice(before, before + len(piece.read))
                 rows.read.inputs[row, there], rows.read.segment[row, there] = piece.read, number

@@ -19,6 +19,7 @@ from hanmo.files import read_json, write_json
 from hanmo.models import families
 from hanmo.models.allocator import keep_freed_memory
 from hanmo.models.folder import resolve
+from hanmo.models.linglong.generation import pinyin_reader
 from hanmo.models.loss import IGNORE
 from hanmo.models.save import save_model
 from hanmo.posttrain.labelled import LabelledRows, Piece, encoder_of, piece_of
@@ -27,6 +28,7 @@ from hanmo.posttrain.settings import SftSettings
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.loading import open_model, without_dropout
 from hanmo.pretrain.objectives.looking import nats
+from hanmo.pretrain.objectives.reading import Reading
 from hanmo.pretrain.precision import choose, pick_device
 from hanmo.pretrain.rules import Rates
 from hanmo.pretrain.settings import PretrainSettings
@@ -83,16 +85,17 @@ def run(
     model = open_model(getattr(transformers, families.AUTO[objective]), folder, True, out)
     without_dropout(model)
     config = model.config
-    if getattr(config, "backward", False) or getattr(config, "use_pinyin", False):
-        raise HanmoError(f"{folder}: models from right to left, or with pinyin, are not tuned on dialogues")
+    reading = Reading.of("", folder)
+    pinyin_of = pinyin_reader(folder) if reading.pinyin else None
     tokenizer = load(folder)
     # A stock T5 has no longest row.
     limit = min(filter(None, (settings.max_length, getattr(config, "max_position_embeddings", None))), default=_LONGEST)
-    encode = encoder_of(tokenizer, settings.too_long)
+    encode = encoder_of(tokenizer, settings.too_long, reading.backward)
     prepared = prepare(settings, inputs["records"], encode, limit)
     start = getattr(config, "decoder_start_token_id", None) or 0
     pieces, looked = (
-        [piece_of(objective, *example, start) for example in side] for side in (prepared.examples, prepared.held)
+        [piece_of(objective, *example, start, pinyin_of) for example in side]
+        for side in (prepared.examples, prepared.held)
     )
     rows = LabelledRows(pieces, limit, settings.epochs, settings.seed)
     peak = settings.learning_rate or rate(sum(parameter.numel() for parameter in model.parameters()))

@@ -123,9 +123,8 @@ def _check(text: str, number: int) -> None:
 
 
 def _print_one(engine: Engine, text: str, ids: list[int], as_chat: bool, sampling: Sampling) -> Completion:
-    before, behind = ("", text) if engine.backward else (text, "")
-    if not as_chat:
-        sys.stdout.write(for_terminal(before))
+    before, behind = ("", "") if as_chat else ("", text) if engine.backward else (text, "")
+    sys.stdout.write(for_terminal(before))
     parts = []
     for delta in engine.stream(ids, sampling):
         parts.append(delta.text)

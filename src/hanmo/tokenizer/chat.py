@@ -55,12 +55,14 @@ class ChatFormat:
     Args:
         tokenizer: must hold the three special tokens; anything else is refused, since the model behind it would never
             have learnt where a turn ends.
+        leftward: for a model that writes from right to left: what a message says stands token by token in reverse
+            order, behind its header and before its end as ever. An answer comes so, and is turned back.
     """
 
     template = CHAT_TEMPLATE
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, leftward: bool = False) -> None:
+        self.tokenizer, self.leftward = tokenizer, leftward
         self.end_of_text = self._special(END_OF_TEXT)
         self.turn_start = self._special(TURN_START)
         self.turn_end = self._special(TURN_END)
@@ -93,7 +95,9 @@ class ChatFormat:
         mask: list[int] = []
         for index, message in enumerate(messages):
             role, content = check_message(message, f"message {index + 1}")
-            if role == "assistant":
+            if self.leftward:
+                header, body = f"{role}\n", [*reversed(encode_text(self.tokenizer, content)), self.turn_end]
+            elif role == "assistant":
                 header, body = f"{role}\n", [*encode_text(self.tokenizer, content), self.turn_end]
             else:
                 # In one piece, as engines do that render the text first: a newline at the start of what a person wrote

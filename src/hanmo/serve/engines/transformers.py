@@ -59,12 +59,12 @@ class TransformersEngine(Engine):
         self._encode_lock = threading.Lock()
         self.vocab_size = min(len(tokenizer), config.vocab_size)
         self._pieces = _byte_pieces(tokenizer)
-        self._chat = _chat_encoder(tokenizer)
         # Documents of a unified model begin so, whatever its tokenizer is used for elsewhere.
         self._opening = cast(int, tokenizer.cls_token_id) if config.model_type == "hanmo_unified" else None
         self._linglong = config.model_type == LingLongConfig.model_type
         self.backward = self._linglong and config.backward
-        self.can_chat = self._chat is not None and not self.backward
+        self._chat = _chat_encoder(tokenizer, self.backward)
+        self.can_chat = self._chat is not None
         self._reader = reader_of(folder) if self._linglong and config.use_pinyin else None
         self._readings = Readings(self._reader) if self._reader else None
         self.stop_ids = self._find_stops()
@@ -101,8 +101,6 @@ class TransformersEngine(Engine):
         return [cast(int, start)]
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        if self.backward:
-            raise HanmoError(f"{self.name}: writes from right to left; it can only write what stands before a text")
         if self._chat is None:
             raise HanmoError(f"{self.name}: has no chat template (a base model?); it can only continue text")
         with self._encode_lock:
@@ -292,12 +290,14 @@ def _load(folder: Path, device: torch.device) -> Any:
     return model.to(device).eval()  # type: ignore[arg-type]
 
 
-def _chat_encoder(tokenizer: PreTrainedTokenizerFast) -> ChatFormat | ForeignTemplate | None:
+def _chat_encoder(tokenizer: PreTrainedTokenizerFast, leftward: bool) -> ChatFormat | ForeignTemplate | None:
     template = tokenizer.chat_template
     if not isinstance(template, str):
         return None
     if is_ours(template):
-        return ChatFormat(tokenizer)
+        return ChatFormat(tokenizer, leftward)
+    if leftward:
+        return None  # whose text would have to stand in which order, a template does not say
     added = tokenizer.added_tokens_decoder.values()
 
     def encode(text: str, special: bool) -> list[int]:
