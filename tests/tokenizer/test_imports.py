@@ -58,13 +58,13 @@ def lines(shared_data: Path) -> list[str]:
     return found
 
 
-def compare(folder: Path, reference: Callable[[str], list[int]], texts: list[str], at_least: float = 1.0) -> None:
+def compare(folder: Path, reference: Callable[[str], list[int]], texts: list[str]) -> None:
     """The bulk encoder, the plain call and `AutoTokenizer` against a reference."""
     expected = [reference(text) for text in texts]
     found = [ids.tolist() for ids in BulkEncoder(folder).encode_batch(texts)]
     different = [text for text, one, two in zip(texts, found, expected, strict=True) if one != two]
     print(f"{folder.name}: {len(texts) - len(different)} of {len(texts)} lines equal")
-    assert len(texts) - len(different) >= at_least * len(texts), different[:3]
+    assert not different, different[:3]
     tokenizer = load(folder)
     auto = AutoTokenizer.from_pretrained(str(folder))
     for text, ids in list(zip(texts, found, strict=True))[:: max(1, len(texts) // 60)]:
@@ -86,23 +86,20 @@ def real(shared_data: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "least"),
+    ("name", "model"),
     [
-        ("chatglm3", "tokenizer.model", 1.0),
-        ("llama2/tokenizer.model", "", 1.0),
-        ("tinyllm-zh/tinyllm_tokenizer_hf", "tokenizer.model", 1.0),
-        ("tinyllm-zh/sp_output", "chinese_spm_20000.model", 1.0),
-        # Unigram sums in single precision tie otherwise on long runs of one character; nothing else differs.
-        ("chinese-llama-sp20k", "chinese_sp.model", 0.998),
-        ("uer/cluecorpussmall_spm.model", "", 0.998),
+        ("chatglm3", "tokenizer.model"),
+        ("llama2/tokenizer.model", ""),
+        ("tinyllm-zh/tinyllm_tokenizer_hf", "tokenizer.model"),
+        ("tinyllm-zh/sp_output", "chinese_spm_20000.model"),
+        ("chinese-llama-sp20k", "chinese_sp.model"),
+        ("uer/cluecorpussmall_spm.model", ""),
     ],
 )
-def test_sentencepiece_models(
-    shared_data: Path, lines: list[str], tmp_path: Path, name: str, model: str, least: float
-) -> None:
+def test_sentencepiece_models(shared_data: Path, lines: list[str], tmp_path: Path, name: str, model: str) -> None:
     path = real(shared_data, name)
     import_tokenizer(path, tmp_path / "out")
-    compare(tmp_path / "out", sentencepiece_of(path / model if model else path), HARD + lines, least)
+    compare(tmp_path / "out", sentencepiece_of(path / model if model else path), HARD + lines)
 
 
 def test_llama2c_is_llama2(shared_data: Path, lines: list[str], tmp_path: Path) -> None:

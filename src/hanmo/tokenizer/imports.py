@@ -3,7 +3,7 @@
 | kind | what is read | what is written |
 |---|---|---|
 | sentencepiece | tokenizer.model or another .model (LLaMA 2, ChatGLM3, Chinese-LLaMA, UER) | stock fast tokenizer |
-| merged sentencepiece | a BPE .model whose scores tie (tiny-llm-zh) | our `HanmoSentencePieceTokenizer` |
+| sentencepiece that is run by its library | a BPE whose scores tie (tiny-llm-zh), a unigram whose sums are rounded (UER) | our `HanmoSentencePieceTokenizer` |
 | llama2c | tokenizer.bin of llama2.c | stock fast tokenizer, tokenizer.model |
 | tiktoken | qwen.tiktoken | stock fast tokenizer |
 | bert | vocab.txt (BERT, GPT2-Chinese, UER) | `BertTokenizerFast` |
@@ -220,7 +220,7 @@ def _from_model(model: Any, content: bytes, path: Path, out: Path) -> PreTrained
         if 0 <= index < len(pieces)
     }
     added = _added_beside(path, len(pieces))
-    if _ties(model):
+    if _needs_library(model):
         from hanmo.tokenizer.forms.spm_class import HanmoSentencePieceTokenizer
 
         own = HanmoSentencePieceTokenizer(
@@ -236,15 +236,20 @@ def _from_model(model: Any, content: bytes, path: Path, out: Path) -> PreTrained
     return fast
 
 
-def _ties(model: Any) -> bool:
-    """Whether so many pieces share a score that an order of merges cannot stand for it.
+def _needs_library(model: Any) -> bool:
+    """Whether no tokenizer.json gives a model's ids on every text.
 
-    (LLaMA 2 gives one score to its fifteen runs of spaces; those come out alike.)
+    Of a BPE where many pieces share a score: an order of merges cannot stand for it. (LLaMA 2 gives one score to its
+    fifteen runs of spaces; those come out alike.) Of a unigram where sums of scores are rounded: the library adds them
+    in single precision from the start of a text, `tokenizers` in double, and ways that cost the same in one differ
+    in the other.
     """
     from hanmo.tokenizer.forms import spm
 
+    if model.trainer_spec.model_type == spm.UNIGRAM:
+        return not spm.exact_sums(model)
     scores = [p.score for p in model.pieces if p.type == spm.NORMAL and p.piece.strip(spm.SPACE)]
-    return model.trainer_spec.model_type == spm.BPE and len(set(scores)) < len(scores)
+    return len(set(scores)) < len(scores)
 
 
 def _added_beside(path: Path, size: int) -> list[tuple[int, str]]:

@@ -116,6 +116,11 @@ def rounded(content: bytes) -> bytes:
     return model.SerializeToString()
 
 
+def exact_sums(model: Any) -> bool:
+    """Whether sums of the scores are exact in single precision as in double: all are multiples of 1/64."""
+    return all(float(piece.score * 64).is_integer() for piece in model.pieces if piece.type in (NORMAL, USER))
+
+
 def covered(texts: Iterable[str], vocab_size: int) -> NDArray[np.bool_]:
     """Which characters become pieces, bool by code point: the commonest that make up 99.95 % of the text, fewer where
     they would fill over half the room.

@@ -1,5 +1,6 @@
 """A SentencePiece model that no tokenizer.json can stand for, run by the SentencePiece library itself.
 
+Unigrams add scores up in single precision, and take one of two ways that come out alike; `tokenizers` adds in double.
 Merged BPE vocabularies (tiny-llm-zh, Chinese-LLaMA) gave all their new pieces one score. SentencePiece takes the
 leftmost of equals; the merges of `tokenizers` are a strict order. On real Chinese, a line in six came out otherwise.
 """
@@ -26,7 +27,7 @@ class HanmoSentencePieceTokenizer(SegmentedTokenizer):
 
     vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
-    _made = ("_processor", "_vocabulary")
+    _made = ("_processor", "_names", "_vocabulary")
 
     def __init__(self, vocab_file: str, **kwargs: Any) -> None:
         self._content = Path(vocab_file).read_bytes()
@@ -40,7 +41,8 @@ class HanmoSentencePieceTokenizer(SegmentedTokenizer):
         library = need("sentencepiece", "tokenizers")
         self._processor = library.SentencePieceProcessor(model_proto=self._content)
         model = spm.parsed(self._content)
-        self._vocabulary = {piece.piece: index for index, piece in enumerate(model.pieces)}
+        self._names = [piece.piece for piece in model.pieces]
+        self._vocabulary = {name: index for index, name in enumerate(self._names)}
         unknown = next(p.piece for p in model.pieces if p.type == spm.UNKNOWN)
         tokenizer = Tokenizer(models.WordLevel(self._vocabulary, unk_token=unknown))
         tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Cutter(self))
@@ -56,8 +58,13 @@ class HanmoSentencePieceTokenizer(SegmentedTokenizer):
         """See `SegmentedTokenizer.cut`."""
         found: list[tuple[int, Sequence[str]]] = []
         waiting: list[str] = []
+        at = 0
         for piece in self._processor.encode(text, return_type="proto").pieces:
-            waiting.append(piece.piece)
+            if piece.begin > at:  # spaces that the model's normaliser removes
+                found.append((piece.begin - at, ()))
+            at = max(at, piece.end)
+            # The library spells what it does not know as it stands in the text, which may be some other piece's name.
+            waiting.append(self._names[piece.id])
             # The bytes of a character share it: all but the last cover nothing.
             if piece.end > piece.begin:
                 found.append((piece.end - piece.begin, tuple(waiting)))
