@@ -3,7 +3,7 @@
 | kind | what is read | what is written |
 |---|---|---|
 | sentencepiece | tokenizer.model or another .model (LLaMA 2, ChatGLM3, Chinese-LLaMA, UER) | stock fast tokenizer |
-| sentencepiece that is run by its library | a BPE whose scores tie (tiny-llm-zh), a unigram whose sums are rounded (UER) | our `HanmoSentencePieceTokenizer` |
+| the same, with ties | BPE of equal scores (tiny-llm-zh), rounded unigram (UER) | our `HanmoSentencePieceTokenizer` |
 | llama2c | tokenizer.bin of llama2.c | stock fast tokenizer, tokenizer.model |
 | tiktoken | qwen.tiktoken | stock fast tokenizer |
 | bert | vocab.txt (BERT, GPT2-Chinese, UER) | `BertTokenizerFast` |
