@@ -139,6 +139,17 @@ def dpo(
     return run_stage("dpo", out=out, inputs={"model": model, "pairs": pairs, "reward": reward or ()}, **settings)
 
 
+def grpo(
+    model: PathLike,
+    records: PathLike | Iterable[PathLike],
+    out: PathLike,
+    reward: PathLike | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Tune a model on rewards; `reward` is a reward model, for the reward `model`. See `RlSettings`."""
+    return run_stage("grpo", out=out, inputs={"model": model, "records": records, "reward": reward or ()}, **settings)
+
+
 def evaluate(
     model: PathLike | Iterable[PathLike],
     out: PathLike,

@@ -8,7 +8,7 @@ from hanmo.corpus.settings import CorpusSettings
 from hanmo.errors import HanmoError, nearest
 from hanmo.evaluate.exams.settings import ExamSettings
 from hanmo.evaluate.settings import EvalSettings, ReportSettings
-from hanmo.posttrain.settings import DpoSettings, RewardSettings, SftSettings
+from hanmo.posttrain.settings import DpoSettings, RewardSettings, RlSettings, SftSettings
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.stage import Input, StageKind
 from hanmo.tokenizer.settings import TokenizerSettings
@@ -94,6 +94,17 @@ _ALL = (
         UnderstandSettings,
         (Input("model", "the model to tune"), Input("data", "the folder with the task's files")),
         "hanmo.understand.stage:run",
+    ),
+    StageKind(
+        "grpo",
+        "tune a model on rewards: rules that can be checked, or a reward model",
+        RlSettings,
+        (
+            Input("model", "the model to tune"),
+            Input("records", "files of dialogues: prompts, and the answers that rewards compare with", many=True),
+            Input("reward", "a reward model, for the reward `model`", required=False),
+        ),
+        "hanmo.posttrain.rl.stage:run",
     ),
     StageKind(
         "eval",

@@ -24,7 +24,7 @@ _NOT_CURVES = {
     *("skipped", "rollbacks", "loss_scale", "overflows"),
 }
 #: Stages that train a model, in the order in which they are shown.
-_TRAINED = ("pretrain", "sft", "reward", "dpo")
+_TRAINED = ("pretrain", "sft", "reward", "dpo", "grpo")
 #: Items shown of an exam: so many that were learnt on the way, and so many that the last model still gets wrong.
 _LEARNT, _STILL_WRONG = 6, 3
 
@@ -59,6 +59,9 @@ def collect(run: Path, evals: list[Path], settings: ReportSettings, out: Path) -
         "training_samples": {folder.name: found for folder in trained if (found := training_samples(folder))},
         "evaluations": evaluations,
         "data": {f.name: corpus(f, settings.reject_examples) for f in by_do.get("corpus", []) if _has(f, "stats.json")},
+        "aligned": {
+            folder.name: read_json(folder / "aligned.json") for folder in trained if _has(folder, "aligned.json")
+        },
         "records": {folder.name: records(folder) for folder in trained if _has(folder, "records.json")},
         "tokenizers": {
             folder.name: tokenizer_facts(folder)

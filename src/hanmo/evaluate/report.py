@@ -33,6 +33,7 @@ _OUTCOMES: dict[str, tuple[tuple[str, str], ...]] = {
     "sft": (("records", "count"), ("steps", "count"), ("validation_loss_after", "number")),
     "reward": (("records", "count"), ("steps", "count"), ("validation_accuracy", "percent")),
     "dpo": (("records", "count"), ("steps", "count"), ("validation_accuracy_after", "percent")),
+    "grpo": (("records", "count"), ("steps", "count"), ("reward_after", "number")),
     "eval": (("scored_documents", "count"), ("exam_items", "count")),
 }
 _PAGE = Words(WORDS)

@@ -53,6 +53,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "sft": ("instruction tuning", "指令微调"),
     "reward": ("reward model", "奖励模型"),
     "dpo": ("preference tuning", "偏好优化"),
+    "grpo": ("learning from rewards", "强化学习"),
     "eval": ("evaluation", "评测"),
     "convert": ("export", "导出"),
     # what comes out of stages
@@ -76,6 +77,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "out_validation_loss_after": ("held-out loss", "留出集损失"),
     "out_validation_accuracy_after": ("of held-out pairs ranked right", "留出偏好排序正确"),
     "out_validation_accuracy": ("of held-out pairs ranked right", "留出偏好排序正确"),
+    "out_reward_after": ("held-out reward", "留出集奖励"),
     "out_scored_documents": ("documents scored", "篇评分文档"),
     "out_exam_items": ("exam questions", "道考题"),
     # learning
@@ -107,6 +109,13 @@ WORDS: dict[str, tuple[str, str]] = {
     "validation_log_prob_rejected": ("held-out, rejected", "留出集（劣选）"),
     "reward_mean": ("mean reward", "平均奖励"),
     "validation_ece": ("held-out calibration error", "留出集校准误差"),
+    "reward_deviation": ("deviation of rewards", "奖励标准差"),
+    "kl": ("KL from the start (nats per token)", "与起点的 KL（每词元 nat）"),
+    "answer_tokens": ("tokens of an answer", "回答词元数"),
+    "validation_answer_tokens": ("held-out answers", "留出集回答"),
+    "cut_share": ("answers that do not end", "未结束的回答"),
+    "equal_groups": ("groups without a difference", "组内无差别的比例"),
+    "validation_reward": ("held-out reward", "留出集奖励"),
     "step": ("step", "步"),
     "tokens_axis": ("tokens", "词元"),
     "warning": ("Mind", "注意"),
@@ -161,6 +170,51 @@ WORDS: dict[str, tuple[str, str]] = {
     "questions_replies": ("Some questions and replies", "部分题目与回答"),
     "right_answer": ("answer", "答案"),
     "no_reply": ("no reply", "没有回答"),
+    # what preferences and rewards have done
+    "aligned": ("Preferences and rewards", "偏好与奖励"),
+    "aligned_lead": (
+        "Measured on pairs and prompts that were held out of training. Brackets are 95 % intervals.",
+        "均在未参与训练的留出偏好对与提示上测得，方括号为 95% 区间。",
+    ),
+    "pairs_right": (
+        "of {n} held-out pairs ranked right [{low}, {high}]",
+        "的 {n} 个留出偏好对排序正确 [{low}, {high}]",
+    ),
+    "calibration_error": ("calibration error [{low}, {high}]", "校准误差 [{low}, {high}]"),
+    "longer_right": ("would be right by taking the longer answer", "若总选较长回答的正确率"),
+    "length_correlation": ("correlation of reward and length", "奖励与长度的相关系数"),
+    "confidence": ("Confidence", "置信度"),
+    "pairs": ("Pairs", "偏好对"),
+    "share_right": ("Right", "正确"),
+    "measured_margin": ("margin [{low}, {high}]", "优势 [{low}, {high}]"),
+    "kl_answer": (
+        "KL from the start, nats per answer [{low}, {high}]; {each} per token",
+        "与起点的 KL，每个回答 nat 数 [{low}, {high}]；每词元 {each}",
+    ),
+    "win_rate": (
+        "of {n} answers win against the start, by the reward model [{low}, {high}]",
+        "的 {n} 个回答胜过起点（按奖励模型）[{low}, {high}]",
+    ),
+    "answer_lengths": (
+        "tokens of an answer, {before} before; {difference} [{low}, {high}]; {cut} do not end",
+        "回答词元数（之前 {before}）；{difference} [{low}, {high}]；{cut} 未结束",
+    ),
+    "pair_lengths": (
+        "tokens of the chosen answers in training, {rejected} of the rejected",
+        "训练中优选回答的词元数，劣选 {rejected}",
+    ),
+    "reward_now": (
+        "reward on {n} held-out prompts, {before} before; {difference} [{low}, {high}]",
+        "{n} 个留出提示上的奖励（之前 {before}）；{difference} [{low}, {high}]",
+    ),
+    "answers_now": (
+        "tokens of an answer, {before} before; {cut} do not end",
+        "回答词元数（之前 {before}）；{cut} 未结束",
+    ),
+    "before": ("before", "之前"),
+    "after": ("after", "之后"),
+    "chosen": ("chosen", "优选"),
+    "rejected_answer": ("rejected", "劣选"),
     # held-out
     "heldout": ("Held-out text", "留出文本"),
     "heldout_lead": (

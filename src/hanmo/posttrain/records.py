@@ -21,7 +21,7 @@ import xxhash
 from hanmo.errors import HanmoError, nearest
 from hanmo.posttrain import forms, preferences
 from hanmo.posttrain.forms import Fault, Record
-from hanmo.posttrain.settings import FileRule, PairSettings, SftSettings, TuningSettings
+from hanmo.posttrain.settings import FileRule, PairSettings, RlSettings, SftSettings, TuningSettings
 from hanmo.posttrain.sources import Place, files_of, read_records
 
 #: Skipped records that are written down one by one; all are counted.
@@ -99,8 +99,8 @@ class Kind(NamedTuple):
     prompt: Callable[[Any], Any]
 
 
-def sft_kind(settings: SftSettings) -> Kind:
-    """Dialogues for SFT."""
+def sft_kind(settings: SftSettings | RlSettings) -> Kind:
+    """Dialogues for SFT, and prompts for learning from rewards."""
     return Kind("dialogue", "sft.jsonl", list(forms.PARSERS), forms.recognise, forms.dialogues_of, _opening)
 
 
@@ -126,7 +126,9 @@ def _opening(dialogue: forms.Dialogue) -> forms.Dialogue:
     return dialogue[:end]
 
 
-def read_items(paths: Sequence[Path], settings: SftSettings | PairSettings, kind: Kind) -> tuple[list[Item], Account]:
+def read_items(
+    paths: Sequence[Path], settings: SftSettings | PairSettings | RlSettings, kind: Kind
+) -> tuple[list[Item], Account]:
     """Read all record files, in the order given; returns the items in reading order and the account.
 
     Raises:
@@ -172,7 +174,7 @@ def _rule(file: Path, settings: TuningSettings) -> FileRule:
     return next((rule for name, rule in settings.files.items() if fnmatch(file.name, name)), FileRule())
 
 
-def _fixed_form(file: Path, settings: SftSettings | PairSettings, kind: Kind, rule: FileRule) -> str:
+def _fixed_form(file: Path, settings: SftSettings | PairSettings | RlSettings, kind: Kind, rule: FileRule) -> str:
     """The form that the settings name for a file: one of the kind's, "auto" or "each"."""
     form = "template" if rule.user else (rule.form or settings.form)
     known = [*kind.forms, "auto", "each"]
@@ -186,7 +188,7 @@ def _fixed_form(file: Path, settings: SftSettings | PairSettings, kind: Kind, ru
 
 
 def _read_file(
-    file: Path, settings: SftSettings | PairSettings, kind: Kind, account: Account, seen: set[bytes]
+    file: Path, settings: SftSettings | PairSettings | RlSettings, kind: Kind, account: Account, seen: set[bytes]
 ) -> list[Item]:
     rule = _rule(file, settings)
     form = _fixed_form(file, settings, kind, rule)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import model_validator
 
+from hanmo.errors import nearest
 from hanmo.stage import Settings, factory, setting
 
 SftForm = Literal["auto", "each", "messages", "sharegpt", "alpaca", "turns", "instances", "qa", "template"]
+#: The rewards of reinforcement learning (`hanmo.posttrain.rl.rewards` says what each gives).
+REWARDS = ("exact", "choice", "arithmetic", "format", "length", "verse", "model")
 PreferenceForm = Literal["auto", "each", "pair", "alpaca", "sharegpt", "ranked", "medicalgpt"]
 
 
@@ -145,4 +149,59 @@ class DpoSettings(PairSettings):
         if self.sft_weight and self.loss in ("kto", "orpo"):
             why = "has an SFT loss of its own" if self.loss == "orpo" else "looks at single answers"
             raise ValueError(f"sft_weight: loss {self.loss} {why}; leave sft_weight out")
+        return self
+
+
+class RlSettings(TuningSettings):
+    """Reinforcement learning from rewards: groups of answers to a prompt, each judged against the others."""
+
+    method: Literal["grpo", "rloo"] = setting(
+        "grpo",
+        "grpo (Shao et al. 2024, arXiv:2402.03300) or rloo (Ahmadian et al. 2024, arXiv:2402.14740); the TRL that is "
+        "pinned has no PPO any more",
+    )
+    form: SftForm = setting(
+        "auto", "form of the record files; auto: recognised per file, each: recognised per record (mixed files)"
+    )
+    rewards: dict[str, float] = factory(
+        lambda: {"exact": 1.0}, f"rewards with their weights, of {', '.join(REWARDS)}; e.g. {{exact: 1, format: 0.1}}"
+    )
+    pattern: str = setting("", "reward format: a regular expression to be found in the answer, e.g. '答案是.+。$'")
+    characters: list[int] = factory(lambda: [1, 100], "reward length: fewest and most characters of an answer")
+    verse: Literal["auto", "五绝", "七绝", "五律", "七律"] = setting("auto", "reward verse: the form asked for")
+    steps: int = setting(100, "optimiser steps", ge=1)
+    prompts: int = setting(8, "prompts in a step", ge=1)
+    generations: int = setting(8, "answers to each prompt, which are judged against each other", ge=2)
+    answer_tokens: int = setting(128, "longest answer in tokens", ge=1)
+    temperature: float = setting(1.0, "of the answers drawn in training", gt=0)
+    beta: float = setting(0.02, "weight of the KL from the start; 0: none is computed", ge=0)
+    validation: float = setting(0.1, "fraction of the prompts held out, answered before and behind", ge=0, le=0.5)
+    held_prompts: int = setting(200, "at most so many prompts held out", ge=1)
+    vllm: bool = setting(False, "write the answers with vLLM in this process (a GPU; vllm must be installed)")
+
+    @property
+    def batch_size(self) -> int:
+        """Answers in one optimiser step."""
+        return self.prompts * self.generations
+
+    @property
+    def epochs(self) -> int:
+        """`steps` says how long."""
+        return 1
+
+    @model_validator(mode="after")
+    def _usable(self) -> RlSettings:
+        for name in self.rewards:
+            if name not in REWARDS:
+                raise ValueError(f"rewards: '{name}' is none{nearest(name, REWARDS)} (known: {', '.join(REWARDS)})")
+        if not any(self.rewards.values()):
+            raise ValueError("rewards: none has a weight other than 0")
+        if "format" in self.rewards and not self.pattern:
+            raise ValueError("pattern: reward format needs a regular expression")
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"pattern: '{self.pattern}' is no regular expression ({error})") from None
+        if len(self.characters) != 2 or not 0 < self.characters[0] <= self.characters[1]:
+            raise ValueError("characters: two numbers are needed, fewest and most, e.g. [10, 60]")
         return self

@@ -334,7 +334,9 @@ class Reporter(TrainerCallback):
         self.last, self.last_tokens, self._paused = now, tokens, 0.0
         self.losses.append(float(logs["loss"]))
         line = {"step": state.global_step, "epoch": round(float(state.epoch or 0), 4)}
-        line |= {ours: round(float(logs[theirs]), 6) for theirs, ours in self.names.items() if theirs in logs}
+        line |= {
+            ours: round(float(logs[theirs]), 6) for theirs, ours in self.names.items() if logs.get(theirs) is not None
+        }
         line["learning_rate"] = logs.get("learning_rate")
         if tokens:
             line |= {"tokens": tokens, "tokens_per_second": round(rate)}
