@@ -75,11 +75,9 @@ class Rolling(training.Careful):
         self.log_file = out / "rollouts.jsonl"
         self.log_file.write_bytes(b"")
         self._rounds = 0
-        super().__init__(
-            # TRL wants a function for each reward; what they give is computed together in `_calculate_rewards`.
-            reward_funcs=[_named(name) for name in rewards.weights],
-            **kwargs,
-        )
+        # TRL wants a function for each reward; what they give is computed together in `_calculate_rewards`.
+        kwargs["reward_funcs"] = [_named(name) for name in rewards.weights]
+        super().__init__(**kwargs)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.start.chat.encode(prompt, add_generation_prompt=True)[0] for prompt in prompts], None, {}
@@ -132,7 +130,7 @@ def _named(name: str) -> Any:
 class Grpo(Rolling, GRPOTrainer):
     """GRPO: an answer's advantage is its reward less the group's mean, by the group's deviation."""
 
-    _get_train_sampler = GRPOTrainer._get_train_sampler
+    _get_train_sampler = GRPOTrainer._get_train_sampler  # type: ignore[assignment]
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm:
@@ -143,7 +141,7 @@ class Grpo(Rolling, GRPOTrainer):
 class Rloo(Rolling, RLOOTrainer):
     """RLOO: an answer's advantage is its reward less the mean of the group's others."""
 
-    _get_train_sampler = RLOOTrainer._get_train_sampler
+    _get_train_sampler = RLOOTrainer._get_train_sampler  # type: ignore[assignment]
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm:
