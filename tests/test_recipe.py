@@ -97,7 +97,8 @@ def test_one_word_is_a_list_of_one() -> None:
 
 
 def test_every_recipe_of_ours_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HANMO_DATA", "data")
+    for name in ("HANMO_DATA", "HANMO_BASE", "HANMO_RECORDS"):
+        monkeypatch.setenv(name, "data")
     recipes = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
     assert recipes
     for path in recipes:

@@ -14,6 +14,7 @@ from hanmo import ranks
 from hanmo.errors import HanmoError, describe_os_error
 from hanmo.models.commands import COMMANDS as MODEL_COMMANDS
 from hanmo.plan.commands import models, plan
+from hanmo.posttrain.commands import COMMANDS as DATA_COMMANDS
 from hanmo.remote import is_url
 from hanmo.serve.commands import COMMANDS as TALKING
 from hanmo.stage_commands import Group, Place, stage_command
@@ -156,6 +157,15 @@ def model() -> None:
 
 for _command in MODEL_COMMANDS:
     model.add_command(_command)
+
+
+@cli.group(cls=Group)
+def data() -> None:
+    """Look into record files before training: forms, lengths, faults."""
+
+
+for _command in DATA_COMMANDS:
+    data.add_command(_command)
 
 
 for _command in TALKING:

@@ -209,7 +209,7 @@ def _source(value: str, names: list[str], path: Path, where: str) -> str | Path:
         return value
     if is_url(value):
         return as_path(value)
-    if "/" in value or "\\" in value:
+    if "/" in value or "\\" in value or value.startswith("$"):
         return expand(value, path.parent)
     raise HanmoError(f"{where}: no stage '{value}'{nearest(value, names)} (a path needs a slash: ./{value})")
 

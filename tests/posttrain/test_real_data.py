@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hanmo.errors import HanmoError
-from hanmo.posttrain.records import dpo_kind, read_items, sft_kind
+from hanmo.posttrain.records import pair_kind, read_items, sft_kind
 from hanmo.posttrain.settings import DpoSettings, FileRule, SftSettings
 
 #: file -> (form, records, usable, skipped, duplicates)
@@ -83,9 +83,9 @@ def test_preference_files(shared_data: Path) -> None:
     found = {}
     for name in PREFERENCES:
         settings = DpoSettings()
-        items, account = read_items([shared_data / "pref" / name], settings, dpo_kind(settings))
+        items, account = read_items([shared_data / "pref" / name], settings, pair_kind(settings))
         found[name] = (account.files[0]["form"], account.read, len(items))
     assert found == PREFERENCES
     settings = DpoSettings(ranked_pairs="all")
-    items, account = read_items([shared_data / "pref" / "oaast_rm_zh.json"], settings, dpo_kind(settings))
+    items, account = read_items([shared_data / "pref" / "oaast_rm_zh.json"], settings, pair_kind(settings))
     assert len(items) + account.duplicates + account.notes["pairs of two equal answers left out"] == 1809

@@ -15,15 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanmo.errors import HanmoError
-from hanmo.posttrain.forms import Fault, Turn, check_dialogue
-from hanmo.posttrain.records import Account, dpo_kind, hold_out, read_items, sft_kind
+from hanmo.posttrain.faults import Fault
+from hanmo.posttrain.forms import Turn, check_dialogue
+from hanmo.posttrain.records import Account, hold_out, pair_kind, read_items, sft_kind
 from hanmo.posttrain.settings import DpoSettings, FileRule, SftSettings
 from hanmo.posttrain.sources import read_records
 
 from .conftest import dialogue, pair
-
-Q, A = "问题", "回答"
-TURNS = [{"role": "user", "content": Q}, {"role": "assistant", "content": A}]
+from .faulty import FORM_FAULTS, GOOD, PAIR_FAULTS, SFT_FAULTS, TURNS, A, Q
 
 
 def sft(*paths: Path, **kwargs: Any) -> tuple[list[Any], Account]:
@@ -34,7 +33,7 @@ def sft(*paths: Path, **kwargs: Any) -> tuple[list[Any], Account]:
 
 def dpo(*paths: Path, **kwargs: Any) -> tuple[list[Any], Account]:
     options = DpoSettings(**kwargs)
-    items, account = read_items(paths, options, dpo_kind(options))
+    items, account = read_items(paths, options, pair_kind(options))
     return [item.value for item in items], account
 
 
@@ -57,14 +56,14 @@ def dpo(*paths: Path, **kwargs: Any) -> tuple[list[Any], Account]:
             {
                 "conversations": [
                     {"from": "human", "value": Q},
-                    {"from": "function_call", "value": "{}"},
+                    {"from": "function_call", "value": '{"name": "看", "arguments": {}}'},
                     {"from": "observation", "value": "[]"},
                     {"from": "gpt", "value": A},
                 ]
             },
             [
                 TURNS[0],
-                {"role": "assistant", "content": "{}"},
+                {"role": "assistant", "content": '<tool_call>\n{"name": "看", "arguments": {}}\n</tool_call>'},
                 {"role": "tool", "content": "[]"},
                 TURNS[1],
             ],
@@ -128,47 +127,14 @@ def test_ranked_answers_make_the_pairs_asked_for(jsonl: Callable[..., Path], cho
     assert [value.chosen + value.rejected for value in values] == expected
 
 
-GOOD = {"messages": TURNS}
-#: (a faulty line, what the error must say besides file and line); 25 kinds.
-SFT_FAULTS: list[tuple[Any, list[str]]] = [
-    ("{not json", ["not JSON"]),
-    ("[1, 2]", ["a list instead of an object"]),
-    ("42", ["a number instead of an object"]),
-    ({"messages": []}, ["'messages'", "empty list"]),
-    ({"messages": "你好"}, ["'messages'", "text instead of a list"]),
-    ({"messages": None}, ["'messages'", "null instead of a list"]),
-    ({"messages": ["你好"]}, ["'messages[0]'", "text instead of an object"]),
-    ({"messages": [{"role": "user"}]}, ["'messages[0].content'", "is missing"]),
-    ({"messages": [{"content": Q}]}, ["'messages[0].role'", "is missing"]),
-    ({"messages": [{"role": "人", "content": Q}, TURNS[1]]}, ["'messages[0].role'", "unknown role", "'人'"]),
-    ({"messages": [{"role": ["user"], "content": Q}, TURNS[1]]}, ["'messages[0].role'", "unknown role"]),
-    (
-        {"messages": [TURNS[0], {"role": "assistant", "content": None}]},
-        ["'messages[1].content'", "null instead of text"],
-    ),
-    (
-        {"messages": [TURNS[0], {"role": "assistant", "content": [1]}]},
-        ["'messages[1].content'", "a list instead of text"],
-    ),
-    ({"messages": [TURNS[0], {"role": "assistant", "content": " \n"}]}, ["'messages[1].content'", "empty answer"]),
-    ({"messages": [{"role": "user", "content": ""}, TURNS[1]]}, ["'messages[0].content'", "is empty"]),
-    ({"messages": [TURNS[1]]}, ["'messages[0].content'", "roles out of order", "'assistant' comes first"]),
-    ({"messages": [TURNS[0], TURNS[0], TURNS[1]]}, ["'messages[1].content'", "'user' follows 'user'"]),
-    ({"messages": [*TURNS, TURNS[1]]}, ["'messages[2].content'", "'assistant' follows 'assistant'"]),
-    ({"messages": [*TURNS, {"role": "system", "content": "x"}]}, ["'system' follows 'assistant'"]),
-    ({"messages": [TURNS[0]]}, ["no answer of an assistant"]),
-    ({"text": "只有文字"}, ["fits no known form", "text"]),
-    ({}, ["fits no known form", "no fields"]),
-    ({"prompt": Q, "chosen": A, "rejected": "不"}, ["'chosen'", "preference"]),
-    ({"question": Q, "answer": A, "input": Q, "output": A}, ["question/answer and input/output"]),
-]
-
-
 @pytest.mark.parametrize(("line", "words"), SFT_FAULTS)
 def test_a_faulty_record_is_named_by_file_line_and_field(
     jsonl: Callable[..., Path], line: Any, words: list[str]
 ) -> None:
-    path = jsonl([GOOD, "", line])
+    path = jsonl([GOOD, ""])
+    raw = line if isinstance(line, str | bytes) else json.dumps(line, ensure_ascii=False)
+    with path.open("ab") as file:
+        file.write(raw if isinstance(raw, bytes) else raw.encode())
     with pytest.raises(HanmoError) as caught:
         sft(path)
     message = str(caught.value)
@@ -183,22 +149,7 @@ def test_a_faulty_record_is_named_by_file_line_and_field(
     assert account.read == 2
 
 
-@pytest.mark.parametrize(
-    ("form", "record", "words"),
-    [
-        ("alpaca", {"instruction": Q}, ["'output'", "is missing"]),
-        ("alpaca", {"instruction": Q, "output": ["甲", "乙"]}, ["'output'", "ranked answers are for DPO"]),
-        ("alpaca", {"instruction": Q, "output": {"a": 1}}, ["'output'", "an object instead of text"]),
-        ("alpaca", {"instruction": Q, "output": A, "history": "一"}, ["'history'", "text instead of a list"]),
-        ("alpaca", {"instruction": Q, "output": A, "history": [["一"]]}, ["'history[0]'"]),
-        ("alpaca", {"instruction": Q, "output": A, "history": [["一", ""]]}, ["'history[0][1]'", "empty answer"]),
-        ("sharegpt", {"conversations": [{"from": "alien", "value": Q}]}, ["'conversations[0].from'", "'alien'"]),
-        ("sharegpt", {"conversations": [{"from": "human", "text": Q}]}, ["'conversations[0].value'", "missing"]),
-        ("turns", {"turns": [{"instruction": Q}]}, ["'turns[0].output'", "missing"]),
-        ("instances", {"instruction": Q, "instances": []}, ["'instances'"]),
-        ("qa", {"question": Q, "answer": ""}, ["'answer'", "empty answer"]),
-    ],
-)
+@pytest.mark.parametrize(("form", "record", "words"), FORM_FAULTS)
 def test_faults_of_the_other_forms(jsonl: Callable[..., Path], form: str, record: Any, words: list[str]) -> None:
     path = jsonl([record])
     with pytest.raises(HanmoError) as caught:
@@ -207,22 +158,7 @@ def test_faults_of_the_other_forms(jsonl: Callable[..., Path], form: str, record
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        ({"prompt": Q, "chosen": A}, ["'rejected'", "is missing"]),
-        ({"prompt": Q, "chosen": "", "rejected": "不"}, ["'chosen'", "empty answer"]),
-        ({"prompt": Q, "chosen": A, "rejected": None}, ["'rejected'", "null instead of a list"]),
-        ({"prompt": "", "chosen": A, "rejected": "不"}, ["'prompt'", "is empty"]),
-        ({"prompt": TURNS, "chosen": A, "rejected": "不"}, ["'chosen'", "roles out of order"]),
-        ({"prompt": Q, "chosen": [TURNS[0]], "rejected": "不"}, ["'chosen[0].content'", "roles out of order"]),
-        ({"chosen": TURNS, "rejected": [{"role": "user", "content": "别的"}, TURNS[1]]}, ["more than the last answer"]),
-        ({"prompt": Q, "chosen": A, "rejected": [TURNS[1], TURNS[0]]}, ["'rejected[1].content'", "does not end"]),
-        ({"instruction": Q, "output": [A]}, ["'output'", "two or more answers"]),
-        ({"instruction": Q, "output": [A, 7]}, ["'output[1]'", "a number instead of text"]),
-        ({"instruction": Q, "output": A}, ["fits no known form of a preference"]),
-    ],
-)
+@pytest.mark.parametrize(("record", "words"), PAIR_FAULTS)
 def test_a_faulty_preference_is_named(jsonl: Callable[..., Path], record: Any, words: list[str]) -> None:
     path = jsonl(
         [
@@ -412,6 +348,28 @@ def test_rules_for_files(jsonl: Callable[..., Path]) -> None:
         FileRule(user="{a}")
 
 
+def test_a_template_of_parts_marked_prompt_or_label(jsonl: Callable[..., Path]) -> None:
+    path = jsonl([{"t": "标题", "b": "正文", "s": "摘要", "k": "词"}], "parts.jsonl")
+    parts = [{"prompt": "题：{t}\n"}, {"prompt": "文：{b}"}, {"label": "{s}"}, {"prompt": "词？"}, {"label": "{k}。"}]
+    values, account = sft(path, files={"parts*": FileRule(template=parts)})
+    assert [(message["role"], message["content"]) for message in values[0]] == [
+        ("user", "题：标题\n文：正文"),
+        ("assistant", "摘要"),
+        ("user", "词？"),
+        ("assistant", "词。"),
+    ]
+    assert account.files[0]["form"] == "template"
+    with pytest.raises(HanmoError, match=r"parts.jsonl:1: field 'x': is missing"):
+        sft(path, files={"parts*": FileRule(template=[{"prompt": "{x}"}, {"label": "{s}"}])})
+    for wrong, words in (
+        ({"template": [{"prompt": "{t}"}]}, "no part marked label"),
+        ({"template": [{"prompt": "{t}", "label": "{s}"}]}, "each part of `template`"),
+        ({"template": parts, "user": "a", "assistant": "b"}, "not both"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            FileRule(**wrong)
+
+
 def test_a_sample_does_not_depend_on_the_order_of_the_records(jsonl: Callable[..., Path]) -> None:
     records = [dialogue(index) for index in range(40)]
     forth, account = sft(jsonl(records, "a.jsonl"), max_records=10)
@@ -426,7 +384,7 @@ def test_held_out_prompts_are_not_trained_on(jsonl: Callable[..., Path]) -> None
         {"instruction": f"问题{index}", "output": ["甲", "乙", "丙", "丁"][: 2 + index % 3]} for index in range(100)
     ]
     options = DpoSettings()
-    items, _ = read_items([jsonl(records)], options, dpo_kind(options))
+    items, _ = read_items([jsonl(records)], options, pair_kind(options))
     train, held = hold_out(items, 0.1)
     assert len(train) + len(held) == len(items) == 199
     assert abs(len(held) - 20) <= 3

@@ -10,6 +10,8 @@
 | qa | `{"question": ..., "answer": ...}`, or prompt/response, query/response, prompt/completion, input/output |
 | template | any flat record, through the templates of a rule |
 
+Tools and their calls (`hanmo.posttrain.tools`) may stand in messages, sharegpt and alpaca.
+
 A record is recognised by the names of its fields alone. Whatever does not fit is a `Fault` that names the field.
 """
 
@@ -20,19 +22,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hanmo.posttrain.faults import Fault, kind_of
 from hanmo.posttrain.settings import FileRule
+from hanmo.posttrain.tools import tools_of, with_calls
 
 Record = Mapping[str, Any]
 Dialogue = list[dict[str, str]]
-
-
-class Fault(Exception):
-    """What is wrong with one record: `field` names the place in it, `reason` the kind (for counting)."""
-
-    def __init__(self, field: str, reason: str, detail: str = "") -> None:
-        super().__init__(f"field '{field}': {reason}{f' ({detail})' if detail else ''}" if field else reason + detail)
-        self.field = field
-        self.reason = reason
 
 
 class Turn(NamedTuple):
@@ -93,12 +88,6 @@ def text_of(record: Record, field: str, where: str = "", optional: bool = False)
     return value
 
 
-def kind_of(value: Any) -> str:
-    """What JSON calls the type of a value."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
 def fields_of(record: Record) -> str:
     """The names of a record's fields, for an error line."""
     return ", ".join(list(record)[:12]) or "no fields"
@@ -147,14 +136,22 @@ def turns_of_list(items: Any, field: str, roles: Mapping[str, str], role_key: st
         where = f"{field}[{index}]"
         if not isinstance(item, Mapping):
             raise Fault(where, f"is {kind_of(item)} instead of an object with '{role_key}' and '{text_key}'")
+        calls = item.get("tool_calls") or None
         for key in (role_key, text_key):
-            if key not in item:
+            if key not in item and not (calls and key == text_key):
                 raise Fault(f"{where}.{key}", "is missing", f"the message has {fields_of(item)}")
         role = item[role_key]
         if not isinstance(role, str) or role not in roles:
             known = ", ".join(roles)
             raise Fault(f"{where}.{role_key}", "unknown role", f"{str(role)[:40]!r}; known are {known}")
-        turns.append(Turn(roles[role], item[text_key], f"{where}.{text_key}"))
+        content = item.get(text_key)
+        if calls and roles[role] != "assistant":
+            raise Fault(f"{where}.tool_calls", "only an assistant calls tools", f"the role is '{role}'")
+        if calls:
+            content = with_calls(content, calls, f"{where}.tool_calls")
+        elif role == "function_call":
+            content = with_calls(None, content, f"{where}.{text_key}")
+        turns.append(Turn(roles[role], content, f"{where}.{text_key}"))
     return turns
 
 
@@ -179,6 +176,15 @@ def with_system(turns: list[Turn], system: str) -> list[Turn]:
     if not system.strip() or (turns and turns[0].role == "system"):
         return turns
     return [Turn("system", system, "system"), *turns]
+
+
+def with_tools(turns: list[Turn], tools: str) -> list[Turn]:
+    """Put what is said about tools behind the system message, which may have to be made for it."""
+    if not tools:
+        return turns
+    if turns and turns[0].role == "system" and isinstance(turns[0].content, str):
+        return [turns[0]._replace(content=f"{turns[0].content}\n\n{tools}"), *turns[1:]]
+    return [Turn("system", tools, "tools"), *turns]
 
 
 def instruction_turn(record: Record, where: str = "") -> Turn:
@@ -257,15 +263,14 @@ def _template(record: Record, rule: FileRule) -> list[list[Turn]]:
     def fill(template: str) -> str:
         return _PLACEHOLDER.sub(lambda match: text_of(record, match.group(1)), template)
 
-    def field(template: str) -> str:
-        return "+".join(_PLACEHOLDER.findall(template))
-
-    return [
-        [
-            Turn("user", fill(rule.user), field(rule.user)),
-            Turn("assistant", fill(rule.assistant), field(rule.assistant)),
-        ]
-    ]
+    turns: list[Turn] = []
+    for role, template in rule.spoken():
+        field = "+".join(_PLACEHOLDER.findall(template)) or "template"
+        if turns and turns[-1].role == role:
+            turns[-1] = Turn(role, turns[-1].content + fill(template), f"{turns[-1].field}+{field}")
+        else:
+            turns.append(Turn(role, fill(template), field))
+    return [turns]
 
 
 PARSERS: dict[str, Callable[[Record, FileRule], list[list[Turn]]]] = {
@@ -279,9 +284,9 @@ PARSERS: dict[str, Callable[[Record, FileRule], list[list[Turn]]]] = {
 }
 #: Fields that a form reads; others are left alone, and counted so that nothing is lost unseen.
 READ_FIELDS = {
-    "messages": {"messages", "conversations", "conversation"},
-    "sharegpt": {"messages", "conversations", "conversation", "system"},
-    "alpaca": {"instruction", "input", "output", "system", "history"},
+    "messages": {"messages", "conversations", "conversation", "tools"},
+    "sharegpt": {"messages", "conversations", "conversation", "system", "tools"},
+    "alpaca": {"instruction", "input", "output", "system", "history", "tools"},
     "turns": {"turns"},
     "instances": {"instruction", "instances"},
     "qa": {name for pair in QUESTION_ANSWER for name in pair} | {"system"},
@@ -323,8 +328,9 @@ def recognise(record: Record) -> str:
 def dialogues_of(record: Record, form: str, rule: FileRule, notes: Counter[str]) -> list[Dialogue]:
     """The dialogues of one record; what was cut or passed over goes into `notes`."""
     dialogues = []
+    tools = tools_of(record.get("tools")) if "tools" in READ_FIELDS.get(form, ()) else ""
     for turns in PARSERS[form](record, rule):
-        dialogue, cut = check_dialogue(with_system(turns, rule.system))
+        dialogue, cut = check_dialogue(with_tools(with_system(turns, rule.system), tools))
         if cut:
             notes["dialogues cut behind their last answer"] += 1
         dialogues.append(dialogue)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from hanmo.posttrain import forms
-from hanmo.posttrain.forms import MESSAGE_ROLES, SHAREGPT_ROLES, Dialogue, Fault, Record, Turn, text_of
+from hanmo.posttrain.faults import Fault
+from hanmo.posttrain.forms import MESSAGE_ROLES, SHAREGPT_ROLES, Dialogue, Record, Turn, text_of
 
 
 class Pair(NamedTuple):

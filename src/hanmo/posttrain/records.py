@@ -20,12 +20,11 @@ import xxhash
 
 from hanmo.errors import HanmoError, nearest
 from hanmo.posttrain import forms, preferences
-from hanmo.posttrain.forms import Fault, Record
+from hanmo.posttrain.faults import Fault
+from hanmo.posttrain.forms import Record
+from hanmo.posttrain.named import INFO, Named, sets_of
 from hanmo.posttrain.settings import FileRule, PairSettings, RlSettings, SftSettings, TuningSettings
 from hanmo.posttrain.sources import Place, files_of, read_records
-
-#: Skipped records that are written down one by one; all are counted.
-_LISTED = 1000
 
 
 class Item(NamedTuple):
@@ -51,6 +50,8 @@ class Account:
     duplicates: int = 0
     not_sampled: int = 0
     notes: Counter[str] = field(default_factory=Counter)
+    #: Skipped records that are written down one by one (None: all); all are counted.
+    listed: int | None = 1000
 
     def as_json(self) -> dict[str, Any]:
         """The account as it stands in records.json."""
@@ -84,7 +85,7 @@ class Account:
         """Count a record that was left out."""
         field = re.sub(r"\[\d+\]", "[]", fault.field)
         self.skipped[f"{field}: {fault.reason}" if field else fault.reason] += 1
-        if len(self.skipped_at) < _LISTED:
+        if self.listed is None or len(self.skipped_at) < self.listed:
             self.skipped_at.append({"file": str(place.file), "line": place.line, "why": str(fault)})
 
 
@@ -136,7 +137,8 @@ def read_items(
             that matches no file; nothing usable at all.
     """
     account = Account()
-    files = [file for path in paths for file in files_of(Path(path), kind.made_here)]
+    sources = sources_of(paths, settings, kind)
+    files = [file for file, _ in sources]
     for pattern in settings.files:
         if not any(fnmatch(file.name, pattern) for file in files):
             names = sorted({file.name for file in files})
@@ -146,14 +148,35 @@ def read_items(
             )
     seen: set[bytes] = set()
     items: list[Item] = []
-    for file in files:
-        items += _read_file(file, settings, kind, account, seen)
+    for file, named in sources:
+        items += read_file(file, settings, kind, account, seen, named)
     if settings.max_records and len(items) > settings.max_records:
         account.not_sampled += len(items) - settings.max_records
         items = sorted(heapq.nsmallest(settings.max_records, items, key=lambda item: item.draw))
     if not items:
         raise HanmoError(f"no usable {kind.what} in {_names(files)}: {_reasons(account)}")
     return items, account
+
+
+def sources_of(paths: Sequence[Path], settings: TuningSettings, kind: Kind) -> list[tuple[Path, Named | None]]:
+    """The record files that are meant by paths, each with the set of a dataset_info.json that it is of, if any.
+
+    Raises:
+        HanmoError: there are none; `sets` names sets, and no dataset_info.json is there.
+    """
+    found: list[tuple[Path, Named | None]] = []
+    informed = False
+    for path in map(Path, paths):
+        info = path / INFO if path.is_dir() else path
+        if info.name == INFO and info.is_file():
+            informed = True
+            for named in sets_of(info, settings.sets, kind.what == "preference"):
+                found += [(file, named) for file in files_of(named.file, kind.made_here)]
+        else:
+            found += [(file, None) for file in files_of(path, kind.made_here)]
+    if settings.sets and not informed:
+        raise HanmoError(f"sets: {', '.join(settings.sets)} asked for, but no {INFO} is among the records")
+    return found
 
 
 def _names(files: Sequence[Path]) -> str:
@@ -176,21 +199,36 @@ def _rule(file: Path, settings: TuningSettings) -> FileRule:
 
 def _fixed_form(file: Path, settings: SftSettings | PairSettings | RlSettings, kind: Kind, rule: FileRule) -> str:
     """The form that the settings name for a file: one of the kind's, "auto" or "each"."""
-    form = "template" if rule.user else (rule.form or settings.form)
+    form = "template" if rule.spoken() else (rule.form or settings.form)
     known = [*kind.forms, "auto", "each"]
     if form not in known:
         raise HanmoError(
             f"{file}: '{form}' is no form of a {kind.what}{nearest(form, known)} (known: {', '.join(known)})"
         )
-    if form == "template" and not rule.user:
+    if form == "template" and not rule.spoken():
         raise HanmoError(f"{file}: form 'template' needs a rule in `files` with the templates `user` and `assistant`")
     return form
 
 
-def _read_file(
-    file: Path, settings: SftSettings | PairSettings | RlSettings, kind: Kind, account: Account, seen: set[bytes]
+def read_file(
+    file: Path,
+    settings: SftSettings | PairSettings | RlSettings,
+    kind: Kind,
+    account: Account,
+    seen: set[bytes],
+    named: Named | None = None,
 ) -> list[Item]:
+    """Read one file; what became of its records goes into `account`, the hashes of their content into `seen`.
+
+    Args:
+        named: the set that it is of: how its fields are called, and how many records are taken.
+
+    Raises:
+        HanmoError: see `read_items`.
+    """
     rule = _rule(file, settings)
+    if named and named.max_records and not rule.max_records:
+        rule = rule.model_copy(update={"max_records": named.max_records})
     form = _fixed_form(file, settings, kind, rule)
     by_form: Counter[str] = Counter()
     first_fault: tuple[Place, Fault] | None = None
@@ -202,6 +240,8 @@ def _read_file(
         try:
             if isinstance(record, Fault):
                 raise record
+            if named:
+                record = named.renamed(record)
             this = form
             if form in ("auto", "each"):
                 this = kind.recognise(record)

@@ -22,6 +22,9 @@ class FileRule(Settings):
     form: str = setting("", "their form, where it shall not be recognised from the content")
     user: str = setting("", "with `assistant`: a template of the question, e.g. '译成白话文：{classical}'")
     assistant: str = setting("", "a template of the answer, e.g. '{modern}'")
+    template: list[dict[Literal["prompt", "label"], str]] = factory(
+        list, "in place of the two: parts in their order, e.g. [{prompt: '标题：{title}'}, {label: '{summary}'}]"
+    )
     system: str = setting("", "a system message put before every dialogue that has none")
     max_records: int = setting(0, "take at most this many of their records, a fixed sample; 0: all", ge=0)
 
@@ -29,9 +32,23 @@ class FileRule(Settings):
     def _whole_template(self) -> FileRule:
         if bool(self.user) != bool(self.assistant):
             raise ValueError("a template needs both `user` and `assistant`")
-        if self.user and self.form not in ("", "template"):
-            raise ValueError("either a form or the templates `user` and `assistant`, not both")
+        if self.user and self.template:
+            raise ValueError("either the templates `user` and `assistant` or a list `template`, not both")
+        if self.spoken() and self.form not in ("", "template"):
+            raise ValueError("either a form or templates, not both")
+        if any(len(part) != 1 for part in self.template):
+            raise ValueError("each part of `template` is one of {prompt: ...} and {label: ...}")
+        if self.template and not any("label" in part for part in self.template):
+            raise ValueError("`template` has no part marked label: nothing would be learnt")
         return self
+
+    def spoken(self) -> list[tuple[str, str]]:
+        """(role, template) of each part, in their order."""
+        if self.user:
+            return [("user", self.user), ("assistant", self.assistant)]
+        return [
+            ("user" if kind == "prompt" else "assistant", text) for part in self.template for kind, text in part.items()
+        ]
 
 
 class TuningSettings(Settings):
@@ -39,6 +56,9 @@ class TuningSettings(Settings):
 
     files: dict[str, FileRule] = factory(
         dict, "rules for files by name pattern, e.g. {'alpaca_zh*': {max_records: 5000}}; the first that matches holds"
+    )
+    sets: list[str] = factory(
+        list, "where records are a folder with a dataset_info.json: names of its sets; none named: all that fit"
     )
     on_bad_record: Literal["fail", "skip"] = setting(
         "fail", "a record with a fault: stop with its file and line, or leave it out and count it"

@@ -18,7 +18,7 @@ import zstandard
 
 from hanmo.errors import HanmoError
 from hanmo.files import open_binary
-from hanmo.posttrain.forms import Fault, kind_of
+from hanmo.posttrain.faults import Fault, kind_of
 
 _COMPRESSED = (".gz", ".zst", ".xz")
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
