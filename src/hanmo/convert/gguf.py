@@ -165,11 +165,16 @@ def _write_general(writer: gguf.GGUFWriter, folder: Path, name: str | None, size
 
 def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path, config: dict[str, Any], vocabulary: Vocabulary) -> None:
     """Pieces, merges, the ids that end a text or a turn, and the chat template."""
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
+    if vocabulary.scores is None:
+        writer.add_token_merges(vocabulary.merges)
+    else:
+        writer.add_token_scores(vocabulary.scores)
+    if vocabulary.unknown is not None:
+        writer.add_unk_token_id(vocabulary.unknown)
     eos = _first_eos(folder, config)
     if eos is not None:
         writer.add_eos_token_id(eos)
@@ -180,9 +185,11 @@ def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path, config: dict[str, A
         # Never put before a text (add_bos is off); engines take it for an empty prompt, where the end of the document
         # before is right. Left out, llama.cpp would take token 11, which is some letter.
         writer.add_bos_token_id(vocabulary.end_of_text)
+    elif vocabulary.begin is not None:
+        writer.add_bos_token_id(vocabulary.begin)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(False)
+    writer.add_add_space_prefix(vocabulary.space_prefix)
     template = _chat_template(folder)
     if template:
         writer.add_chat_template(template)

@@ -48,6 +48,10 @@ class Vocabulary:
         types: `gguf.TokenType` of every id.
         merges: "left right", best first.
         padded: rows of the embedding beyond the tokenizer, filled with unused `[PADn]`.
+        model: llama.cpp's name of the algorithm: "gpt2" (merges over bytes) or "llama" (a SentencePiece BPE).
+        scores: of every id; none for "gpt2".
+        space_prefix: whether a space is put in front of a text.
+        unknown, begin: ids of SentencePiece's `<unk>` and `<s>`.
     """
 
     pre: str
@@ -56,6 +60,11 @@ class Vocabulary:
     merges: list[str]
     padded: int
     ids: dict[str, int]
+    model: str = "gpt2"
+    scores: list[float] | None = None
+    space_prefix: bool = False
+    unknown: int | None = None
+    begin: int | None = None
 
     @property
     def end_of_text(self) -> int | None:
@@ -74,6 +83,10 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     Raises:
         HanmoError: some part of the tokenizer is nothing that llama.cpp does, named with what was found.
     """
+    from hanmo.convert.sentencepieces import is_sentencepiece, read_pieces
+
+    if is_sentencepiece(folder):
+        return read_pieces(folder, rows)
     path = folder / "tokenizer.json"
     data = read_json(path)
     pre = _splitter(path, data)
