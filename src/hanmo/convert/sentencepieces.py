@@ -87,7 +87,7 @@ def _require_form(path: Path, model: Any) -> None:
         )
         raise HanmoError(
             f"{path}: a unigram, whose ids llama.cpp does not give exactly: it {why}; "
-            "for GGUF train a BPE (`hanmo tokenizer --kind sentencepiece-bpe`)"
+            "for GGUF train a BPE (`hanmo tokenizer train --kind sentencepiece-bpe`)"
         )
     user = next((piece.piece for piece in model.pieces if piece.type in (spm.USER, spm.UNUSED)), None)
     for fault, found in (
