@@ -181,7 +181,7 @@ def test_one_file_alone_is_split_and_splits_are_averaged(models: Models, task_fo
     with pytest.raises(HanmoError, match=r"no training file there; name one: train: dev\.json"):
         tune(models(), folder, tmp_path / "a", task="ocnli")
     counts = tune(models(), folder, tmp_path / "b", task="ocnli", train="dev.json", epochs=1)
-    assert counts["examples"] + counts["n"] == 54 and 3 <= counts["n"] <= 25
+    assert (counts["examples"], counts["n"]) == (43, 11)
     folds = {f"{part}_{n}": pairs(20, n) for part in ("train", "dev") for n in range(2)}
     folder = task_folder(**folds, test_public=pairs(20, 9))
     counts = tune(models(), folder, tmp_path / "c", task="ocnli", folds=[0, 1], epochs=1)

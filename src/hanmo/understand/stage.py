@@ -170,7 +170,8 @@ def clear(out: Path) -> None:
 def load_data(settings: UnderstandSettings, what: Task, folder: Path, fold: int | None) -> Data:
     """The examples of a task's folder, of one FewCLUE split where `fold` is given.
 
-    Without a dev file a share of the training file is held out, by a hash of each example's content.
+    Without a dev file a share of the training file is held out, by a hash of each example's content; where nothing is
+    trained, nothing is chosen, and the test file will do.
     """
     parts: dict[str, list[Path]] = {}
     for part in ("train", "dev", "test"):
@@ -191,11 +192,12 @@ def load_data(settings: UnderstandSettings, what: Task, folder: Path, fold: int 
             found[part], accounts[part] = read_examples(paths, what, settings.on_bad_record)
     train, dev, test = found["train"], [e for e in found["dev"] if e.label is not None], found["test"]
     told = [example for example in train if example.label is not None]
-    if not dev:
-        dev = [example for example in told if _draw(example, 0) < settings.validation] if told else []
-        dev = dev or [example for example in test if example.label is not None]
-        held = {id(example) for example in dev}
-        told = [example for example in told if id(example) not in held]
+    if not dev and settings.shots == "none":
+        dev = [example for example in test if example.label is not None]
+    elif not dev and len(told) > 1:
+        told = sorted(told, key=lambda example: _draw(example, 0))
+        held = max(1, round(settings.validation * len(told)))
+        dev, told = told[:held], told[held:]
     if settings.max_records and len(told) > settings.max_records:
         told = sorted(told, key=lambda example: _draw(example, 1))[: settings.max_records]
     if not dev or (not told and settings.shots == "all"):
