@@ -11,10 +11,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 import hanmo.models
 from hanmo.errors import HanmoError
 from hanmo.models.parts import modules_of
+from hanmo.models.save import save_model
+from hanmo.pretrain.freezing import freeze
 from hanmo.tokenizer import load
 
 TEXTS = ["小猫在树下睡觉。", "春天"]
@@ -70,6 +73,48 @@ def test_other_families_have_the_same_names(family: str, tiny_tokenizer_dir: Pat
     with torch.no_grad():
         stock = model(found["ids"][:1, : int(found["lengths"][0])], output_hidden_states=True).hidden_states
     torch.testing.assert_close(found["layers.0"][0], stock[1][0])
+
+
+@pytest.mark.parametrize("kind", ["t5", "hanmo_megatron_t5"])
+def test_encoder_decoders(kind: str, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    tokenizer = load(tiny_tokenizer_dir)
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), decoder_start_token_id=2, **shape)
+    model = AutoModelForSeq2SeqLM.from_config(config).eval()
+    save_model(model, tokenizer, tmp_path / "model", [0])
+    names = list(modules_of(model))
+    first = "encoder.layers.0"
+    assert names[:5] == [
+        "embeddings",
+        first,
+        f"{first}.attention",
+        f"{first}.mlp",
+        "encoder.layers.1",
+    ]
+    assert "decoder.layers.2.cross" in names and "encoder.layers.0.cross" not in names
+    wanted = ["encoder.layers.0-1", "encoder.norm", "decoder.layers.2.cross", "decoder.norm"]
+    found = hanmo.models.hidden(tmp_path / "model", TEXTS, layers=wanted)
+    assert hanmo.models.hidden(tmp_path / "model", TEXTS)["encoder.norm"].equal(found["encoder.norm"])
+    for row, text in enumerate(TEXTS):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        written = torch.cat([torch.tensor([[2]]), ids[:, :-1]], 1)
+        with torch.no_grad():
+            stock = model(input_ids=ids, decoder_input_ids=written, output_hidden_states=True)
+        length = ids.shape[1]
+        for name, state in (
+            ("encoder.layers.0", stock.encoder_hidden_states[1]),
+            ("encoder.norm", stock.encoder_last_hidden_state),
+            ("decoder.norm", stock.decoder_hidden_states[-1]),
+        ):
+            assert torch.allclose(found[name][row, :length], state[0], atol=1e-5), name
+    with pytest.raises(
+        HanmoError, match=r"no part 'decoder.layers.3' \(known: embeddings, encoder.layers.0-1, .*cross"
+    ):
+        hanmo.models.hidden(tmp_path / "model", TEXTS, layers=["decoder.layers.0-3"])
+    freeze(model, ["embeddings", "encoder.*"])
+    learns = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert learns <= {"decoder", "lm_head", "lm_head_bias"} and "decoder" in learns
 
 
 def test_the_command(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -32,9 +32,8 @@ def resize(model: Path, tokenizer: Path, out: Path, multiple: int) -> None:
     "--layer",
     "layers",
     multiple=True,
-    default=["norm"],
-    show_default=True,
-    help="embeddings, layers.3, layers.0-3, layers.*.attention, layers.3.mlp, norm, head (may be given several times).",
+    help="embeddings, layers.3, layers.0-3, layers.*.attention, layers.3.mlp, norm, head; of an encoder-decoder "
+    "encoder.layers.3, decoder.layers.3.cross, decoder.norm, ... (may be given several times; the last norm).",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps, ...")

@@ -7,6 +7,9 @@
     norm                   the norm behind the last layer, where there is one
     head                   what makes logits of the last hidden states
 
+An encoder-decoder has two such stacks, `encoder.layers.0` … `encoder.norm` and `decoder.layers.0` … `decoder.norm`, and
+in the decoder's layers `decoder.layers.0.cross`, what looks at the encoder's states.
+
 They are what `freeze` and `hanmo model hidden` speak of; `modules_of` finds them in a transformers model.
 """
 
@@ -24,7 +27,11 @@ from hanmo.errors import HanmoError, nearest
 _ATTENTION = ("self_attn", "attention", "attn", "self_attention")
 _FEED_FORWARD = (("mlp",), ("feed_forward",), ("intermediate", "output"), ("ffn",))
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "encoder.ln", "encoder.norm", "final_norm")
-_RANGE = re.compile(r"layers\.(\d+)-(\d+)(\..+)?")
+#: Of a layer of an encoder-decoder: the part's name, and what T5 calls it.
+_HALVES = {"attention": "SelfAttention", "cross": "EncDecAttention", "mlp": "DenseReluDense"}
+_STACK = r"((?:encoder\.|decoder\.)?layers)\."
+_RANGE = re.compile(_STACK + r"(\d+)-(\d+)(\..+)?")
+_LAYER = re.compile(_STACK + r"(\d+)(?:\.(.+))?")
 
 
 def modules_of(model: Any) -> dict[str, list[nn.Module]]:
@@ -33,6 +40,8 @@ def modules_of(model: Any) -> dict[str, list[nn.Module]]:
     Raises:
         HanmoError: no list of layers is found in it.
     """
+    if model.config.is_encoder_decoder:
+        return _of_two(model)
     base = model.base_model
     parts: dict[str, list[nn.Module]] = {}
     own = getattr(base, "embeddings", None)
@@ -50,6 +59,22 @@ def modules_of(model: Any) -> dict[str, list[nn.Module]]:
     heads = [child for child in model.children() if child is not base and any(True for _ in child.parameters())]
     if heads:
         parts["head"] = heads
+    return parts
+
+
+def _of_two(model: Any) -> dict[str, list[nn.Module]]:
+    """The parts of an encoder-decoder that is built like T5."""
+    parts: dict[str, list[nn.Module]] = {"embeddings": [model.shared]}
+    for half in ("encoder", "decoder"):
+        stack = getattr(model, half)
+        for number, block in enumerate(stack.block):
+            at = f"{half}.layers.{number}"
+            parts[at] = [block]
+            inside = {name.rpartition(".")[2]: module for name, module in block.named_modules()}
+            parts |= {f"{at}.{part}": [inside[name]] for part, name in _HALVES.items() if name in inside}
+        parts[f"{half}.norm"] = [stack.final_layer_norm]
+    if isinstance(head := getattr(model, "lm_head", None), nn.Module):
+        parts["head"] = [head]
     return parts
 
 
@@ -81,8 +106,8 @@ def chosen(patterns: Iterable[str], names: Iterable[str], what: str) -> list[str
     wanted: set[str] = set()
     for pattern in patterns:
         if between := _RANGE.fullmatch(pattern):
-            first, last, rest = int(between[1]), int(between[2]), between[3] or ""
-            found = {f"layers.{number}{rest}" for number in range(first, last + 1)}
+            stack, first, last, rest = between[1], int(between[2]), int(between[3]), between[4] or ""
+            found = {f"{stack}.{number}{rest}" for number in range(first, last + 1)}
             missing = sorted(found - set(names), key=_natural)
             if missing or not found:
                 raise HanmoError(f"{what}: '{pattern}': no part '{(missing or [pattern])[0]}' ({_known(names)})")
@@ -99,11 +124,13 @@ def _natural(name: str) -> list[Any]:
 
 
 def _known(names: list[str]) -> str:
-    """The names in few words: the many layers as one range."""
-    numbers = sorted({int(found[1]) for name in names if (found := re.match(r"layers\.(\d+)", name))})
-    inner = sorted({found[1] for name in names if (found := re.match(r"layers\.\d+\.(.+)", name))})
-    listed = [name for name in names if not name.startswith("layers.")]
-    if numbers:
-        span = f"layers.{numbers[0]}-{numbers[-1]}"
-        listed[1:1] = [span, *(f"{span}.{part}" for part in inner)]
+    """The names in few words: the many layers of a stack as one range."""
+    listed: dict[str, None] = {}
+    for name in names:
+        if not (found := _LAYER.fullmatch(name)):
+            listed[name] = None
+            continue
+        numbers = [int(one[2]) for other in names if (one := _LAYER.fullmatch(other)) and one[1] == found[1]]
+        span = f"{found[1]}.{min(numbers)}-{max(numbers)}"
+        listed[f"{span}.{found[3]}" if found[3] else span] = None
     return f"known: {', '.join(listed)}"

@@ -3,7 +3,8 @@
 The names are those of `hanmo.models.parts`, the same for decoders and encoders of every family: `embeddings`,
 `layers.3`, `layers.3.attention`, `layers.3.mlp`, `norm`, `head` (the logits). A state is what that part returns:
 `layers.3` the residual stream behind layer 3; `layers.3.attention` and `layers.3.mlp` what these parts return, which in
-a decoder is what is added to the stream, and in BERT the stream behind their norm.
+a decoder is what is added to the stream, and in BERT the stream behind their norm. An encoder-decoder
+reads a text with its encoder, and its decoder the same text behind the id that opens what it writes.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ from hanmo.files import read_json
 from hanmo.models.folder import resolve
 from hanmo.models.parts import chosen, modules_of
 
-#: Classes of ours that are no part of transformers.
-_OURS = ("UnifiedForMaskedLM",)
+#: Classes of ours that are no part of transformers, and the table there that has them.
+_OURS = {
+    "UnifiedForMaskedLM": "AutoModelForMaskedLM",
+    "MegatronT5ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "LingLongForCausalLM": "AutoModelForCausalLM",
+}
 #: Tensors beside the states.
 IDS, LENGTHS = "ids", "lengths"
 
@@ -32,7 +37,7 @@ IDS, LENGTHS = "ids", "lengths"
 def hidden(
     model: Path | str | Any,
     texts: Sequence[str],
-    layers: Sequence[str] = ("norm",),
+    layers: Sequence[str] = (),
     *,
     tokenizer: Any = None,
     device: str = "cpu",
@@ -43,7 +48,8 @@ def hidden(
         model: a model folder, the folder of a stage that made one, or a loaded transformers model (with `tokenizer`).
         texts: one row each, run one by one, so that no padding is in the sums; encoded as the tokenizer itself does
             (an encoder's gets its [CLS] and [SEP]).
-        layers: names or patterns (`layers.0-3`, `layers.*.attention`); see `hanmo.models.parts`.
+        layers: names or patterns (`layers.0-3`, `layers.*.attention`); see `hanmo.models.parts`. None: the last norm
+            (of an encoder-decoder, its encoder's).
         tokenizer: for a loaded model; a folder brings its own.
 
     Returns:
@@ -66,7 +72,8 @@ def hidden(
             raise HanmoError("hidden: a loaded model needs its `tokenizer`")
     network = network.to(device).eval()
     parts = modules_of(network)
-    names = chosen(layers, parts, "layers")
+    two = network.config.is_encoder_decoder
+    names = chosen(layers or ["encoder.norm" if two else "norm"], parts, "layers")
     longest = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     ids: list[Tensor] = []
@@ -77,7 +84,11 @@ def hidden(
                 limit = f"; the model's context is {longest}" if row.shape[1] else ""
                 raise HanmoError(f"hidden: text {number + 1} has {row.shape[1]} tokens{limit}")
             seen.clear()
-            network(input_ids=row)
+            if two:
+                begin = torch.full_like(row[:, :1], network.config.decoder_start_token_id or 0)
+                network(input_ids=row, decoder_input_ids=torch.cat([begin, row[:, :-1]], 1))
+            else:
+                network(input_ids=row)
             ids.append(row[0].cpu())
             for name in names:
                 if name not in seen:
@@ -92,8 +103,7 @@ def _open(folder: Path) -> Any:
     """The model by the class that its configuration names, so that a head is there where it has one."""
     name = (read_json(folder / "config.json").get("architectures") or ["?"])[0]
     # Of our own classes, the tables of transformers know which belongs to a configuration.
-    auto = transformers.AutoModelForMaskedLM if name in _OURS else None
-    known = auto or getattr(transformers, name, None)
+    known = getattr(transformers, _OURS.get(name, name), None)
     if known is None:
         raise HanmoError(f"{folder}/config.json: architectures: transformers has no class {name}")
     transformers.utils.logging.disable_progress_bar()

@@ -31,6 +31,7 @@ from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import name_ids, new_model
 from hanmo.pretrain.steps import step_of
 from hanmo.pretrain.steps.encoder import check_encoder
+from hanmo.pretrain.steps.probing import probing
 from hanmo.pretrain.steps.seq2seq import check_seq2seq
 from hanmo.pretrain.steps.unified import check_unified
 from hanmo.tokenizer import is_tokenizer, load
@@ -197,28 +198,19 @@ def check_step(model: Any, context: int, given: Path) -> None:
     ids = np.random.default_rng(0).integers(0, model.get_input_embeddings().weight.shape[0], (1, 2 * length))
     position = np.tile(np.arange(length, dtype=np.int32), 2)[None]
     segment = np.repeat(np.arange(2, dtype=np.int32), length)[None]
-    attention = model.config._attn_implementation
-    model.eval()
-    try:
-        with torch.no_grad():
-            pinyin = position.astype(np.int64) % 2 if getattr(model.config, "use_pinyin", False) else None
-            readings = {} if pinyin is None else {"pinyin_ids": torch.from_numpy(pinyin[:, :length])}
-            parts = torch.from_numpy(ids).split(length, 1)
-            logits = torch.cat([model(part, **readings).logits[0].float() for part in parts])
-            answers = [logits.argmax(-1), logits.argmin(-1)]
-            own = [float(F.cross_entropy(logits, answer, reduction="sum")) for answer in answers]
-            step = step_of(model, "causal")(model, torch.float32, compiled=False, context=2 * length)
-            ours = [float(step.loss(Rows(ids, a.numpy()[None], position, segment, pinyin=pinyin))) for a in answers]
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        hint = "set objective: masked for an encoder. " if _is_encoder(model) else ""
-        said = " ".join(str(error).split())[:100]
-        raise HanmoError(f"{cannot} ({type(error).__name__}: {said}); {hint}{known}") from None
-    finally:
-        model.train()
+    hint = "set objective: masked for an encoder. " if _is_encoder(model) else ""
+    with probing(model, cannot, f"; {hint}{known}"):
+        pinyin = position.astype(np.int64) % 2 if getattr(model.config, "use_pinyin", False) else None
+        readings = {} if pinyin is None else {"pinyin_ids": torch.from_numpy(pinyin[:, :length])}
+        parts = torch.from_numpy(ids).split(length, 1)
+        logits = torch.cat([model(part, **readings).logits[0].float() for part in parts])
+        answers = [logits.argmax(-1), logits.argmin(-1)]
+        own = [float(F.cross_entropy(logits, answer, reduction="sum")) for answer in answers]
+        step = step_of(model, "causal")(model, torch.float32, compiled=False, context=2 * length)
+        ours = [float(step.loss(Rows(ids, a.numpy()[None], position, segment, pinyin=pinyin))) for a in answers]
     for mine, its in zip(ours, own, strict=True):
         if not abs(mine - its) <= _TOLERANCE * (own[1] - own[0]):
             raise HanmoError(f"{cannot} (loss {mine:.3f} instead of {its:.3f} on a probe); {known}")
-    model.set_attn_implementation(attention)
 
 
 def unlike(layers: nn.ModuleList) -> str | None:

@@ -90,8 +90,7 @@ def _train(
         if world.first:
             save_model(whole, tokenizer, out / name, stops=[facts["eos_id"]])
 
-    if settings.objective == "causal":  # the planner knows decoders alone
-        settings = settle(settings, model, world, dtype)
+    settings = settle(settings, model, world, dtype)
     source, step, seen = learned(settings, data, tokenizer, model)
     keep = keeper(settings, save)
     # Only a model that predicts every token says how many bits a text has.

@@ -15,6 +15,7 @@ from hanmo.errors import HanmoError
 from hanmo.models.loss import IGNORE, linear_cross_entropy
 from hanmo.models.parts import layers_of, modules_of
 from hanmo.pretrain.objectives.pairs import IN_ORDER, PairRows
+from hanmo.pretrain.steps.probing import probing
 from hanmo.pretrain.steps.stack import StackStep
 from hanmo.tokens.order import Rows
 
@@ -144,17 +145,10 @@ def check_encoder(model: Any, given: Any, build: Callable[..., Any]) -> None:
     position = np.tile(np.arange(length, dtype=np.int32), 2)[None]
     segment = np.repeat(np.arange(2, dtype=np.int32), length)[None]
     attention = model.config._attn_implementation
-    model.eval()
-    try:
-        with torch.no_grad():
-            step = build(model, torch.float32, compiled=False, context=2 * length)
-            ours = step.logits(Rows(ids, ids, position, segment))[0]
-            model.set_attn_implementation(attention)
-            own = torch.cat([model(input_ids=part)[0][0] for part in torch.from_numpy(ids).split(length, 1)])
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError, HanmoError) as error:
-        said = " ".join(str(error).split())[:100]
-        raise HanmoError(f"{cannot} ({type(error).__name__}: {said}); {known}") from None
-    finally:
-        model.train()
+    with probing(model, cannot, f"; {known}"):
+        step = build(model, torch.float32, compiled=False, context=2 * length)
+        ours = step.logits(Rows(ids, ids, position, segment))[0]
+        model.set_attn_implementation(attention)
+        own = torch.cat([model(input_ids=part)[0][0] for part in torch.from_numpy(ids).split(length, 1)])
     if not torch.allclose(ours, own, rtol=_TOLERANCE, atol=_TOLERANCE * float(own.abs().max())):
         raise HanmoError(f"{cannot} (other logits than its own on a probe); {known}")

@@ -17,6 +17,7 @@ from hanmo.errors import HanmoError
 from hanmo.models.attention import PRODUCTS, SHORT
 from hanmo.models.loss import IGNORE, linear_cross_entropy
 from hanmo.pretrain.steps.encoder import with_bias
+from hanmo.pretrain.steps.probing import probing
 from hanmo.pretrain.steps.stack import StackStep
 from hanmo.tokens.order import Rows
 
@@ -188,20 +189,11 @@ def check_seq2seq(model: Any, given: Any, build: Any) -> None:
         (ids[:, : 2 * size], torch.arange(size).repeat(2)[None], torch.arange(2).repeat_interleave(size)[None])
         for size in (length, answer)
     )
-    attention = model.config._attn_implementation
-    model.eval()
-    try:
-        with torch.no_grad():
-            step = build(model, torch.float32, compiled=False, context=2 * length)
-            hidden, weight = step._head(step.hidden(read, written).flatten(0, 1))
-            alone = zip(read[0].split(length, 1), written[0].split(answer, 1), strict=True)
-            own = torch.cat([model(input_ids=one, decoder_input_ids=other).logits[0] for one, other in alone])
-            ours = hidden @ weight.T
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:100]
-        raise HanmoError(f"{cannot} ({type(error).__name__}: {said}); {known}") from None
-    finally:
-        model.train()
+    with probing(model, cannot, f"; {known}"):
+        step = build(model, torch.float32, compiled=False, context=2 * length)
+        hidden, weight = step._head(step.hidden(read, written).flatten(0, 1))
+        alone = zip(read[0].split(length, 1), written[0].split(answer, 1), strict=True)
+        own = torch.cat([model(input_ids=one, decoder_input_ids=other).logits[0] for one, other in alone])
+        ours = hidden @ weight.T
     if not torch.allclose(ours, own, rtol=_TOLERANCE, atol=_TOLERANCE * float(own.abs().max())):
         raise HanmoError(f"{cannot} (other logits than its own on a probe); {known}")
-    model.set_attn_implementation(attention)

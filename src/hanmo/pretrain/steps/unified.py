@@ -13,6 +13,7 @@ from hanmo.models.attention import PRODUCTS, SHORT
 from hanmo.models.loss import IGNORE, linear_cross_entropy
 from hanmo.models.unified.layers import rotary
 from hanmo.models.unified.masks import additive, targets, visible
+from hanmo.pretrain.steps.probing import probing
 from hanmo.pretrain.steps.stack import StackStep
 from hanmo.tokens.order import Rows
 
@@ -84,19 +85,10 @@ def check_unified(model: Any, given: Any) -> None:
     types = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1] + [0] * length])
     position = torch.arange(length).repeat(2)[None]
     segment = torch.arange(2).repeat_interleave(length)[None]
-    attention = model.config._attn_implementation
-    model.eval()
-    try:
-        with torch.no_grad():
-            step = UnifiedStep(model, torch.float32, compiled=False, context=2 * length)
-            ours = model.lm_head(step.hidden(ids, types, position, segment))
-            alone = zip(ids.split(length, 1), types.split(length, 1), strict=True)
-            own = torch.cat([model(input_ids=part, token_type_ids=kinds).logits for part, kinds in alone], 1)
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:100]
-        raise HanmoError(f"{cannot} ({type(error).__name__}: {said})") from None
-    finally:
-        model.train()
+    with probing(model, cannot):
+        step = UnifiedStep(model, torch.float32, compiled=False, context=2 * length)
+        ours = model.lm_head(step.hidden(ids, types, position, segment))
+        alone = zip(ids.split(length, 1), types.split(length, 1), strict=True)
+        own = torch.cat([model(input_ids=part, token_type_ids=kinds).logits for part, kinds in alone], 1)
     if not torch.allclose(ours, own, rtol=_TOLERANCE, atol=_TOLERANCE * float(own.abs().max())):
         raise HanmoError(f"{cannot} (other logits than its own on a probe)")
-    model.set_attn_implementation(attention)
