@@ -63,6 +63,8 @@ def main(out: Path) -> int:
                 "machine": machine(),
             },
         )
+        if home_of(out) == out:
+            cards(what.do, out, inputs)
     except Interrupted as stop:
         if not ranks.following():
             console.print(str(stop), markup=False)
@@ -82,6 +84,15 @@ def main(out: Path) -> int:
             raise
         return fail(line)
     return 0
+
+
+def cards(do: str, out: Path, inputs: dict[str, list[Path]]) -> None:
+    """Write the card of a model that was just made, or those of the models that were just measured beside it."""
+    from hanmo.evaluate.card import refresh
+
+    measured = [path for path in inputs.get("model", []) if path.resolve().parent == out.resolve().parent]
+    for folder in measured if do in ("eval", "exam") else [out]:
+        refresh(folder)
 
 
 def _settled(out: Path, key: str) -> Path:

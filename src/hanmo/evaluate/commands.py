@@ -60,4 +60,16 @@ def compare(folders: tuple[Path, ...], resamples: int, out: Path | None, as_json
     show(found)
 
 
-COMMANDS = [stage_command(KINDS["exam"]), exams, compare]
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--name", default="", help="Of the model.")
+@click.option("--license", "licence", default="", help="Its licence's identifier on hubs, e.g. apache-2.0.")
+@click.option("--overwrite", is_flag=True, help="Also a card that was not made by hanmo.")
+def card(model: Path, name: str, licence: str, overwrite: bool) -> None:
+    """Write MODEL's card (README.md in its folder): how it was made, of what, and all that was measured of it."""
+    from hanmo.evaluate.card import write_card
+
+    click.echo(write_card(model, name=name, licence=licence, overwrite=overwrite))
+
+
+COMMANDS = [stage_command(KINDS["exam"]), exams, compare, card]

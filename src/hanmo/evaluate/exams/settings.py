@@ -31,7 +31,7 @@ class ExamSettings(Settings):
     precision: Literal["float32", "bfloat16"] = setting("float32", "of the arithmetic")
     device: str = setting("auto", "auto, cpu, cuda, mps, npu, ...", affects="speed")
     batch_tokens: int = setting(
-        0, "tokens that are read at once; 0: 1,024 on a CPU, 16,384 elsewhere", ge=0, affects="speed"
+        0, "tokens that are read at once; 0: 512 a processor of a CPU, 16,384 elsewhere", ge=0, affects="speed"
     )
 
     @model_validator(mode="after")

@@ -160,7 +160,7 @@ def _sit(
         model,
         tokenizer,
         context=settings.context,
-        batch_tokens=settings.batch_tokens or (1024 if device.type == "cpu" else 16384),
+        batch_tokens=settings.batch_tokens or default_batch(device),
         name=name,
     )
     asking = {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "bootstrap_iters": 0}
@@ -192,6 +192,11 @@ def _sit(
         _say(name, one, exams[one.name], seconds)
     others = _foreign(lm, foreign, settings, asking) if foreign else {}
     return {"name": name, "exams": exams, "lm_eval": others}, records
+
+
+def default_batch(device: torch.device) -> int:
+    """Tokens that are read at once: what a processor's cache holds the activations of, or enough for an accelerator."""
+    return min(4096, 512 * torch.get_num_threads()) if device.type == "cpu" else 16384
 
 
 def _record(one: _Asked, part: Part, item: Item, sample: dict[str, Any], metric: str) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""Where a model comes from: the stages behind it, and the texts they read with their licences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hanmo.files import read_json
+
+
+@dataclass(frozen=True)
+class Made:
+    """A stage that is done: its folder, and what its manifest says."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def do(self) -> str:
+        return str(self.manifest["do"])
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest.get("stage", self.folder.name))
+
+
+def made_by(path: Path) -> Made | None:
+    """The stage that made a folder (its own, or its `model/`); None where no stage of ours did."""
+    for folder in (path, path.parent):
+        manifest = folder / "manifest.json"
+        if manifest.is_file():
+            found = read_json(manifest)
+            if isinstance(found, dict) and "do" in found:
+                return Made(folder, found)
+    return None
+
+
+def lineage(path: Path) -> list[Made]:
+    """The stage that made a folder and all that it read, those that were read first; [] where no stage made it.
+
+    A run that was moved is found by the names of its folders, which stand beside each other.
+    """
+    found: dict[Path, Made] = {}
+
+    def visit(place: Path) -> None:
+        stage = made_by(place)
+        if stage is None or stage.folder.resolve() in found:
+            return
+        for source in inputs_of(stage):
+            visit(source)
+        found[stage.folder.resolve()] = stage
+
+    visit(path)
+    return list(found.values())
+
+
+def inputs_of(stage: Made) -> Iterator[Path]:
+    """The files and folders that a stage read, as far as they are still there."""
+    for paths in stage.manifest.get("inputs", {}).values():
+        for text in paths:
+            for place in (Path(text), stage.folder.parent / Path(text).name):
+                if place.exists():
+                    yield place
+                    break
+
+
+def texts(path: Path) -> dict[str, dict[str, Any]]:
+    """The sources of all corpora behind a model: name -> {documents, bytes, licence}."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in lineage(path):
+        stats = stage.folder / "stats.json"
+        if stage.do != "corpus" or not stats.is_file():
+            continue
+        for name, source in read_json(stats)["sources"].items():
+            own = found.setdefault(name, {"documents": 0, "bytes": 0, "licence": source.get("licence", "")})
+            own["documents"] += source["train"]["documents"]
+            own["bytes"] += source["train"]["bytes"]
+    return found
+
+
+def base_model(path: Path) -> str | None:
+    """The model from outside that the first trained stage behind `path` went on from; None where all began here."""
+    for stage in lineage(path):
+        for text in stage.manifest.get("inputs", {}).get("model", []):
+            given = Path(text)
+            beside = stage.folder.parent / given.name
+            if made_by(given) is None and made_by(beside) is None:
+                return given.name
+    return None
