@@ -53,6 +53,8 @@ def test_stages_are_sorted_and_checked(tmp_path: Path) -> None:
         (("{corpus: text, tokenizer: tokenizer}", "text"), "`from:` must say which is which: corpus, tokenizer"),
         (('["./raw", "./more"]', "base"), "stages read each other in a circle"),
         (("name: small", "nmae: small"), "unknown key 'nmae'; did you mean 'name'?"),
+        (("vocab_size: 512", "kind: unigran"), "(got 'unigran'); did you mean 'unigram'?"),
+        (('from: {documents: ["./raw", "./more"]}', "from: ./raw, quality: {languages: [zhh]}"), "did you mean 'zh'?"),
         (("{corpus: text, ", "{corpus: [text, text], "), "from: corpus: takes one, 2 are given"),
     ],
 )

@@ -116,6 +116,18 @@ def test_a_failed_stage_says_why_and_leaves_no_result(recipe: Path, tmp_path: Pa
     assert not (tmp_path / "run" / "text" / "manifest.json").exists()
 
 
+def test_a_stage_that_is_refused_at_once_leaves_no_folder(recipe: Path, tmp_path: Path, capfd) -> None:
+    recipe.write_text("stages:\n  - {do: tokenizer, from: ./raw, vocab_size: 300}\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as failed:
+        run_recipe(load_recipe(recipe), tmp_path / "run")
+    assert failed.value.code == 2 and "error: " in capfd.readouterr().err
+    assert list((tmp_path / "run").iterdir()) == []
+    (tmp_path / "run" / "tokenizer").mkdir()  # a folder that was there before stays
+    with pytest.raises(SystemExit):
+        run_recipe(load_recipe(recipe), tmp_path / "run")
+    assert (tmp_path / "run" / "tokenizer").is_dir()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize(("number", "points"), [(signal.SIGKILL, (15, 90, 170)), (signal.SIGTERM, (60,))])
 def test_killed_runs_end_like_undisturbed_ones(

@@ -160,7 +160,12 @@ def check_settings(what: StageKind, values: dict[str, Any], where: str) -> Setti
         message = first["msg"].removeprefix("Value error, ")
         if not key:  # of several settings together; the message names them
             raise HanmoError(f"{where}: {message}") from None
-        raise HanmoError(f"{where}: {key}: {message} (got {first.get('input')!r:.80})") from None
+        # One of a few words: the message lists them.
+        words = (
+            re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected"))) if "literal" in first["type"] else []
+        )
+        hint = nearest(str(first.get("input")), words)
+        raise HanmoError(f"{where}: {key}: {message} (got {first.get('input')!r:.80}){hint}") from None
 
 
 def _known_keys(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

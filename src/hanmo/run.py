@@ -36,6 +36,8 @@ from hanmo.stages import KINDS
 
 #: Seconds that a stage gets to write its checkpoint after a stop was asked for.
 GRACE = 60
+#: Exit status of a stage that said what is wrong with its settings or inputs.
+REFUSED = 2
 
 
 @dataclass
@@ -116,6 +118,7 @@ def execute(job: Job, what: Plan) -> dict[str, Any]:
     """
     # There are no locks in object storage: only runs on this machine are kept apart there.
     home = home_of(job.out)
+    new = not home.exists()
     home.mkdir(parents=True, exist_ok=True)
     lock = FileLock(home.with_name(f"{home.name}.lock") if is_remote(job.out) else home / ".hanmo.lock")
     try:
@@ -146,9 +149,19 @@ def execute(job: Job, what: Plan) -> dict[str, Any]:
             _child(job.name, job.kind, job.out, ranks.together(f"{number}-{job.name}"))
         else:
             _child(job.name, job.kind, job.out, ranks.alone())
+    except SystemExit as failed:
+        if new and failed.code == REFUSED and not is_remote(job.out):
+            _leave_nothing(job.out)
+        raise
     finally:
         lock.release()
     return read_json(job.out / "manifest.json")
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Remove the folder of a stage that was refused before it wrote anything: nothing was begun there."""
+    if {path.name for path in folder.iterdir()} <= {"stage.json", ".hanmo.lock"}:
+        shutil.rmtree(folder)
 
 
 def _by_all(kind: StageKind) -> bool:
