@@ -115,12 +115,17 @@ def test_base_model_ends_with_the_document(model_dir: Path, tmp_path: Path) -> N
 
 
 def test_the_model_card_gives_name_licence_and_languages(model_dir: Path, tmp_path: Path) -> None:
-    card = "---\nlicense: apache-2.0\nlanguage:\n- zh\ntags:\n- tiny\nmodel_name: 小墨\n---\n# 小墨\n"
+    card = (
+        "---\nlicense: apache-2.0\nlanguage:\n- zh\ntags:\n- tiny\nmodel_name: 小墨\n"
+        "base_model: 大墨\ndatasets:\n- laws\n- 诗\n---\n# 小墨\n"
+    )
     (model_dir / "README.md").write_text(card, encoding="utf-8")
     reader = gguf.GGUFReader(convert_gguf(model_dir, tmp_path / "m.gguf").path)
     assert field(reader, "general.license") == "apache-2.0"
     assert field(reader, "general.name") == "小墨"
     assert field(reader, "general.languages") == ["zh"]
+    assert field(reader, "general.base_model.0.name") == "大墨"
+    assert [field(reader, f"general.dataset.{n}.name") for n in (0, 1)] == ["laws", "诗"]
 
 
 def test_q8_rows_that_do_not_divide_stay_f16(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:

@@ -160,7 +160,21 @@ def _write_general(writer: gguf.GGUFWriter, folder: Path, name: str | None, size
             write(card[key])
     for key, write in (("language", writer.add_languages), ("tags", writer.add_tags)):
         if card.get(key):
-            write([card[key]] if isinstance(card[key], str) else [str(item) for item in card[key]])
+            write(_words(card[key]))
+    # Where it comes from: the model that it went on from, and the texts that it was trained on.
+    for key, count, write in (
+        ("base_model", writer.add_base_model_count, writer.add_base_model_name),
+        ("datasets", writer.add_dataset_count, writer.add_dataset_name),
+    ):
+        if card.get(key):
+            count(len(_words(card[key])))
+            for number, word in enumerate(_words(card[key])):
+                write(number, word)
+
+
+def _words(value: Any) -> list[str]:
+    """A card's word or list of words as a list."""
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
 def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path, config: dict[str, Any], vocabulary: Vocabulary) -> None:
