@@ -5,8 +5,8 @@
 Asked is C-Eval's validation part in the shared data (HANMO_DATA, or `shared/data` beside the project), evenly over its
 subjects, by the likelihood of the letters, with 0 and 5 worked examples, of models with a small and with a large
 vocabulary. The models have random weights: what is asked of them costs the same. lm-eval's class gets the best of its
-batch sizes. Timed is the answering of the requests alone (texts to tokens included), ours and theirs in turn, medians of
-the rounds. The result goes to benchmarks/results/exams.json.
+batch sizes. Timed is the answering of the requests alone (texts to tokens included), ours and theirs in turn, medians
+of the rounds. The result goes to benchmarks/results/exams.json.
 """
 
 from __future__ import annotations
