@@ -174,3 +174,22 @@ def test_texts(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     with pytest.raises(HanmoError, match="no text there"):
         list(sample([tmp_path / "empty.txt"], 9))
+
+
+def test_words_of_our_own_class(tmp_path: Path) -> None:
+    from tests.conftest import TEXT
+
+    from hanmo.tokenizer import encode_text, load
+    from hanmo.tokenizer.forms import word
+
+    pytest.importorskip("rjieba")
+    word.build([TEXT * 4], 300, "rjieba", tmp_path / "words")
+    opened, tokenizer = open_tokenizer(tmp_path / "words"), load(tmp_path / "words")
+    assert opened.form == "words" and len(opened.pieces) == len(tokenizer)
+    for text in (TEXT, "小猫 <|im_end|> 𠮷\n"):
+        found = opened.encode(text)
+        assert found.ids.tolist() == encode_text(tokenizer, text)
+        assert b"".join(opened.pieces[index].bytes for index in found.ids).decode() == text
+        assert opened.decode(found.ids.tolist()) == text
+    assert open_tokenizer(opened.path).form == "words"
+    assert opened.pieces[opened.roles["eos"]].kind == "special"

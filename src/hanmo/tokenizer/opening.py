@@ -109,6 +109,10 @@ def open_tokenizer(path: Path | str) -> OpenTokenizer:
             case ".tiktoken":
                 return _Tiktoken(path)
             case ".txt":
+                if _class_of(path.parent) == "HanmoWordTokenizer":
+                    from hanmo.tokenizer.opening_words import Words
+
+                    return Words(path)
                 return _WordPiece(path)
             case ".json":
                 return _HuggingFace(path)
@@ -276,7 +280,7 @@ class _SentencePiece(OpenTokenizer):
             found = _spaced_piece(entry.piece)
             name = kinds.get(entry.type, "normal")
             self.pieces.append(Piece(entry.piece, found.bytes if name in ("normal", "byte") else b"", name))
-        added = read_added(path.parent) if path.name == "tokenizer.model" else {}
+        added = read_added(path.parent, len(self.pieces)) if path.name == "tokenizer.model" else {}
         for index, (name, special) in sorted(added.items()):
             self.pieces += [Piece("", b"", "unused")] * (index + 1 - len(self.pieces))
             if self.pieces[index].kind in ("normal", "unused"):
@@ -332,12 +336,23 @@ def read_proto(path: Path) -> Any:
     return message
 
 
-def read_added(folder: Path) -> dict[int, tuple[str, bool]]:
-    """Added tokens of a Hugging Face folder without tokenizer.json: id -> (text, whether special)."""
+def _class_of(folder: Path) -> str | None:
+    config = folder / "tokenizer_config.json"
+    return read_json(config).get("tokenizer_class") if config.is_file() else None
+
+
+def read_added(folder: Path, size: int) -> dict[int, tuple[str, bool]]:
+    """Added tokens of a Hugging Face folder without tokenizer.json: id -> (text, whether special).
+
+    Args:
+        size: of the vocabulary, behind which a folder of our own class lists them.
+    """
     found: dict[int, tuple[str, bool]] = {}
     if (folder / "added_tokens.json").is_file():
         found |= {index: (name, True) for name, index in read_json(folder / "added_tokens.json").items()}
     if (folder / "tokenizer_config.json").is_file():
+        listed = read_json(folder / "tokenizer_config.json").get("added") or []
+        found |= {index: (name, True) for index, name in enumerate(listed, size)}
         decoder = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
         found |= {int(index): (item["content"], bool(item.get("special"))) for index, item in decoder.items()}
     return found
