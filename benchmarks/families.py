@@ -7,6 +7,7 @@
     hanmo tokens --corpus runs/families/corpus --tokenizer runs/families/chatglm3 --out runs/families/chatglm3-tokens
     hanmo tokens --corpus runs/families/corpus --tokenizer runs/families/linglong --out runs/families/linglong-tokens
     python benchmarks/families.py --work runs/families [--only erlangshen-2m ...] [--rounds 3] [--table]
+    python benchmarks/families.py --count     # the published sizes, on torch's meta device
 
 Of each preset: parameters counted on the model and as published; held-out loss in nats a target (for masks: a masked
 token; for gaps: a token of the answers) at the start and after the budget, beside what guessing evenly and by
@@ -132,16 +133,61 @@ def table(families: dict[str, Any]) -> str:
     head = "preset | class | parameters | uniform | unigrams | start | end | tokens | tokens/s | Trainer | with bf16 | "
     lines = [f"| {head}logits | cached | batch |", "|" + " --- |" * 14]
     for name, found in families.items():
-        if "ratio" not in found:
+        if "check" not in found:
             continue
-        learn, check, ratio = found["learn"], found["check"], found["ratio"]
+        learn, check = found["learn"], found["check"]
         said = RUNS[name][4]
         count = f"{learn['parameters']:,}" + (f" ({said:,} published)" if said else "")
         cells = [name, found["class"], count, f"{learn['uniform']:.2f}", f"{learn['unigram']:.2f}"]
         cells += [f"{learn['start']:.2f}", f"{learn['end']:.2f}", f"{learn['tokens']:,}"]
-        cells += [f"{found['tokens_per_second']['ours']:,.0f}", f"x {ratio['trainer']}", f"x {ratio['trainer_bf16']}"]
+        if ratio := found.get("ratio"):
+            rate = found["tokens_per_second"]["ours"]
+            cells += [f"{rate:,.0f}", f"x {ratio['trainer']}", f"x {ratio['trainer_bf16']}"]
+        else:
+            cells += [""] * 3
         cells += [f"{check['error']:.1e}", check.get("cached_as_uncached", ""), check["batch_as_alone"]]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+#: What is said of the parameters of published models, where something is.
+SAID = {
+    "tinyllm-16m": "16.7M",
+    "tinyllm-42m": "43.3M",
+    "tinyllm-92m": "92.1M",
+    "tinyllm-210m": "212.8M",
+    "tinyllm-440m": "441M",
+    "tinyllm-1b5": "1,480M",
+    "tinyllama-1.1b-zh": "1,235,314,688",
+    "linglong-106m-word": "106M",
+    "linglong-317m": "317M",
+    "linglong-318m-pinyin": "318M",
+    "wenzhong-3.5b": "3.556B",
+    "erlangshen-1.3b": "1.26B",
+    "zhouwenwang-110m": "110M",
+    "zhouwenwang-1.3b": "1.3B",
+    "t5-60m": "60,511,616",
+    "randeng-77m": "77M",
+    "randeng-770m": "770M",
+}
+
+
+def counts() -> str:
+    """Parameters of the published sizes with their own vocabulary and context, as a Markdown table."""
+    import torch
+    import transformers
+
+    from hanmo.models.families import AUTO, learns
+    from hanmo.models.presets import build_config, preset
+
+    lines = ["| preset | class | vocabulary | parameters | said |", "|" + " --- |" * 5]
+    for name, said in SAID.items():
+        shape = preset(name)
+        with torch.device("meta"):
+            auto = getattr(transformers, AUTO[learns(name)[0]])
+            model = auto.from_config(build_config(name, shape.vocab, shape.context))
+        count = sum(weight.numel() for weight in model.parameters())
+        lines.append(f"| {name} | {type(model).__name__} | {shape.vocab:,} | {count:,} | {said} |")
     return "\n".join(lines)
 
 
@@ -152,11 +198,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="PRESET")
     parser.add_argument("--rounds", type=int, default=3, help="turns in which speed is measured")
     parser.add_argument("--table", action="store_true", help="only print what was found before")
+    parser.add_argument("--count", action="store_true", help="only count the parameters of published sizes")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         one(options.one)
+        return
+    if options.count:
+        print(counts())
         return
     kept = json.loads(options.result.read_text(encoding="utf-8"))["families"] if options.result.is_file() else {}
     if options.table:
