@@ -195,6 +195,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
         "docs/exporting.md",
         "docs/evaluating.md",
         "docs/understanding.md",
+        "docs/tuning.md",
     ],
 )
 def test_the_pages_run(page: str, tmp_path: Path) -> None:
