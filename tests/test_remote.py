@@ -168,6 +168,34 @@ def test_a_stage_alone_reads_and_writes_buckets(server: dict[str, str], recipe: 
     assert got == (whole / "tokenizer" / "tokenizer.json").read_bytes()
 
 
+def test_stages_behind_the_tokens_read_and_write_buckets(
+    server: dict[str, str], recipe: Path, whole: Path, tmp_path: Path
+) -> None:
+    upload(whole / "tokens", "s3://bucket/behind/tokens")
+    words = ["--preset", "1m", "--tokens", "640", "--context", "32", "--batch-tokens", "64", "--compile", "false"]
+    words += [
+        "--precision",
+        "fp32",
+        "--warmup-tokens",
+        "128",
+        "--sample-prompts",
+        "[]",
+        "--threads",
+        "1",
+        "--shuffle",
+        "shards",
+    ]
+    must(hanmo(recipe, "pretrain", "--data", "s3://bucket/behind/tokens", "--out", "s3://bucket/behind/base", *words,
+               **server))  # fmt: skip
+    must(hanmo(recipe, "pretrain", "--data", whole / "tokens", "--out", tmp_path / "base", *words, **server))
+    made = remote.as_path("s3://bucket/behind/base/model/model.safetensors").read_bytes()
+    assert made == (tmp_path / "base" / "model" / "model.safetensors").read_bytes()
+    must(hanmo(recipe, "convert", "gguf", "--model", "s3://bucket/behind/base", "--formats", "f16", "--out",
+               "s3://bucket/behind/gguf", **server))  # fmt: skip
+    found = {name for _, name in remote.files_below(remote.as_path("s3://bucket/behind/gguf"))}
+    assert {"manifest.json", "model-f16.gguf"} <= found
+
+
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL as POSIX has it")
 def test_killed_it_goes_on_with_the_shards_that_are_there(server: dict[str, str], recipe: Path, whole: Path) -> None:
     words = ["tokens", "--corpus", str(whole / "text"), "--tokenizer", str(whole / "tokenizer"), "--workers", "1"]
