@@ -19,9 +19,9 @@ from hanmo.tokenizer import load
 from hanmo.tokenizer.encode import PROBES
 from hanmo.tokenizer.extend import extend, read_pieces
 from hanmo.tokenizer.forms.spm import CONTROL
+from hanmo.tokenizer.forms.spm_growing import append, fast_tokenizer
 from hanmo.tokenizer.grow import surely_chinese
 from hanmo.tokenizer.opening import open_tokenizer, read_proto
-from hanmo.tokenizer.spm import append, fast_tokenizer
 
 sentencepiece = pytest.importorskip("sentencepiece")
 

@@ -22,7 +22,8 @@ from hanmo.tokenizer import QWEN2_SPLIT, load
 from hanmo.tokenizer.chat import SPECIAL_TOKENS, ChatFormat, encode_text
 from hanmo.tokenizer.encode import BulkEncoder
 from hanmo.tokenizer.forms.pinyin import Reader, has_pinyin
-from hanmo.tokenizer.imports import QWEN_SPECIAL, import_tokenizer
+from hanmo.tokenizer.imports import import_tokenizer
+from hanmo.tokenizer.imports.ranks import QWEN_SPECIAL
 
 HARD = [
     "",

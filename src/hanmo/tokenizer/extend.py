@@ -22,8 +22,9 @@ from typing import Any
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, whole_folder, write_json
-from hanmo.tokenizer import load, save, spm
+from hanmo.tokenizer import load, save
 from hanmo.tokenizer.forms import spm as forms
+from hanmo.tokenizer.forms import spm_growing as growing
 from hanmo.tokenizer.grow import Grown, learn, surely_chinese
 from hanmo.tokenizer.opening import SPACE, OpenTokenizer, open_tokenizer, read_proto
 from hanmo.tokenizer.texts import sample
@@ -149,7 +150,7 @@ def _open(path: Path) -> _Base:
         # Added tokens stand above the model's pieces: as pieces that no text can give they keep their ids in it, too.
         for index, piece in list(enumerate(opened.pieces))[len(proto.pieces) :]:
             kind = {"special": forms.CONTROL, "unused": forms.UNUSED}.get(piece.kind, forms.USER)
-            spm.append(proto, piece.name or f"<unused_{index}>", 0.0, kind)
+            growing.append(proto, piece.name or f"<unused_{index}>", 0.0, kind)
     config = read_json(opened.path) if opened.path.suffix == ".json" else {}
     return _Base(opened, folder, proto, config)
 
@@ -168,20 +169,20 @@ def _grow_pieces(base: _Base, wanted: Iterable[Grown], add: int | None, equal_sc
             there.add(name)
             fresh.append(name)
     if base.proto is not None:
-        low = spm.lowest_score(base.proto)
+        low = growing.lowest_score(base.proto)
         for number, name in enumerate(fresh):
-            spm.append(base.proto, name, 0.0 if equal_scores else low - 1 - number)
+            growing.append(base.proto, name, 0.0 if equal_scores else low - 1 - number)
     if base.json:
         model = _fill(base)
         first = len(base.opened.pieces)
         model["vocab"] |= {name: first + number for number, name in enumerate(fresh)}
         if base.proto is not None:
             scores = {piece.piece: piece.score for piece in base.proto.pieces if piece.type == forms.NORMAL}
-            model["merges"] = [list(pair) for pair in spm.merges(scores)]
+            model["merges"] = [list(pair) for pair in growing.merges(scores)]
         else:
             usable = {piece.name for piece in base.opened.pieces if piece.kind == "normal"} | set(fresh)
             scores = {name: -float(index) for name, index in model["vocab"].items() if name in usable}
-            model["merges"] += [list(pair) for pair in spm.merges(scores, fresh)]
+            model["merges"] += [list(pair) for pair in growing.merges(scores, fresh)]
     return known
 
 
@@ -259,7 +260,7 @@ def _write(base: _Base, folder: Path) -> None:
 
     if base.proto is not None:
         (folder / "tokenizer.model").write_bytes(base.proto.SerializeToString())
-    backend = Tokenizer.from_str(json.dumps(base.json)) if base.json else spm.fast_tokenizer(base.proto)
+    backend = Tokenizer.from_str(json.dumps(base.json)) if base.json else growing.fast_tokenizer(base.proto)
     if base.folder is None:
         roles = {f"{role}_token": base.opened.pieces[index].name for role, index in base.opened.roles.items()}
         fast = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)

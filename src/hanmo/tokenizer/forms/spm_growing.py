@@ -1,4 +1,4 @@
-"""SentencePiece BPE models as fast tokenizers, and with further pieces.
+"""SentencePiece BPE models with further pieces.
 
 SentencePiece merges the two neighbours whose joint piece has the highest score, the leftmost of equals; any two pieces
 whose concatenation is a piece may be merged. `tokenizers` merges by the rank of a pair. The two agree where every piece
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hanmo.errors import HanmoError
-from hanmo.tokenizer.forms.spm import CONTROL, NORMAL, SPACE, UNKNOWN, USER, normalizers_of
+from hanmo.tokenizer.forms.spm import BPE, CONTROL, NORMAL, convert
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -39,40 +39,16 @@ def merges(scores: dict[str, float], among: Iterable[str] | None = None) -> list
 
 
 def fast_tokenizer(proto: Any) -> Tokenizer:
-    """A SentencePiece BPE model as a tokenizer of `tokenizers` with the same ids.
+    """A SentencePiece BPE model as a tokenizer of `tokenizers` with the same ids, and its token for the begin in front.
 
     Raises:
         HanmoError: it is of another kind than BPE, or it normalises text in a way that cannot be written down.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+    from tokenizers import processors
 
-    if proto.trainer_spec.model_type != 2:
+    if proto.trainer_spec.model_type != BPE:
         raise HanmoError("the SentencePiece model is not a BPE (unigram models are not converted here)")
-    vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
-    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == NORMAL}
-    names = {piece.type: piece.piece for piece in proto.pieces}
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab=vocabulary,
-            merges=merges(scores),
-            unk_token=names.get(UNKNOWN),
-            fuse_unk=True,
-            byte_fallback=proto.trainer_spec.byte_fallback,
-        )
-    )
-    tokenizer.normalizer = normalizers.Sequence(normalizers_of(proto.normalizer_spec))
-    undo: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence(
-        [*undo, *([decoders.Strip(" ", 1, 0)] if proto.normalizer_spec.add_dummy_prefix else [])]
-    )
-    kinds = {CONTROL: True, UNKNOWN: True, USER: False}
-    tokenizer.add_tokens(
-        [
-            AddedToken(piece.piece, special=kinds[piece.type], normalized=False)
-            for piece in proto.pieces
-            if piece.type in kinds
-        ]
-    )
+    tokenizer = convert(proto)
     begin = proto.trainer_spec.bos_id
     if 0 <= begin < len(proto.pieces) and proto.pieces[begin].type == CONTROL:
         name = proto.pieces[begin].piece

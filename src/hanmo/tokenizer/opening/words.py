@@ -10,7 +10,7 @@ import numpy as np
 from hanmo.tokenizer import load
 from hanmo.tokenizer.chat import encode_text
 from hanmo.tokenizer.forms.word import BYTES, NEWLINE, SPACE
-from hanmo.tokenizer.opening import ROLES, Encoded, OpenTokenizer, Piece
+from hanmo.tokenizer.opening.base import ROLES, Encoded, OpenTokenizer, Piece
 
 
 class Words(OpenTokenizer):
