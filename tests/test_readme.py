@@ -155,7 +155,8 @@ def run_all(text: str, folder: Path) -> int:
                 f"{where} ended with status {child.returncode}:\n{block.code}\n{output[-4000:]}"
             )
             if "shared" in block.marks:
-                SHARED[block.code] = Path(shutil.copytree(folder / "runs", folder.with_name(f"{folder.name}-shared")))
+                kept = folder.with_name(f"{folder.name}-shared-{len(SHARED)}")
+                SHARED[block.code] = Path(shutil.copytree(folder / "runs", kept))
     finally:
         for child in background:
             end_group(child)
