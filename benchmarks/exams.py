@@ -57,8 +57,9 @@ def measure(data: Path, folder: Path, preset: str, shots: int, items: int, round
     from hanmo.evaluate.exams.asking import task
     from hanmo.evaluate.exams.catalog import exam
     from hanmo.evaluate.exams.model import HanmoLM
-    from hanmo.evaluate.exams.reading import evenly, read
+    from hanmo.evaluate.exams.reading import read
     from hanmo.evaluate.exams.stage import default_batch
+    from hanmo.evaluate.items import evenly
     from hanmo.models.presets import build_config
     from hanmo.tokenizer import load
 

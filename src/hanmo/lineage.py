@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,10 @@ def inputs_of(stage: Made) -> Iterator[Path]:
                     break
 
 
-def texts(path: Path) -> dict[str, dict[str, Any]]:
-    """The sources of all corpora behind a model: name -> {documents, bytes, licence}."""
+def texts(stages: Iterable[Made]) -> dict[str, dict[str, Any]]:
+    """The sources of all corpora in a `lineage`: name -> {documents, bytes, licence}."""
     found: dict[str, dict[str, Any]] = {}
-    for stage in lineage(path):
+    for stage in stages:
         stats = stage.folder / "stats.json"
         if stage.do != "corpus" or not stats.is_file():
             continue
@@ -80,9 +80,9 @@ def texts(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def base_model(path: Path) -> str | None:
-    """The model from outside that the first trained stage behind `path` went on from; None where all began here."""
-    for stage in lineage(path):
+def base_model(stages: Iterable[Made]) -> str | None:
+    """The model from outside that the first trained stage of a `lineage` went on from; None where all began here."""
+    for stage in stages:
         for text in stage.manifest.get("inputs", {}).get("model", []):
             given = Path(text)
             beside = stage.folder.parent / given.name

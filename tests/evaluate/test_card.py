@@ -75,13 +75,13 @@ def run(tmp_path: Path) -> Path:
 
 def test_lineage_is_in_the_order_of_reading(run: Path) -> None:
     assert [one.name for one in lineage(run / "sft" / "model")] == ["corpus", "tokens", "base", "sft"]
-    assert texts(run / "sft") == {"laws": {"documents": 1200, "bytes": 5_000_000, "licence": "CC0-1.0"}}
-    assert base_model(run / "sft") is None
+    assert texts(lineage(run / "sft")) == {"laws": {"documents": 1200, "bytes": 5_000_000, "licence": "CC0-1.0"}}
+    assert base_model(lineage(run / "sft")) is None
     moved = run.with_name("moved")
     shutil.move(run, moved)
     assert [one.name for one in lineage(moved / "sft")] == ["corpus", "tokens", "base", "sft"]
     (moved / "base" / "manifest.json").unlink()
-    assert base_model(moved / "sft") == "base"
+    assert base_model(lineage(moved / "sft")) == "base"
 
 
 def test_the_card_says_what_is_known(run: Path) -> None:

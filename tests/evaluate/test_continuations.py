@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from hanmo.evaluate.continuations import alike_groups, likelihoods, text_nats
+from hanmo.models.presets import build_config
 
 SMALL = {
     "vocab_size": 200,
@@ -129,3 +131,12 @@ def test_groups_hold_every_place_once() -> None:
     groups = list(alike_groups(prompts))
     assert sorted(place for group in groups for place in group) == [0, 1, 2, 3]
     assert sorted(map(sorted, groups)) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("preset", ["linglong-1m", "zhouwenwang-2m"])
+def test_classes_of_ours_read_rows_of_one_length(preset: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(build_config(preset, 200, 128)).eval()
+    pairs = questions(4)
+    for (context, answer), one in zip(pairs, likelihoods(model, pairs), strict=True):
+        assert one.nats == pytest.approx(alone(model, context, answer)[0], abs=2e-5)

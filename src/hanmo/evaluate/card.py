@@ -57,12 +57,12 @@ def write_card(model: Path, *, name: str = "", licence: str = "", overwrite: boo
     name = name or str(earlier.get("model_name", named))
     licence = licence or str(earlier.get("license", ""))
     found = results(folder)
-    texts = lineage.texts(folder)
+    texts = lineage.texts(stages)
     config = read_json(folder / "config.json")
-    head = _metadata(name, licence, folder, config, texts, found)
+    head = _metadata(name, licence, lineage.base_model(stages), config, texts, found)
     parts = [
         f"---\n{yaml.safe_dump(head, allow_unicode=True, sort_keys=False)}---\n\n# {name}\n",
-        _what(config, stage, folder),
+        _what(config, stage),
         _use(config, name),
         _how(stages),
         _data(texts),
@@ -128,7 +128,7 @@ def _head(text: str) -> dict[str, Any]:
 
 
 def _metadata(
-    name: str, licence: str, folder: Path, config: dict[str, Any], texts: dict[str, Any], found: dict[str, Any]
+    name: str, licence: str, base: str | None, config: dict[str, Any], texts: dict[str, Any], found: dict[str, Any]
 ) -> dict[str, Any]:
     writes = any(str(kind).endswith(("ForCausalLM", "LMHeadModel")) for kind in config.get("architectures") or [])
     head: dict[str, Any] = {
@@ -141,7 +141,7 @@ def _metadata(
         head["license"] = licence
     if writes:
         head["pipeline_tag"] = "text-generation"
-    if base := lineage.base_model(folder):
+    if base:
         head["base_model"] = base
     if texts:
         head["datasets"] = list(texts)
@@ -158,7 +158,7 @@ def _metadata(
     return head
 
 
-def _what(config: dict[str, Any], stage: lineage.Made | None, folder: Path) -> str:
+def _what(config: dict[str, Any], stage: lineage.Made | None) -> str:
     counts = stage.manifest.get("counts", {}) if stage else {}
     sizes = (
         ("layers", config.get("num_hidden_layers", config.get("n_layer"))),

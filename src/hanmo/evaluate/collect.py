@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from hanmo.errors import HanmoError
+from hanmo.evaluate.items import evenly
 from hanmo.evaluate.settings import ReportSettings
 from hanmo.files import read_json, read_jsonl
 
@@ -245,7 +246,7 @@ def items_shown(replies: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]
             wrong.setdefault(key, row)
         elif key not in learnt or (learnt[key][0]["right"] and not row[0]["right"]):
             learnt[key] = row
-    chosen = [*_evenly(list(learnt.values()), _LEARNT), *_evenly(list(wrong.values()), _STILL_WRONG)]
+    chosen = [*evenly(list(learnt.values()), _LEARNT), *evenly(list(wrong.values()), _STILL_WRONG)]
     return [
         {
             **{key: row[-1][key] for key in ("exam", "category", "kind", "hops", "question", "answer")},
@@ -256,12 +257,6 @@ def items_shown(replies: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]
         }
         for row in chosen
     ]
-
-
-def _evenly(values: list[Any], most: int) -> list[Any]:
-    """At most `most` of the values, from all over the list."""
-    count = min(most, len(values))
-    return [values[index * len(values) // count] for index in range(count)]
 
 
 def headline(report: dict[str, Any]) -> dict[str, Any]:

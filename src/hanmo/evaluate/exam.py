@@ -26,15 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xxhash
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hanmo.evaluate import opening
 from hanmo.evaluate.bpb import document_end
+from hanmo.evaluate.continuations import likelihoods
 from hanmo.evaluate.generate import generate
 from hanmo.evaluate.items import LETTERS, ExamItem, chance, render_question, score
-from hanmo.evaluate.likelihood import Row, sequence_nll
 from hanmo.evaluate.significance import tally
 from hanmo.files import read_jsonl
 from hanmo.tokenizer.chat import ChatFormat, encode_text
@@ -149,21 +147,18 @@ def _likeliest(
     batch_tokens: int,
 ) -> list[dict[str, Any]]:
     """The option with the highest log-likelihood per byte, judged as the letter it stands under."""
-    shared = opening.common(prompts)
-    rows: list[Row] = []
+    pairs: list[tuple[list[int], list[int]]] = []
     owners: list[tuple[int, int]] = []
     for index, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
         for option in item.choices or []:
-            ids = prompt + encode_text(tokenizer, f"{option}\n")
-            if len(ids) <= limit + 1:
-                rows.append(Row(np.array(ids[shared:], dtype=np.int64), len(prompt) - shared, len(owners)))
+            answer = encode_text(tokenizer, f"{option}\n")
+            if len(prompt) + len(answer) <= limit + 1:
+                pairs.append((prompt, answer))
                 owners.append((index, len(option.encode())))
-    with torch.no_grad():
-        read = opening.read(model, prompts[0][:shared]) if shared else None
-    nats = sequence_nll(model, rows, len(owners), batch_tokens=batch_tokens, opening=read)
+    found = likelihoods(model, pairs, context=limit, batch_tokens=batch_tokens)
     costs: list[list[float]] = [[] for _ in items]
-    for (index, size), cost in zip(owners, nats.tolist(), strict=True):
-        costs[index].append(cost / size)
+    for (index, size), one in zip(owners, found, strict=True):
+        costs[index].append(-one.nats / size)
     replies = []
     for item, cost in zip(items, costs, strict=True):
         if len(cost) < len(item.choices or []):

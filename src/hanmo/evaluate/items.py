@@ -17,14 +17,16 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hanmo.errors import HanmoError
 from hanmo.files import read_jsonl
 
+T = TypeVar("T")
 LETTERS = "ABCDEFGH"
 _PUNCTUATION = "。．.！!？?；;，,、：:～~…\"'“”‘’「」（）()《》【】 \t\r\n"
 _MARK = re.compile(r"(?:正确)?答案(?:应该|应当|就)?(?:是|为|[:：])")
@@ -167,6 +169,12 @@ def score(reply: str, item: ExamItem) -> bool:
 def chance(item: ExamItem) -> float:
     """The expected score of a blind guess: one in the number of options, and 0 for a short answer."""
     return 1.0 / len(item.choices) if item.choices else 0.0
+
+
+def evenly(values: Sequence[T], most: int | None) -> list[T]:
+    """At most `most` of the values (None: all), from all over the list."""
+    count = len(values) if most is None else min(most, len(values))
+    return [values[index * len(values) // count] for index in range(count)]
 
 
 def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:

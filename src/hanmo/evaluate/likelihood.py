@@ -24,9 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache
 
-from hanmo.evaluate.opening import repeated
 from hanmo.models.linglong.generation import PinyinOf
 
 #: Logits of a whole batch and of the slice whose loss is taken at once, in floats (256 MB, and 16 MB: near the cache).
@@ -97,7 +95,6 @@ def sequence_nll(
     *,
     batch_tokens: int = 4096,
     autocast: torch.dtype | None = None,
-    opening: DynamicCache | None = None,
 ) -> np.ndarray:
     """Sum over each owner's rows of -ln p(token | tokens before it in the row), for the paid tokens.
 
@@ -108,7 +105,6 @@ def sequence_nll(
         owners: number of sequences that rows may belong to.
         batch_tokens: ids per forward pass (one row at least).
         autocast: dtype for the arithmetic of the model; None keeps the dtype of its weights.
-        opening: keys and values of ids that stand before every row (a transformers model only; see `opening.read`).
 
     Returns:
         float64 (owners,), in nats.
@@ -126,7 +122,7 @@ def sequence_nll(
         with torch.no_grad():
             for batch in _batches(rows, batch_tokens):
                 with torch.autocast(device.type, dtype=autocast) if autocast else nullcontext():
-                    losses = _batch_losses(model, batch, device, keeps, opening)
+                    losses = _batch_losses(model, batch, device, keeps)
                 for row, loss in zip(batch, losses.tolist(), strict=True):
                     total[row.owner] += loss
     finally:
@@ -178,9 +174,7 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _batch_losses(
-    model: torch.nn.Module, batch: list[Row], device: torch.device, keeps: bool, opening: DynamicCache | None
-) -> torch.Tensor:
+def _batch_losses(model: torch.nn.Module, batch: list[Row], device: torch.device, keeps: bool) -> torch.Tensor:
     """float64 (len(batch),): nats of each row."""
     width = max(len(row.ids) for row in batch)
     ids = np.zeros((len(batch), width), dtype=np.int64)
@@ -199,8 +193,6 @@ def _batch_losses(
     options: dict[str, Any] = {"logits_to_keep": kept} if keeps else {}
     if batch[0].pinyin is not None:
         options["pinyin_ids"] = torch.from_numpy(readings[:, :-1]).to(device)
-    if opening is not None:
-        options |= {"past_key_values": repeated(opening, len(batch)), "use_cache": True}
     outputs = model(input_ids=inputs[:, :-1], **options)
     logits: torch.Tensor = outputs if isinstance(outputs, torch.Tensor) else outputs.logits
     logits = logits[:, -kept:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,9 +243,3 @@ READERS: dict[str, Callable[[Any, str], Iterator[Item | str]]] = {
     "pair": _pair,
     "mgsm": _mgsm,
 }
-
-
-def evenly(items: Sequence[Item], most: int | None) -> list[Item]:
-    """At most `most` items from all over the list."""
-    count = len(items) if most is None else min(most, len(items))
-    return [items[index * len(items) // count] for index in range(count)]

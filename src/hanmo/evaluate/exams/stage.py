@@ -22,8 +22,9 @@ from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
 from hanmo.evaluate.exams.catalog import Exam, exam
 from hanmo.evaluate.exams.overlap import overlap
-from hanmo.evaluate.exams.reading import Item, Part, evenly, read
+from hanmo.evaluate.exams.reading import Item, Part, read
 from hanmo.evaluate.exams.settings import ExamSettings
+from hanmo.evaluate.items import evenly
 from hanmo.evaluate.significance import compare, tally
 from hanmo.evaluate.stage import is_chat, load, name_folders, peculiar, pick_device
 from hanmo.extras import need
