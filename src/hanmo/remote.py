@@ -153,7 +153,7 @@ def sent(path: Path) -> Iterator[IO[bytes]]:
         HanmoError: the server refuses or vanishes.
     """
     # Without a name of its own, it is gone with the process even if that is killed.
-    with tempfile.TemporaryFile(dir=_cache("outgoing")) as file:
+    with tempfile.TemporaryFile(dir=cache_folder("outgoing")) as file:
         yield file
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -253,7 +253,7 @@ def home_of(out: Path) -> Path:
     if not is_remote(out):
         return out
     mark = hashlib.sha256(str(out).rstrip("/").encode()).hexdigest()[:12]
-    return _cache("results") / f"{out.name}-{mark}"
+    return cache_folder("results") / f"{out.name}-{mark}"
 
 
 def work_of(out: Path) -> Path:
@@ -270,7 +270,7 @@ def brought(path: Path) -> Path:
     if not is_remote(path):
         return path
     mark = hashlib.sha256(str(path).rstrip("/").encode()).hexdigest()[:12]
-    place = _cache("copies") / mark / path.name
+    place = cache_folder("copies") / mark / path.name
     found = versions_below(path)
     with faults(path):
         if not found:
@@ -335,7 +335,8 @@ def publish(folder: Path, out: Path) -> None:
                 path.unlink()
 
 
-def _cache(part: str) -> Path:
+def cache_folder(part: str) -> Path:
+    """A folder for what may be made again, in `HANMO_CACHE` or the user's own cache; it is made if need be."""
     root = os.environ.get("HANMO_CACHE")
     place = (Path(root) if root else Path.home() / ".cache" / "hanmo") / part
     place.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from hanmo.serve.engines.base import Engine
+from hanmo.serve.engines.base import Engine, TokenEngine
 from hanmo.serve.text import Utf8Stream
 
 
-class ScriptedEngine(Engine):
+class ScriptedEngine(TokenEngine):
     """Tokens are bytes; the answer to a prompt is what `script` makes of its text, then the stop id 256.
 
     Attributes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from hanmo.serve.sampling import Sampling
 
 if TYPE_CHECKING:
-    from hanmo.serve.engines.base import Completion
+    from hanmo.serve.engines import Completion, Kind
 
 __all__ = ["Sampling", "chat", "generate", "serve"]
 
@@ -119,6 +119,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | None = None,
+    engine: Kind = "auto",
+    parallel: int = 4,
     waiting: int = 16,
     sampling: Sampling | None = None,
     context: int | None = None,
@@ -132,7 +134,10 @@ def serve(
         host: the address to listen on; anything but loopback needs a key.
         port: 0 takes any free one (it is printed).
         api_key: clients must send it; None looks at the environment variable HANMO_API_KEY.
-        waiting: requests that may wait behind the one being answered; more are refused with status 503.
+        engine: "transformers" for a folder, "llama-server" or "llama.cpp" for a .gguf file; "auto" chooses, and takes
+            llama-server where its program is found. Asked for by name, it is built where it is not (minutes, once).
+        parallel: answers computed at once, where the engine can (llama-server); each has a context of its own.
+        waiting: requests that may wait behind those being answered; more are refused with status 503.
         sampling: defaults for what a request leaves out.
         context: tokens of prompt and answer together; None takes the model's own, at most 8192.
         device: a torch device, or "auto".
@@ -148,6 +153,8 @@ def serve(
         host=host,
         port=port,
         api_key=api_key,
+        engine=engine,
+        parallel=parallel,
         context=context,
         device=device,
         threads=threads,

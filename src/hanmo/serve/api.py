@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from hanmo.errors import HanmoError
-from hanmo.serve.engines.base import Engine
+from hanmo.serve.engines.base import Engine, EngineDown
 from hanmo.serve.guard import Guard, error_body
 from hanmo.serve.prompt import PromptTooLong, fit_history
 from hanmo.serve.sampling import Sampling, SamplingError
@@ -107,14 +107,14 @@ class _Endpoints:
 
     async def health(self) -> JSONResponse:
         """Whether answers can be had, and how long the line is."""
-        alive = self._worker.alive
+        alive, ready = self._worker.alive, self._engine.ready
         body = {
-            "status": "ok" if alive else "stopping",
+            "status": "stopping" if not alive else "ok" if ready else "starting",
             "model": self._engine.name,
             "active": self._worker.active,
             "waiting": self._worker.waiting,
         }
-        return JSONResponse(body, 200 if alive else 503)
+        return JSONResponse(body, 200 if alive and ready else 503)
 
     async def models(self) -> dict[str, Any]:
         """The models that may be asked for."""
@@ -238,6 +238,8 @@ def _to_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, Busy):
         return ApiError(503, str(error), "overloaded")
+    if isinstance(error, EngineDown):
+        return ApiError(503, str(error), "engine_down")
     if isinstance(error, EngineFailure):
         return ApiError(500, str(error))
     if isinstance(error, PromptTooLong):

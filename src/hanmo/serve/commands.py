@@ -72,6 +72,14 @@ def chat(model: Path, **given: Any) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Anything but loopback needs a key.")
 @click.option("--port", default=8000, show_default=True, help="0 takes any free one.")
 @click.option("--api-key", help="What clients must send; or set HANMO_API_KEY.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "transformers", "llama.cpp", "llama-server"]),
+    default="auto",
+    show_default=True,
+    help="llama-server answers several at once from a .gguf file; it is built once where there is none.",
+)
+@click.option("--parallel", default=4, show_default=True, help="Answers computed at once, where the engine can.")
 @click.option("--waiting", default=16, show_default=True, help="Requests that may wait; more get status 503.")
 @_talking
 def serve(model: Path, **given: Any) -> None:

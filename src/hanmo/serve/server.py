@@ -13,7 +13,8 @@ import uvicorn
 from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.serve.api import create_app
-from hanmo.serve.engines import open_engine
+from hanmo.serve.engines import Kind, open_engine
+from hanmo.serve.engines.base import TokenEngine
 from hanmo.serve.guard import is_loopback
 from hanmo.serve.sampling import Sampling
 
@@ -27,6 +28,8 @@ def run(
     host: str,
     port: int,
     api_key: str | None,
+    engine: Kind,
+    parallel: int,
     context: int | None,
     device: str,
     threads: int | None,
@@ -43,15 +46,17 @@ def run(
     # Before the model is loaded: a taken port should be said at once.
     listener = bind(host, port)
     try:
-        engine = open_engine(model, context=context, device=device, threads=threads)
+        opened = open_engine(model, context=context, device=device, threads=threads, parallel=parallel, kind=engine)
         app = create_app(
-            engine, api_key=api_key, defaults=defaults, waiting=waiting, only_loopback=is_loopback(host) and not api_key
+            opened, api_key=api_key, defaults=defaults, waiting=waiting, only_loopback=is_loopback(host) and not api_key
         )
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE, limit_concurrency=1000
         )
         url = _url(host, listener)
-        _Server(config, f"{engine.name} (context {engine.context}) listens on {url}").run(sockets=[listener])
+        if isinstance(opened, TokenEngine) and str(model).lower().endswith(".gguf") and parallel > 1:
+            console.print("answers are computed one at a time; for several at once: hanmo serve --engine llama-server")
+        _Server(config, f"{opened.name} (context {opened.context}) listens on {url}").run(sockets=[listener])
     except KeyboardInterrupt:
         console.print("stopped")
     finally:

@@ -1,6 +1,6 @@
-"""The line in front of an engine: one answer at a time, a bounded number waiting, everyone free to leave.
+"""The line in front of an engine: as many answers at once as it computes, a bounded number waiting, all free to leave.
 
-Engines compute in one thread of their own, so the event loop never waits for a token. A job whose client has left is
+Engines compute in threads of their own, so the event loop never waits for a token. A job whose client has left is
 taken out of the line at once, or ends after the token being computed.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from hanmo.errors import HanmoError
-from hanmo.serve.engines.base import Delta, Engine
-from hanmo.serve.sampling import Sampling
+from hanmo.serve.engines.base import Delta, Engine, EngineDown
+from hanmo.serve.sampling import Sampling, SamplingError
 
 
 class Busy(HanmoError):
@@ -51,57 +51,79 @@ class Job:
 
 
 class Worker:
-    """Runs jobs on one engine, first come, first served.
+    """Runs jobs on one engine, first come, first served, as many answers at once as the engine computes.
 
     Args:
-        engine: is used by this worker's thread alone, but for encoding.
-        waiting: so many jobs may stand in line behind the one being answered.
+        engine: is used by this worker's threads alone, but for encoding.
+        waiting: so many jobs may stand in line behind those being answered.
     """
 
     def __init__(self, engine: Engine, waiting: int = 16) -> None:
         self.engine = engine
         self._most = waiting
-        self._line: collections.deque[Job] = collections.deque()
-        self._current: Job | None = None
+        #: Jobs whose first answer has not begun, and the answers of all jobs that have not: (job, number).
+        self._unbegun: set[Job] = set()
+        self._line: collections.deque[tuple[Job, int]] = collections.deque()
+        #: Answers of each job that are still to be ended.
+        self._left: dict[Job, int] = {}
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name=f"engine {engine.name}", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"engine {engine.name} {number}", daemon=True)
+            for number in range(engine.parallel)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def active(self) -> int:
-        """Jobs being answered: 0 or 1."""
-        return int(self._current is not None)
+        """Jobs being answered."""
+        return len(self._left) - len(self._unbegun)
 
     @property
     def waiting(self) -> int:
         """Jobs in line."""
-        return len(self._line)
+        return len(self._unbegun)
 
     @property
     def alive(self) -> bool:
         """Whether the worker still takes jobs."""
-        return self._thread.is_alive() and not self._closed
+        return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, job: Job) -> None:
         """Put a job in line.
 
         Raises:
             Busy: the line is full, or the server is stopping.
+            EngineDown: the engine is not there at the moment.
         """
         with self._changed:
             if not self.alive:
                 raise Busy("the server is stopping")
-            if len(self._line) + self.active > self._most:
-                raise Busy(f"the model is answering and {len(self._line)} more requests are waiting; try again later")
-            self._line.append(job)
+            if not self.engine.ready:
+                raise EngineDown(f"{self.engine.name} is being started again; try again in a moment")
+            if len(self._left) >= self._most + self.engine.parallel:
+                raise Busy(f"the model is answering and {self.waiting} more requests are waiting; try again later")
+            self._unbegun.add(job)
+            self._left[job] = len(job.prompts) * job.count
+            self._line.extend((job, number) for number in range(self._left[job]))
             self._changed.notify_all()
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for this job any more. May be called at any time, more than once."""
         job.cancelled.set()
-        with self._changed, contextlib.suppress(ValueError):
-            self._line.remove(job)
+        with self._changed:
+            self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        """Take what has not begun of a job out of the line."""
+        if job in self._left:
+            kept = [item for item in self._line if item[0] is not job]
+            self._left[job] -= len(self._line) - len(kept)
+            self._line = collections.deque(kept)
+            self._unbegun.discard(job)
+            if not self._left[job]:
+                del self._left[job]
 
     async def answers(self, job: Job) -> AsyncIterator[tuple[int, Delta]]:
         """Yield (number of the answer, delta) of a submitted job; leaving early cancels it.
@@ -118,13 +140,14 @@ class Worker:
             self.cancel(job)
 
     def close(self) -> None:
-        """Cancel everything, wait for the engine's thread and free the engine."""
+        """Cancel everything, wait for the engine's threads and free the engine."""
         with self._changed:
             self._closed = True
-            for job in [*self._line, *([self._current] if self._current else [])]:
+            for job in self._left:
                 job.cancelled.set()
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self.engine.close()
 
     def _work(self) -> None:
@@ -134,22 +157,23 @@ class Worker:
                     self._changed.wait()
                 if not self._line:
                     return
-                self._current = job = self._line.popleft()
+                job, number = self._line.popleft()
+                self._unbegun.discard(job)
             try:
-                self._answer(job)
-                job.tell(None)
+                prompt = job.prompts[number // job.count]
+                for delta in self.engine.stream(prompt, job.sampling, cancel=job.cancelled, index=number):
+                    job.tell((number, delta))
+            except (EngineDown, SamplingError) as error:
+                job.tell(error)
             except HanmoError as error:
                 job.tell(EngineFailure(str(error)))
             except BaseException as error:
                 job.tell(error)
             finally:
                 with self._changed:
-                    self._current = None
+                    self._left[job] -= 1
+                    if done := not self._left[job]:
+                        del self._left[job]
                     self._changed.notify_all()
-
-    def _answer(self, job: Job) -> None:
-        for place, prompt in enumerate(job.prompts):
-            for index in range(job.count):
-                number = place * job.count + index
-                for delta in self.engine.stream(prompt, job.sampling, cancel=job.cancelled, index=number):
-                    job.tell((number, delta))
+                if done:
+                    job.tell(None)

@@ -1,7 +1,7 @@
-"""What an engine is: a model that gives token ids one by one. All else about an answer is done here, once.
+"""What an engine is: a model that answers prompts piece by piece.
 
-An engine only has to encode text and to yield ids until its context is full; ends, stop strings, whole characters and
-counts are `Engine.stream`'s business, so that the terminal, the file writer and the server cannot disagree.
+Most of them (`TokenEngine`) only have to encode text and to yield ids until their context is full; ends, stop strings,
+whole characters and counts are done here, once, so that the terminal, the file writer and the server cannot disagree.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from hanmo.errors import HanmoError
 from hanmo.serve.prompt import too_long
 from hanmo.serve.sampling import Sampling
 from hanmo.serve.text import StopStrings
@@ -50,13 +51,18 @@ class Detokenizer(Protocol):
         ...
 
 
+class EngineDown(HanmoError):
+    """The engine is not there at the moment (its process ended, and is being started again)."""
+
+
 class Engine(ABC):
     """A loaded model.
 
-    One generation at a time: `stream` holds a lock while it runs. Encoding may be done from any thread.
+    Encoding may be done from any thread, and `parallel` answers may be generated at once, each in a thread of its own.
 
     Attributes:
         name: what the model is called towards users.
+        parallel: so many answers it computes at once.
         context: tokens of prompt and answer together.
         vocab_size: ids below this are tokens.
         stop_ids: ids that end an answer.
@@ -66,14 +72,17 @@ class Engine(ABC):
     """
 
     name: str
+    parallel: int = 1
     context: int
     vocab_size: int
     stop_ids: frozenset[int]
     can_chat: bool
     backward: bool = False
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    @property
+    def ready(self) -> bool:
+        """Whether it can answer now; an engine that is not raises `EngineDown`."""
+        return True
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -90,19 +99,10 @@ class Engine(ABC):
             HanmoError: a bad message, or a model without a chat template.
         """
 
-    @abstractmethod
-    def detokenizer(self) -> Detokenizer:
-        """A fresh detokenizer for one answer."""
-
-    @abstractmethod
-    def tokens(
-        self, prompt: Sequence[int], sampling: Sampling, cancel: threading.Event, index: int = 0
-    ) -> Iterator[int]:
-        """Yield drawn ids, without regard to stops, until the context is full, `cancel` is set or the caller leaves."""
-
     def close(self) -> None:  # noqa: B027 (nothing to free is a fine answer)
         """Free the model's memory."""
 
+    @abstractmethod
     def stream(
         self,
         prompt: Sequence[int],
@@ -121,27 +121,8 @@ class Engine(ABC):
 
         Raises:
             PromptTooLong: no room for an answer.
+            EngineDown: the engine is not there.
         """
-        self.check_room(prompt)
-        cancel = cancel or threading.Event()
-        answer = self.answer(sampling, len(prompt))
-        text = ""
-        with self.lock:
-            source = self.tokens(prompt, sampling, cancel, index)
-            try:
-                for token in source:
-                    if cancel.is_set():
-                        break
-                    text = answer.push(token)
-                    if answer.finish is not None:
-                        break
-                    if text:
-                        yield Delta(text, answer.tokens)
-            finally:
-                source.close()  # type: ignore[attr-defined]
-        if answer.finish is None:
-            text = answer.end("cancelled" if cancel.is_set() else "length")
-        yield Delta(text, answer.tokens, answer.finish)
 
     def complete(
         self,
@@ -164,14 +145,60 @@ class Engine(ABC):
             answers.append(Completion(text, len(prompt), last.tokens, last.finish))
         return answers
 
-    def answer(self, sampling: Sampling, prompt_tokens: int) -> AnswerText:
-        """What collects the text of an answer."""
-        return (LeftwardText if self.backward else AnswerText)(self, sampling, prompt_tokens)
-
     def check_room(self, prompt: Sequence[int]) -> None:
         """Raise `PromptTooLong` when not even one token of an answer fits behind `prompt`."""
         if len(prompt) >= self.context:
             raise too_long(len(prompt), self.context)
+
+
+class TokenEngine(Engine):
+    """An engine that yields ids, one answer at a time: `stream` holds a lock while it runs."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    @abstractmethod
+    def detokenizer(self) -> Detokenizer:
+        """A fresh detokenizer for one answer."""
+
+    @abstractmethod
+    def tokens(
+        self, prompt: Sequence[int], sampling: Sampling, cancel: threading.Event, index: int = 0
+    ) -> Iterator[int]:
+        """Yield drawn ids, without regard to stops, until the context is full, `cancel` is set or the caller leaves."""
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        cancel: threading.Event | None = None,
+        index: int = 0,
+    ) -> Iterator[Delta]:
+        self.check_room(prompt)
+        cancel = cancel or threading.Event()
+        answer = self.answer(sampling, len(prompt))
+        text = ""
+        with self.lock:
+            source = self.tokens(prompt, sampling, cancel, index)
+            try:
+                for token in source:
+                    if cancel.is_set():
+                        break
+                    text = answer.push(token)
+                    if answer.finish is not None:
+                        break
+                    if text:
+                        yield Delta(text, answer.tokens)
+            finally:
+                source.close()  # type: ignore[attr-defined]
+        if answer.finish is None:
+            text = answer.end("cancelled" if cancel.is_set() else "length")
+        yield Delta(text, answer.tokens, answer.finish)
+
+    def answer(self, sampling: Sampling, prompt_tokens: int) -> AnswerText:
+        """What collects the text of an answer."""
+        return (LeftwardText if self.backward else AnswerText)(self, sampling, prompt_tokens)
 
 
 class AnswerText:
@@ -180,7 +207,7 @@ class AnswerText:
     `tokens` counts what was drawn, the one that ended the answer included; `finish` is set once it has ended.
     """
 
-    def __init__(self, engine: Engine, sampling: Sampling, prompt_tokens: int) -> None:
+    def __init__(self, engine: TokenEngine, sampling: Sampling, prompt_tokens: int) -> None:
         self._stop_ids = engine.stop_ids
         self._characters = engine.detokenizer()
         self._stops = StopStrings(sampling.stop)
@@ -213,7 +240,7 @@ class LeftwardText(AnswerText):
     It ends behind a stop string, that is with the text to the right of it.
     """
 
-    def __init__(self, engine: Engine, sampling: Sampling, prompt_tokens: int) -> None:
+    def __init__(self, engine: TokenEngine, sampling: Sampling, prompt_tokens: int) -> None:
         super().__init__(engine, sampling, prompt_tokens)
         self._engine, self._stop = engine, sampling.stop
         self._drawn: list[int] = []

@@ -24,7 +24,7 @@ from hanmo.models.folder import resolve
 from hanmo.models.linglong.configuration import LingLongConfig
 from hanmo.models.linglong.generation import Readings, reader_of
 from hanmo.serve.engines import model_name
-from hanmo.serve.engines.base import DEFAULT_CONTEXT, Completion, Detokenizer, Engine
+from hanmo.serve.engines.base import DEFAULT_CONTEXT, Completion, Detokenizer, TokenEngine
 from hanmo.serve.prompt import ForeignTemplate, is_ours
 from hanmo.serve.sampler import Sampler
 from hanmo.serve.sampling import Sampling
@@ -35,7 +35,7 @@ from hanmo.tokenizer.chat import ChatFormat, Message
 _PREFILL = 512
 
 
-class TransformersEngine(Engine):
+class TransformersEngine(TokenEngine):
     """A causal model of transformers with a fast tokenizer. See `open_engine` for the arguments."""
 
     def __init__(

@@ -1,0 +1,172 @@
+"""The engine for .gguf files that answers several at once: llama.cpp's own `llama-server` as a child process.
+
+It batches what its slots compute at the same moment, and its crash is not ours. Prompts go to it as ids that we made (a
+conversation is encoded piece by piece, as in training), and text comes back. The draw is llama.cpp's: the settings mean
+the same as elsewhere and a seed repeats an answer, but not the answer that another engine gives to that seed; penalties
+also count the prompt. Stop strings are ours, as everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from hanmo.errors import HanmoError
+from hanmo.serve.engines.base import Delta, Engine, Finish
+from hanmo.serve.engines.gguf import Gguf, threads_of
+from hanmo.serve.engines.process import ServerProcess
+from hanmo.serve.sampling import Sampling
+from hanmo.serve.text import REPLACEMENT, StopStrings
+from hanmo.tokenizer.chat import Message
+
+#: Odd, so that neighbouring answers to one seed have seeds far apart.
+_STRIDE = 0x9E3779B1
+#: As in `sampler.py`.
+_ORDER = ["penalties", "temperature", "top_k", "top_p", "min_p"]
+
+
+class LlamaServerEngine(Engine):
+    """A .gguf file behind `llama-server`.
+
+    Args:
+        path: the file.
+        program: the server, see `binary.py`.
+        parallel: answers computed at once; each has `context` tokens of its own.
+        context, device, threads: see `open_engine`.
+
+    Raises:
+        HanmoError: the file cannot be loaded, or the server does not start.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        program: Path,
+        *,
+        parallel: int,
+        context: int | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self._file = file = Gguf(path, context, only_words=True)
+        self.name, self.context, self.vocab_size = file.name, file.context, file.vocab_size
+        self.stop_ids, self.can_chat = file.stop_ids, file.can_chat
+        self.parallel = parallel
+        self._slots = threading.BoundedSemaphore(parallel)
+
+        count = str(threads_of(threads))
+        arguments = [
+            *("--model", str(path), "--ctx-size", str(self.context * parallel), "--parallel", str(parallel)),
+            *("--threads", count, "--threads-batch", count, "--gpu-layers", "0" if device == "cpu" else "999"),
+            *("--host", "127.0.0.1", "--no-ui", "--no-slots", "--offline", "--log-verbosity", "2"),
+            *("--cache-ram", "0"),
+        ]
+        if file.exact:
+            arguments += ["--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"]
+        # Rows that only pad the matrix are no tokens.
+        for row in range(file.vocab_size, file.vocabulary.size):
+            arguments += ["--logit-bias", f"{row}-inf"]
+        try:
+            self.process = ServerProcess(
+                f"{self.name}'s llama-server",
+                lambda port: [str(program), *arguments, "--port", str(port)],
+                key_variable="LLAMA_API_KEY",
+            )
+        except HanmoError as error:
+            file.close()
+            raise HanmoError(f"{path}: {error}; a smaller --context or --parallel needs less memory") from None
+
+    @property
+    def ready(self) -> bool:
+        return self.process.ready
+
+    def encode(self, text: str) -> list[int]:
+        return self._file.encode(text)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        return self._file.encode_chat(messages)
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        cancel: threading.Event | None = None,
+        index: int = 0,
+    ) -> Iterator[Delta]:
+        self.check_room(prompt)
+        cancel = cancel or threading.Event()
+        stops = StopStrings(sampling.stop)
+        room = self.context - len(prompt)
+        most = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
+        text, tokens, finish = "", 0, None
+        with self._slots:
+            events = self._events(_body(prompt, sampling, most, index), cancel)
+            try:
+                for event in events:
+                    tokens = event["tokens_predicted"]
+                    # Bytes that made no character, and what a model learnt from damaged text.
+                    text = stops.push(event["content"].replace(REPLACEMENT, ""))
+                    if stops.found is not None:
+                        finish = "stop"
+                    elif event["stop"]:
+                        finish = _FINISH.get(event["stop_type"], "length")
+                        text += stops.flush()
+                    if finish is not None:
+                        break
+                    if text:
+                        yield Delta(text, tokens)
+            finally:
+                events.close()
+        if finish is None:
+            text, finish = stops.flush(), "cancelled"
+        yield Delta(text, tokens, finish)
+
+    def _events(self, body: dict[str, Any], cancel: threading.Event) -> Generator[dict[str, Any]]:
+        """The objects of llama-server's stream, up to the one that has "stop" unless it is cancelled."""
+        kept = b""
+        with contextlib.closing(self.process.ask("/completion", body, cancel)) as answer:
+            for data in answer:
+                *lines, kept = (kept + data).split(b"\n")
+                for line in lines:
+                    kind, _, value = line.partition(b": ")
+                    if kind not in (b"data", b"error"):
+                        continue  # an empty line, or a comment that keeps the line alive
+                    event = orjson.loads(value)
+                    if "error" in event or kind == b"error":
+                        raise HanmoError(f"llama-server gave up: {orjson.dumps(event).decode()[:300]}")
+                    yield event
+
+    def close(self) -> None:
+        self.process.close()
+        self._file.close()
+
+
+_FINISH: dict[str, Finish] = {"eos": "stop", "word": "stop", "limit": "length"}
+
+
+def _body(prompt: Sequence[int], sampling: Sampling, most: int, index: int) -> dict[str, Any]:
+    """A request of llama-server's own interface."""
+    seed = -1 if sampling.seed is None else (sampling.seed + index * _STRIDE) % 0xFFFFFFFF
+    return {
+        "prompt": prompt,
+        "stream": True,
+        "n_predict": most,
+        # Reading a prompt in other portions rounds differently; who asks for repeatable answers gets a clean start.
+        "cache_prompt": not sampling.repeatable,
+        "samplers": ["penalties", "top_k"] if sampling.greedy else _ORDER,
+        "temperature": sampling.temperature,
+        "top_k": 1 if sampling.greedy else sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repeat_penalty": sampling.repetition_penalty,
+        "repeat_last_n": len(prompt) + most,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "seed": seed,
+    }
