@@ -19,6 +19,7 @@ from hanmo.remote import is_url
 from hanmo.serve.commands import COMMANDS as TALKING
 from hanmo.stage_commands import Group, Place, stage_command
 from hanmo.stages import KINDS
+from hanmo.studio.commands import studio
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -142,7 +143,7 @@ _ROOMS = {
     "convert": ("gguf", "hanmo.convert.commands:COMMANDS"),
 }
 #: Stages that are commands of another's room.
-_INSIDE = {"exam", "generation"}
+_INSIDE = {"exam"}
 
 for _kind in KINDS.values():
     if _kind.do in _INSIDE:
@@ -170,6 +171,7 @@ for _command in DATA_COMMANDS:
 
 for _command in TALKING:
     cli.add_command(_command)
+cli.add_command(studio)
 
 
 @cli.command()

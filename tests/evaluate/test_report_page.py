@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricate import fabricate
 
+from fabricate import fabricate
 from hanmo.evaluate.report import run
 from hanmo.evaluate.settings import ReportSettings
-
-api = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +17,6 @@ def address(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) 
     folder = tmp_path_factory.mktemp("demo")
     run(ReportSettings(), {"eval": [fabricate(folder, tiny_tokenizer_dir)]}, folder / "report")
     return (folder / "report" / "report.html").as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if not path:
-        pytest.skip("no Chromium is installed (install it, or set CHROMIUM to its path)")
-    with api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 def opened(browser: Any, address: str, **options: Any) -> tuple[Any, list[str]]:

@@ -111,7 +111,7 @@ class Running:
         import uvicorn
 
         from hanmo.serve.api import create_app
-        from hanmo.serve.server import bind
+        from hanmo.serve.listen import bind
 
         self.engine = engine
         app = create_app(engine, **options)

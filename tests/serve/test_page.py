@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from browsing import opened
+
 PHONE = {"width": 390, "height": 844}
 STORY = "春天来了，小院里的桃花开了。\n\n小明搬来一把小凳子，坐在树下听奶奶讲故事。"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra [dev])")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("no Chromium is installed (install it, or set CHROMIUM to its path)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +32,6 @@ def server(run_server, scripted):
 def page(browser, server) -> Iterator[Any]:
     server.engine.delay = 0.0
     yield from opened(browser, server.url)
-
-
-def opened(browser, url: str, **options) -> Iterator[Any]:
-    """A page in a fresh profile; fails when a script of the page failed or anything foreign was asked for."""
-    context = browser.new_context(**{"locale": "zh-CN", "viewport": {"width": 1280, "height": 800}, **options})
-    context.set_default_timeout(15_000)
-    page = context.new_page()
-    faults: list[str] = []
-    foreign: list[str] = []
-    page.on("pageerror", lambda fault: faults.append(str(fault)))
-    page.on("request", lambda request: None if request.url.startswith(url) else foreign.append(request.url))
-    page.goto(url)
-    yield page
-    context.close()
-    assert not faults and not foreign
 
 
 def ask(page, text: str) -> None:

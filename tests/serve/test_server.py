@@ -16,7 +16,7 @@ import pytest
 
 from hanmo.errors import HanmoError
 from hanmo.serve import serve
-from hanmo.serve.server import bind
+from hanmo.serve.listen import bind
 
 CODE = "import sys; from hanmo.serve import serve; serve(sys.argv[1], port=0, device='cpu', threads=1)"
 

@@ -10,7 +10,7 @@ from hanmo.charts import Axis, Points, axis, path
 #: What belongs into one panel, in the order of the panels; series not named here get panels of their own behind these.
 PANELS: tuple[tuple[str, ...], ...] = (
     ("loss", "validation_loss"),
-    ("heldout_bpb",),
+    ("heldout_bpb", "bits_per_byte"),
     ("lr", "learning_rate"),
     ("token_accuracy",),
     ("margin", "validation_margin"),
@@ -27,7 +27,7 @@ PANELS: tuple[tuple[str, ...], ...] = (
 #: Series that have no noise to smooth.
 _SMOOTH_ALREADY = ("lr", "learning_rate", "heldout_bpb", "validation_")
 #: Series whose axis starts at zero, since their size matters and not only their change.
-_FROM_ZERO = ("lr", "learning_rate", "tokens_per_second", "mfu", "gradient_norm")
+FROM_ZERO = ("lr", "learning_rate", "tokens_per_second", "mfu", "gradient_norm")
 #: Widths of so many panels, in sixths of the page, so that every row is full.
 _SPANS = {
     1: (6,),
@@ -76,7 +76,7 @@ def _panel(series: Mapping[str, Points], x: Axis) -> dict[str, Any]:
     names = list(series)
     ys = [y for points in series.values() for _, y in points]
     low, high = min(ys), max(ys)
-    if names[0] in _FROM_ZERO or names[0].endswith("accuracy"):
+    if names[0] in FROM_ZERO or names[0].endswith("accuracy"):
         low = min(0.0, low)
     y = axis(low, high, 5)
     lines, data = [], []

@@ -1,6 +1,6 @@
-"""A run folder as the stages leave it, made up: for the tests of the report, and for looking at the page.
+"""A run folder as the stages leave it, made up: for tests of the report and the studio, and for looking at them.
 
-`python tests/evaluate/fabricate.py DIR` writes one and its report.
+`python tests/fabricate.py DIR` writes one and its report.
 """
 
 from __future__ import annotations
