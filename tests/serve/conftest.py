@@ -38,8 +38,11 @@ class ScriptedEngine(TokenEngine):
     def encode(self, text: str) -> list[int]:
         return list(text.encode()) or [10]
 
-    def encode_chat(self, messages: Sequence[Any]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> list[int]:
         return list("".join(f"{message['content']}\n" for message in messages).encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b"<end>"
 
     def detokenizer(self) -> Any:
         characters = Utf8Stream()
@@ -112,10 +115,12 @@ class Running:
 
         from hanmo.serve.api import create_app
         from hanmo.serve.listen import bind
+        from hanmo.serve.models import Models
 
         self.engine = engine
-        app = create_app(engine, **options)
-        self.worker = app.state.worker
+        self.models = engine if isinstance(engine, Models) else Models.holding(engine, options.pop("waiting", 16))
+        app = create_app(self.models, **options)
+        self.worker = next(iter(self.models.workers.values()), None)
         self._listener = bind("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))

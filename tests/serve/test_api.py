@@ -149,9 +149,20 @@ BAD = [
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
         "messages.0.content.0.type",
     ),
-    ({"messages": HELLO, "logprobs": True}, None),
-    ({"messages": HELLO, "tools": [{"type": "function"}]}, None),
-    ({"messages": HELLO, "response_format": {"type": "json_object"}}, None),
+    ({"messages": HELLO, "top_logprobs": 3}, None),
+    ({"messages": HELLO, "logprobs": True, "top_logprobs": 99}, "top_logprobs"),
+    ({"messages": HELLO, "suffix": "x"}, None),
+    ({"messages": HELLO, "tools": [{"type": "function"}]}, "tools.0.function"),
+    ({"messages": HELLO, "tool_choice": "required"}, "tool_choice"),
+    ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
+    ({"messages": HELLO, "response_format": {"type": "json_schema"}}, "response_format"),
+    ({"messages": HELLO, "grammar": 'root ::= "a"'}, "grammar"),
+    ({"messages": HELLO, "logit_bias": {"x": 1}}, "logit_bias.x"),
+    ({"messages": HELLO, "logit_bias": {"999999": 1}}, "logit_bias"),
+    (
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f", "arguments": ""}}]}]},
+        "messages.0",
+    ),
 ]
 
 

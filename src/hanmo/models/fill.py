@@ -17,7 +17,44 @@ from hanmo.models.families import objective_of
 from hanmo.models.folder import resolve
 
 
-@torch.no_grad()
+class Filler:
+    """A model that fills masks, loaded.
+
+    Args:
+        model: a model folder, or the folder of a stage that made one: BERT and its like, ModernBERT, our unified model.
+
+    Raises:
+        HanmoError: no model that fills masks there.
+    """
+
+    def __init__(self, model: Path | str, *, device: str = "cpu") -> None:
+        network, self.tokenizer = _open(resolve(Path(model)))
+        self.network = network.to(device).eval()
+
+    def __call__(self, texts: Sequence[str], top: int = 5) -> Iterator[dict[str, Any]]:
+        """Fill the masks of texts; see `fill`."""
+        encoded = [_encode(self.tokenizer, text, number, self.network.config) for number, text in enumerate(texts, 1)]
+        for text, given in zip(texts, encoded, strict=True):
+            masks = self._masks(given, top)
+            yield {"text": text, "filled": _filled(text, self.tokenizer.mask_token, masks), "masks": masks}
+
+    @torch.no_grad()
+    def _masks(self, given: dict[str, torch.Tensor], top: int) -> list[list[dict[str, Any]]]:
+        tokenizer, known = self.tokenizer, len(self.tokenizer)
+        places = torch.nonzero(given["input_ids"][0] == tokenizer.mask_token_id)[:, 0]
+        inputs = {name: value.to(self.network.device) for name, value in given.items()}
+        # Rows that only fill the embedding up stand for no token.
+        logits = self.network(**inputs)[0][0, places, :known].float().cpu()
+        likely = logits.softmax(-1).topk(min(top, known))
+        return [
+            [
+                {"token": tokenizer.convert_ids_to_tokens(int(index)), "id": int(index), "probability": float(chance)}
+                for chance, index in zip(chances, ids, strict=True)
+            ]
+            for chances, ids in zip(likely.values, likely.indices, strict=True)
+        ]
+
+
 def fill(model: Path | str, texts: Sequence[str], top: int = 5, *, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """Fill the masks of texts, each by itself, as if the others stayed open.
 
@@ -34,26 +71,9 @@ def fill(model: Path | str, texts: Sequence[str], top: int = 5, *, device: str =
     Raises:
         HanmoError: no model that fills masks there, no text, a text without a mask, or longer than the context.
     """
-    folder = resolve(Path(model))
     if not texts:
         raise HanmoError('nothing to fill: give a text ("春天[MASK]了"), or a file of texts with --input')
-    network, tokenizer = _open(folder)
-    network = network.to(device).eval()
-    encoded = [_encode(tokenizer, text, number, network.config) for number, text in enumerate(texts, 1)]
-    known = len(tokenizer)
-    for text, given in zip(texts, encoded, strict=True):
-        places = torch.nonzero(given["input_ids"][0] == tokenizer.mask_token_id)[:, 0]
-        logits = network(**{name: value.to(device) for name, value in given.items()})[0][0, places].float().cpu()
-        # Rows that only fill the embedding up stand for no token.
-        likely = logits[:, :known].softmax(-1).topk(min(top, known))
-        masks = [
-            [
-                {"token": tokenizer.convert_ids_to_tokens(int(index)), "id": int(index), "probability": float(chance)}
-                for chance, index in zip(chances, ids, strict=True)
-            ]
-            for chances, ids in zip(likely.values, likely.indices, strict=True)
-        ]
-        yield {"text": text, "filled": _filled(text, tokenizer.mask_token, masks), "masks": masks}
+    yield from Filler(model, device=device)(texts, top)
 
 
 def read_texts(path: Path) -> list[str]:

@@ -114,14 +114,15 @@ def chat(
 
 
 def serve(
-    model: Path | str,
-    *,
+    *models: Path | str,
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | None = None,
     engine: Kind = "auto",
     parallel: int = 4,
+    loaded: int = 0,
     waiting: int = 16,
+    patience: float = 600.0,
     sampling: Sampling | None = None,
     context: int | None = None,
     device: str = "auto",
@@ -130,34 +131,39 @@ def serve(
     """Serve the OpenAI-compatible API and the chat page until Ctrl-C or SIGTERM.
 
     Args:
-        model: a model folder, a stage's folder or a .gguf file.
+        models: model folders, stages' folders or .gguf files; "name=path" gives one a name. The first is loaded at
+            once, the others when they are asked for. Encoders and models that `hanmo understand train` made, too.
         host: the address to listen on; anything but loopback needs a key.
         port: 0 takes any free one (it is printed).
         api_key: clients must send it; None looks at the environment variable HANMO_API_KEY.
         engine: "transformers" for a folder, "llama-server" or "llama.cpp" for a .gguf file; "auto" chooses, and takes
             llama-server where its program is found. Asked for by name, it is built where it is not (minutes, once).
         parallel: answers computed at once, where the engine can (llama-server); each has a context of its own.
-        waiting: requests that may wait behind those being answered; more are refused with status 503.
+        loaded: so many models are in memory at once, then the least recently used one goes; 0: no limit.
+        waiting: requests that may wait behind those being answered, of each model; more are refused with status 503.
+        patience: seconds that an answer may take, waiting in line included; then status 504.
         sampling: defaults for what a request leaves out.
         context: tokens of prompt and answer together; None takes the model's own, at most 8192.
         device: a torch device, or "auto".
         threads: CPU threads; None lets the library choose.
 
     Raises:
-        HanmoError: the port is taken, the key is missing, the model cannot be loaded.
+        HanmoError: the port is taken, the key is missing, a model is not there, the first cannot be loaded.
     """
     from hanmo.serve.server import run
 
     run(
-        model,
+        models,
         host=host,
         port=port,
         api_key=api_key,
         engine=engine,
         parallel=parallel,
+        loaded=loaded,
         context=context,
         device=device,
         threads=threads,
         waiting=waiting,
+        patience=patience,
         defaults=sampling or Sampling(),
     )

@@ -68,7 +68,7 @@ def chat(model: Path, **given: Any) -> None:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Anything but loopback needs a key.")
 @click.option("--port", default=8000, show_default=True, help="0 takes any free one.")
 @click.option("--api-key", help="What clients must send; or set HANMO_API_KEY.")
@@ -80,14 +80,20 @@ def chat(model: Path, **given: Any) -> None:
     help="llama-server answers several at once from a .gguf file; it is built once where there is none.",
 )
 @click.option("--parallel", default=4, show_default=True, help="Answers computed at once, where the engine can.")
+@click.option("--loaded", default=0, show_default=True, help="Models in memory at once; 0 is no limit.")
 @click.option("--waiting", default=16, show_default=True, help="Requests that may wait; more get status 503.")
+@click.option("--patience", default=600.0, show_default=True, help="Seconds an answer may take; then status 504.")
 @_talking
-def serve(model: Path, **given: Any) -> None:
-    """Serve a MODEL over an OpenAI-compatible API, with a chat page at /."""
+def serve(models: tuple[str, ...], **given: Any) -> None:
+    """Serve MODELS (PATH or NAME=PATH) over an OpenAI-compatible API, with a chat page at /.
+
+    Decoders, .gguf files, encoders, and what `hanmo understand train` made. The first is loaded at once, the others
+    when they are asked for.
+    """
     from hanmo.serve import serve as function
 
     sampling = _sampling(given)
-    function(model, sampling=sampling, **given)
+    function(*models, sampling=sampling, **given)
 
 
 #: What `hanmo` itself has from this room.

@@ -10,11 +10,11 @@ from __future__ import annotations
 import bisect
 import datetime
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hanmo.errors import HanmoError
-from hanmo.tokenizer.chat import CHAT_TEMPLATE, Message, check_message
+from hanmo.tokenizer.chat import CHAT_TEMPLATE, Message, calls_text, check_message, tools_text
 
 #: Stand around literal special tokens while a foreign template is rendered; noncharacters, so no text holds them.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -60,7 +60,7 @@ class ForeignTemplate:
         self._specials = sorted({s for s in specials if s}, key=len, reverse=True)
         self._encode = encode
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
         """Ids of a conversation up to where the assistant's answer begins.
 
         Raises:
@@ -68,10 +68,11 @@ class ForeignTemplate:
         """
         marked = []
         for index, message in enumerate(messages):
-            role, content = check_message(message, f"message {index + 1}")
-            marked.append({"role": role, "content": self._mark(content)})
+            check_message(message, f"message {index + 1}")
+            marked.append(self._marked(message))
+        told = {"tools": self._marked(list(tools))} if tools else {}
         try:
-            text = self._template.render(messages=marked, add_generation_prompt=True, **self._variables)
+            text = self._template.render(messages=marked, add_generation_prompt=True, **told, **self._variables)
         except Exception as error:
             raise HanmoError(f"the model's chat template refuses this conversation: {error}") from None
         ids: list[int] = []
@@ -79,6 +80,14 @@ class ForeignTemplate:
             if part:
                 ids += self._encode(self._specials[int(part)], False) if place % 2 else self._encode(part, True)
         return ids
+
+    def _marked(self, value: Any) -> Any:
+        """`value` with every text in it marked."""
+        if isinstance(value, str):
+            return self._mark(value)
+        if isinstance(value, Mapping):
+            return {name: self._marked(one) for name, one in value.items()}
+        return [self._marked(one) for one in value] if isinstance(value, list) else value
 
     def _mark(self, content: str) -> str:
         content = content.replace(_OPEN, "").replace(_CLOSE, "")
@@ -90,6 +99,24 @@ class ForeignTemplate:
 
 def _raise(message: str) -> Any:
     raise ValueError(message)
+
+
+def in_house(messages: Sequence[Message], tools: Sequence[Any]) -> list[Message]:
+    """A conversation with tools and their calls as the plain messages that the house's template makes of it."""
+    found: list[Message] = []
+    for message in messages:
+        calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
+        content = message.get("content")
+        if calls:
+            content = calls_text(content or "", [(call["name"], call.get("arguments", {})) for call in calls])
+        found.append({"role": message.get("role"), "content": content})
+    if tools:
+        said = tools_text(tools)
+        if found and found[0]["role"] == "system":
+            found[0] = {"role": "system", "content": f"{found[0]['content']}\n\n{said}"}
+        else:
+            found.insert(0, {"role": "system", "content": said})
+    return found
 
 
 def fit_history(

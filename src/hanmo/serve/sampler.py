@@ -18,6 +18,18 @@ from hanmo.serve.sampling import Sampling
 _SHORTLIST = 512
 
 
+class ScoredToken(int):
+    """An id that also tells how likely it was.
+
+    Attributes:
+        logprob: its log probability, in nats.
+        top: (id, log probability) of the likeliest ones.
+    """
+
+    logprob: float
+    top: list[tuple[int, float]]
+
+
 class Sampler:
     """Draws one sequence's tokens, one call per token; keeps the tokens it has drawn.
 
@@ -36,13 +48,20 @@ class Sampler:
         self._counts: np.ndarray | None = None
         if sampling.presence_penalty or sampling.frequency_penalty:
             self._counts = np.zeros(vocab_size, dtype=np.float32)
+        self._bias: tuple[np.ndarray, np.ndarray] | None = None
+        if sampling.logit_bias:
+            ids, values = zip(*sampling.logit_bias, strict=True)
+            self._bias = np.array(ids, dtype=np.int64), np.array(values, dtype=np.float32)
         seed = None if sampling.seed is None else [sampling.seed & (2**64 - 1), index]
         self._random = np.random.default_rng(seed)
 
     def __call__(self, logits: np.ndarray) -> int:
         """Choose the next token from `logits`, float32 of shape [at least vocab_size]; they are not changed."""
         sampling = self._sampling
-        logits = logits[: self._vocab_size]
+        raw = logits = logits[: self._vocab_size]
+        if self._bias is not None:
+            logits = logits.copy()
+            logits[self._bias[0]] += self._bias[1]
         if sampling.repetition_penalty != 1 or self._counts is not None:
             logits = self._penalised(logits)
         best = int(logits.argmax())
@@ -52,7 +71,7 @@ class Sampler:
         self._seen[token] = True
         if self._counts is not None:
             self._counts[token] += 1
-        return token
+        return token if sampling.logprobs is None else _scored(token, raw, sampling.logprobs)
 
     def _penalised(self, logits: np.ndarray) -> np.ndarray:
         penalty = self._sampling.repetition_penalty
@@ -100,3 +119,14 @@ class Sampler:
             if totals[-1] >= wanted or size >= len(weights):
                 return places[: int(np.searchsorted(totals, wanted)) + 1]
         raise AssertionError("the whole vocabulary was looked at")
+
+
+def _scored(token: int, logits: np.ndarray, top: int) -> ScoredToken:
+    """`token` with what the model itself thought of it, from its logits, float32 [vocab_size]."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    scored = ScoredToken(token)
+    scored.logprob = float(logprobs[token])
+    best = np.argsort(-logprobs, kind="stable")[:top] if top else []
+    scored.top = [(int(index), float(logprobs[index])) for index in best]
+    return scored

@@ -35,6 +35,10 @@ _OFF: dict[str, Any] = {
 _MAX_STOPS, _MAX_STOP_LENGTH = 16, 500
 
 
+#: Most alternatives to each token that may be asked for.
+MOST_LOGPROBS = 20
+
+
 class SamplingError(HanmoError):
     """A sampling setting that is no good; `field` names it."""
 
@@ -59,6 +63,11 @@ class Sampling:
         frequency_penalty: taken from it once per occurrence.
         seed: makes the draw repeatable; None draws anew each time.
         stop: the answer ends before the first of these strings.
+        logprobs: tell the log probability of each token, and of so many likeliest ones; None: do not. They are the
+            model's own, before any of these settings.
+        logit_bias: (id, what is added to its logit), -100 to 100.
+        json_schema: the answer is JSON of this schema, given as text; for engines that can.
+        grammar: the answer is of this grammar, in llama.cpp's GBNF; for engines that can.
     """
 
     max_tokens: int | None = None
@@ -71,6 +80,10 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    json_schema: str | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         for name, (least, greatest) in LIMITS.items():
@@ -87,11 +100,22 @@ class Sampling:
         for stop in self.stop:
             if not 0 < len(stop) <= _MAX_STOP_LENGTH:
                 raise SamplingError("stop", f"each string has 1 to {_MAX_STOP_LENGTH} characters")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise SamplingError("logprobs", f"{self.logprobs} is out of range, must be from 0 to {MOST_LOGPROBS}")
+        if any(not -100 <= bias <= 100 for _, bias in self.logit_bias):
+            raise SamplingError("logit_bias", "each bias must be from -100 to 100")
+        if self.json_schema is not None and self.grammar is not None:
+            raise SamplingError("grammar", "give a grammar or a JSON schema, not both")
 
     @property
     def greedy(self) -> bool:
         """Whether no chance is involved."""
         return self.temperature == 0
+
+    @property
+    def bound(self) -> bool:
+        """Whether a grammar or a schema holds the answer."""
+        return self.json_schema is not None or self.grammar is not None
 
     @property
     def repeatable(self) -> bool:
@@ -104,7 +128,7 @@ class Sampling:
         Raises:
             SamplingError: no such field (the nearest is named), or a value that is no good.
         """
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self) if field.name in (*LIMITS, "stop")}
         if name not in defaults:
             raise SamplingError(name, f"no such setting{nearest(name, defaults)} (known: {', '.join(defaults)})")
         value: Any

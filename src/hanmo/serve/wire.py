@@ -7,16 +7,52 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 
+from hanmo.serve.engines.base import Delta, Scored
 from hanmo.serve.guard import Receive, Scope, Send
+from hanmo.serve.text import Utf8Stream
+from hanmo.serve.tools import CallSplitter
 
 T = TypeVar("T")
 #: A comment goes out when nothing else did for so many seconds, so that no proxy thinks the line dead.
 _HEARTBEAT = 15.0
+
+
+class Choice:
+    """One answer as it comes in: its words, its calls of tools, its tokens with their probabilities.
+
+    Args:
+        calls: look for calls of tools.
+    """
+
+    def __init__(self, calls: bool) -> None:
+        self._splitter = CallSplitter() if calls else None
+        self.text = ""
+        self.calls: list[dict[str, Any]] = []
+        self.scored: list[Scored] = []
+        self.tokens = 0
+        self.finish: str | None = None
+
+    def take(self, delta: Delta) -> tuple[str, list[dict[str, Any]]]:
+        """Take a step of the answer; returns the words and calls that are new."""
+        new: list[str | dict[str, Any]] = [delta.text]
+        if self._splitter is not None:
+            new = self._splitter.push(delta.text)
+            if delta.finish is not None:
+                new.append(self._splitter.flush())
+        text = "".join(part for part in new if isinstance(part, str))
+        calls = [part for part in new if isinstance(part, dict)]
+        self.text += text
+        self.calls += calls
+        self.scored += delta.scored
+        self.tokens, self.finish = delta.tokens, delta.finish
+        if self.finish == "stop" and self.calls:
+            self.finish = "tool_calls"
+        return text, calls
 
 
 class Shape:
@@ -25,34 +61,46 @@ class Shape:
     Args:
         model: the model's name.
         chat: `/v1/chat/completions` or `/v1/completions`.
+        scores: tell log probabilities.
         extra: our own fields, put into every object.
     """
 
-    def __init__(self, model: str, chat: bool, extra: dict[str, Any] | None = None) -> None:
-        self._chat = chat
+    def __init__(self, model: str, chat: bool, *, scores: bool = False, extra: dict[str, Any] | None = None) -> None:
+        self._chat, self._scores = chat, scores
         prefix, kind = ("chatcmpl", "chat.completion") if chat else ("cmpl", "text_completion")
         self._kind = kind
         self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._extra = extra or {}
 
-    def whole(self, answers: list[tuple[str, str]], usage: dict[str, int]) -> dict[str, Any]:
-        """The answer in one object; `answers` holds (text, finish reason) of each choice."""
+    def whole(self, answers: list[Choice], usage: dict[str, int]) -> dict[str, Any]:
+        """The answer in one object."""
         choices = []
-        for index, (text, finish) in enumerate(answers):
-            body = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
-            choices.append({"index": index, **body, "logprobs": None, "finish_reason": finish})
+        for index, answer in enumerate(answers):
+            body: dict[str, Any] = {"text": answer.text}
+            if self._chat:
+                message: dict[str, Any] = {"role": "assistant", "content": answer.text}
+                if answer.calls:
+                    calls = [{name: value for name, value in call.items() if name != "index"} for call in answer.calls]
+                    message |= {"content": answer.text.strip() or None, "tool_calls": calls}
+                body = {"message": message}
+            scores = self._told(answer.scored, 0)
+            choices.append({"index": index, **body, "logprobs": scores, "finish_reason": answer.finish})
         return {**self._head, "object": self._kind, "choices": choices, "usage": usage, **self._extra}
 
     def opening(self, index: int) -> dict[str, Any] | None:
         """The chunk that opens a choice, where the format has one."""
         return self._chunk(index, {"role": "assistant", "content": ""}, None) if self._chat else None
 
-    def piece(self, index: int, text: str, finish: str | None) -> list[dict[str, Any]]:
-        """The chunks for some text and maybe the end of a choice."""
+    def piece(
+        self, index: int, answer: Choice, text: str, calls: list[dict[str, Any]], scored: Sequence[Scored]
+    ) -> list[dict[str, Any]]:
+        """The chunks for what is new of an answer, and maybe its end."""
+        scores = self._told(scored, len(answer.text) - len(text)) if scored else None
         if not self._chat:
-            return [self._chunk(index, text, finish)]
-        chunks = [self._chunk(index, {"content": text}, None)] if text else []
-        return chunks + ([self._chunk(index, {}, finish)] if finish else [])
+            return [self._chunk(index, text, answer.finish, scores)]
+        chunks = [self._chunk(index, {"content": text}, None, scores)] if text or scored else []
+        chunks += [self._chunk(index, {"tool_calls": [call]}, None) for call in calls]
+        return chunks + ([self._chunk(index, {}, answer.finish)] if answer.finish else [])
 
     def counted(self, usage: dict[str, int]) -> dict[str, Any]:
         """The last chunk of a stream whose client wants to know the tokens."""
@@ -61,10 +109,45 @@ class Shape:
     def _frame(self) -> dict[str, Any]:
         return {**self._head, "object": "chat.completion.chunk" if self._chat else "text_completion"}
 
-    def _chunk(self, index: int, delta: dict[str, str] | str, finish: str | None) -> dict[str, Any]:
+    def _chunk(
+        self, index: int, delta: dict[str, Any] | str, finish: str | None, scores: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         body = {"delta": delta} if self._chat else {"text": delta}
-        choice = {"index": index, **body, "logprobs": None, "finish_reason": finish}
+        choice = {"index": index, **body, "logprobs": scores, "finish_reason": finish}
         return {**self._frame(), "choices": [choice], **self._extra}
+
+    def _told(self, scored: Sequence[Scored], offset: int) -> dict[str, Any] | None:
+        """Log probabilities in OpenAI's form; `offset` is where their text begins in the answer."""
+        if not self._scores:
+            return None
+        if self._chat:
+            content = [
+                {**_spelt(one.piece, one.logprob), "top_logprobs": [_spelt(*other) for other in one.top]}
+                for one in scored
+            ]
+            return {"content": content, "refusal": None}
+        offsets, characters = [], Utf8Stream()
+        for one in scored:
+            offsets.append(offset)
+            offset += len(characters.push(one.piece))
+        return {
+            "tokens": [_name(one.piece) for one in scored],
+            "token_logprobs": [one.logprob for one in scored],
+            "top_logprobs": [{_name(piece): logprob for piece, logprob in one.top} for one in scored],
+            "text_offset": offsets,
+        }
+
+
+def _spelt(piece: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": _name(piece), "logprob": logprob, "bytes": list(piece)}
+
+
+def _name(piece: bytes) -> str:
+    """A token as text; of one that is no whole character its bytes, as OpenAI writes them."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:

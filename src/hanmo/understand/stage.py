@@ -34,10 +34,8 @@ from hanmo.understand.rows import Row, Rows
 from hanmo.understand.scoring import predict, score
 from hanmo.understand.settings import UnderstandSettings
 from hanmo.understand.submit import write_submission
-from hanmo.understand.tasks import Task, task
+from hanmo.understand.tasks import RECORD, Task, task
 
-#: The file that says what a tuned folder is tuned on.
-RECORD = "task.json"
 #: What a run leaves in the stage's folder; an earlier try's is removed first.
 _LEFT = ("model", ".model.*.tmp", "log-*.jsonl", "results.json", "*_predict.json", "predict.json", "trainer")
 

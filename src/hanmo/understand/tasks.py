@@ -8,6 +8,8 @@ from typing import Literal
 from hanmo.errors import HanmoError, nearest
 
 HeadKind = Literal["class", "choice", "entities", "reading"]
+#: The file that says what a tuned folder is tuned on.
+RECORD = "task.json"
 
 
 @dataclass(frozen=True)

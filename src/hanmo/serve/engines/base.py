@@ -10,10 +10,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from hanmo.errors import HanmoError
 from hanmo.serve.prompt import too_long
+from hanmo.serve.sampler import ScoredToken
 from hanmo.serve.sampling import Sampling
 from hanmo.serve.text import StopStrings
 from hanmo.tokenizer.chat import Message
@@ -25,12 +26,31 @@ DEFAULT_CONTEXT = 8192
 
 
 @dataclass(frozen=True)
+class Scored:
+    """A token of an answer and how likely it was.
+
+    Attributes:
+        piece: its bytes (of a special token, its name's).
+        logprob: in nats.
+        top: the likeliest tokens in its place, as (piece, log probability).
+    """
+
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
+
+
+@dataclass(frozen=True)
 class Delta:
-    """A step of an answer: text that may be shown now, tokens drawn so far, and in the last step why it ended."""
+    """A step of an answer: text that may be shown now, tokens drawn so far, and in the last step why it ended.
+
+    `scored` has the tokens of that text, where `Sampling.logprobs` asks for them.
+    """
 
     text: str
     tokens: int
     finish: Finish | None = None
+    scored: tuple[Scored, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,10 @@ class EngineDown(HanmoError):
     """The engine is not there at the moment (its process ended, and is being started again)."""
 
 
+class Unable(HanmoError):
+    """The model or its engine cannot do what is asked."""
+
+
 class Engine(ABC):
     """A loaded model.
 
@@ -67,6 +91,7 @@ class Engine(ABC):
         vocab_size: ids below this are tokens.
         stop_ids: ids that end an answer.
         can_chat: whether there is a chat template.
+        can_bind: whether it holds an answer to a grammar or a JSON schema.
         backward: it writes from right to left, what stands before a prompt: ids come from the last to the first, of
             prompts and of answers, and an answer's text is there when it has ended.
     """
@@ -77,6 +102,7 @@ class Engine(ABC):
     vocab_size: int
     stop_ids: frozenset[int]
     can_chat: bool
+    can_bind: bool = False
     backward: bool = False
 
     @property
@@ -92,12 +118,36 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
         """Ids of a conversation up to where the assistant's answer begins.
+
+        Args:
+            messages: with "role" and "content"; an assistant's may have "tool_calls", in OpenAI's form.
+            tools: what may be called, in OpenAI's form; the template tells the model of them.
 
         Raises:
             HanmoError: a bad message, or a model without a chat template.
         """
+
+    @abstractmethod
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; of a special token, its name's."""
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some ids; special tokens are none."""
+
+    def embed(self, texts: Sequence[str], pooling: str) -> tuple[list[list[float]], int]:
+        """A vector for each text, of length 1, and how many tokens all of them have.
+
+        Args:
+            texts: each within the context.
+            pooling: "mean", "last" or "first": of which tokens' last hidden states.
+
+        Raises:
+            Unable: not with this engine.
+        """
+        raise Unable(f"{self.name}: this engine gives no embeddings; serve the model's folder, not a .gguf file")
 
     def close(self) -> None:  # noqa: B027 (nothing to free is a fine answer)
         """Free the model's memory."""
@@ -189,12 +239,16 @@ class TokenEngine(Engine):
                     if answer.finish is not None:
                         break
                     if text:
-                        yield Delta(text, answer.tokens)
+                        yield Delta(text, answer.tokens, None, answer.scored(len(text)))
             finally:
                 source.close()  # type: ignore[attr-defined]
         if answer.finish is None:
             text = answer.end("cancelled" if cancel.is_set() else "length")
-        yield Delta(text, answer.tokens, answer.finish)
+        yield Delta(text, answer.tokens, answer.finish, answer.scored(len(text)))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        characters = self.detokenizer()
+        return "".join(map(characters.push, tokens))
 
     def answer(self, sampling: Sampling, prompt_tokens: int) -> AnswerText:
         """What collects the text of an answer."""
@@ -209,19 +263,27 @@ class AnswerText:
 
     def __init__(self, engine: TokenEngine, sampling: Sampling, prompt_tokens: int) -> None:
         self._stop_ids = engine.stop_ids
+        self._spell = engine.piece
         self._characters = engine.detokenizer()
         self._stops = StopStrings(sampling.stop)
         room = engine.context - prompt_tokens
         self._most = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
         self.tokens = 0
         self.finish: Finish | None = None
+        #: Scored tokens whose text was not shown yet, with the length of all text up to them; None: it is not known
+        #: before the character is complete.
+        self._unshown: list[tuple[Scored, int | None]] = []
+        self._length = self._shown = 0
 
     def push(self, token: int) -> str:
         """Take a drawn id and return the text that may be shown now."""
         self.tokens += 1
         if token in self._stop_ids:
             return self.end("stop")
-        text = self._stops.push(self._characters.push(token))
+        characters = self._characters.push(token)
+        if isinstance(token, ScoredToken):
+            self._score(token, len(characters))
+        text = self._stops.push(characters)
         if self._stops.found is not None:
             self.finish = "stop"
         elif self.tokens >= self._most:
@@ -232,6 +294,23 @@ class AnswerText:
         """End the answer and return what was held back."""
         self.finish = finish
         return self._stops.flush()
+
+    def _score(self, token: ScoredToken, characters: int) -> None:
+        top = tuple((self._spell(index), logprob) for index, logprob in token.top)
+        self._unshown.append((Scored(self._spell(token), token.logprob, top), None))
+        if characters:
+            self._length += characters
+            self._unshown = [(one, self._length if end is None else end) for one, end in self._unshown]
+
+    def scored(self, shown: int) -> tuple[Scored, ...]:
+        """The tokens of the next `shown` characters; none of a stop string's."""
+        self._shown += shown
+        if self.finish is not None and self._stops.found is None:
+            found, self._unshown = self._unshown, []
+            return tuple(one for one, _ in found)
+        number = sum(end is not None and end <= self._shown for _, end in self._unshown)
+        found, self._unshown = self._unshown[:number], self._unshown[number:]
+        return tuple(one for one, _ in found)
 
 
 class LeftwardText(AnswerText):

@@ -18,7 +18,8 @@ from hanmo.convert.llamacpp import require_llama_cpp
 from hanmo.errors import HanmoError
 from hanmo.serve.engines import model_name
 from hanmo.serve.engines.base import DEFAULT_CONTEXT
-from hanmo.serve.prompt import ForeignTemplate, is_ours
+from hanmo.serve.prompt import ForeignTemplate, in_house, is_ours
+from hanmo.serve.text import Utf8Stream
 from hanmo.tokenizer.chat import ChatFormat, Message
 
 C = require_llama_cpp()
@@ -106,13 +107,13 @@ class Gguf:
             raise HanmoError("the prompt is empty and the model has no token that begins a document")
         return [start]
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
         """See `Engine.encode_chat`."""
         if self._chat is None:
             raise HanmoError(f"{self.name}: has no chat template (a base model?); it can only continue text")
         if isinstance(self._chat, ChatFormat):
-            return self._chat.encode(messages, add_generation_prompt=True)[0]
-        return self._chat.encode(messages)
+            return self._chat.encode(in_house(messages, tools), add_generation_prompt=True)[0]
+        return self._chat.encode(messages, tools)
 
 
 class Vocabulary:
@@ -177,6 +178,22 @@ class Vocabulary:
             if count >= 0:
                 return buffer.raw[:count]
             room = -count
+
+    def spelling(self, token: int) -> bytes:
+        """The bytes a token stands for; of a special token, its name's."""
+        return self.piece(token) or self.text(token).encode()
+
+
+class PieceStream:
+    """Turns one sequence's ids into text."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._characters = Utf8Stream()
+
+    def push(self, token: int) -> str:
+        """Take an id and return the characters that are now complete."""
+        return self._characters.push(self._vocabulary.piece(token))
 
 
 def _id(token: int) -> int | None:

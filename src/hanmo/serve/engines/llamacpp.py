@@ -10,15 +10,15 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hanmo.errors import HanmoError
 from hanmo.serve.engines.base import Detokenizer, TokenEngine
-from hanmo.serve.engines.gguf import C, Gguf, Vocabulary, last_errors, reason, threads_of
+from hanmo.serve.engines.gguf import C, Gguf, PieceStream, last_errors, reason, threads_of
 from hanmo.serve.sampler import Sampler
 from hanmo.serve.sampling import Sampling
-from hanmo.serve.text import Utf8Stream
 from hanmo.tokenizer.chat import Message
 
 _PREFILL = 512
@@ -59,11 +59,14 @@ class LlamaCppEngine(TokenEngine):
     def encode(self, text: str) -> list[int]:
         return self._file.encode(text)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        return self._file.encode_chat(messages)
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
+        return self._file.encode_chat(messages, tools)
+
+    def piece(self, token: int) -> bytes:
+        return self._file.vocabulary.spelling(token)
 
     def detokenizer(self) -> Detokenizer:
-        return _PieceStream(self._file.vocabulary)
+        return PieceStream(self._file.vocabulary)
 
     def _forget(self, length: int) -> None:
         """Keep only the first `length` tokens in llama.cpp's cache; models that cannot do so forget everything."""
@@ -117,12 +120,3 @@ class LlamaCppEngine(TokenEngine):
     def close(self) -> None:
         self._free_context()
         self._file.close()
-
-
-class _PieceStream:
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._characters = Utf8Stream()
-
-    def push(self, token: int) -> str:
-        return self._characters.push(self._vocabulary.piece(token))

@@ -4,11 +4,15 @@ It batches what its slots compute at the same moment, and its crash is not ours.
 conversation is encoded piece by piece, as in training), and text comes back. The draw is llama.cpp's: the settings mean
 the same as elsewhere and a seed repeats an answer, but not the answer that another engine gives to that seed; penalties
 also count the prompt. Stop strings are ours, as everywhere.
+
+It does not tell of tokens that end within a character, so that log probabilities would have holes: answers with those
+are computed in this process, one at a time, from the same file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -18,9 +22,10 @@ import orjson
 
 from hanmo.errors import HanmoError
 from hanmo.serve.engines.base import Delta, Engine, Finish
-from hanmo.serve.engines.gguf import Gguf, threads_of
-from hanmo.serve.engines.process import ServerProcess
-from hanmo.serve.sampling import Sampling
+from hanmo.serve.engines.gguf import Gguf, PieceStream, threads_of
+from hanmo.serve.engines.llamacpp import LlamaCppEngine
+from hanmo.serve.engines.process import Refused, ServerProcess
+from hanmo.serve.sampling import Sampling, SamplingError
 from hanmo.serve.text import REPLACEMENT, StopStrings
 from hanmo.tokenizer.chat import Message
 
@@ -56,7 +61,10 @@ class LlamaServerEngine(Engine):
         self._file = file = Gguf(path, context, only_words=True)
         self.name, self.context, self.vocab_size = file.name, file.context, file.vocab_size
         self.stop_ids, self.can_chat = file.stop_ids, file.can_chat
-        self.parallel = parallel
+        self.parallel, self.can_bind = parallel, True
+        self._scoring: LlamaCppEngine | None = None
+        self._open_scoring = functools.partial(LlamaCppEngine, path, context=context, device=device, threads=threads)
+        self._scoring_lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(parallel)
 
         count = str(threads_of(threads))
@@ -69,7 +77,8 @@ class LlamaServerEngine(Engine):
         if file.exact:
             arguments += ["--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"]
         # Rows that only pad the matrix are no tokens.
-        for row in range(file.vocab_size, file.vocabulary.size):
+        self._padding = range(file.vocab_size, file.vocabulary.size)
+        for row in self._padding:
             arguments += ["--logit-bias", f"{row}-inf"]
         try:
             self.process = ServerProcess(
@@ -88,8 +97,11 @@ class LlamaServerEngine(Engine):
     def encode(self, text: str) -> list[int]:
         return self._file.encode(text)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        return self._file.encode_chat(messages)
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
+        return self._file.encode_chat(messages, tools)
+
+    def piece(self, token: int) -> bytes:
+        return self._file.vocabulary.spelling(token)
 
     def stream(
         self,
@@ -101,12 +113,15 @@ class LlamaServerEngine(Engine):
     ) -> Iterator[Delta]:
         self.check_room(prompt)
         cancel = cancel or threading.Event()
+        if sampling.logprobs is not None:
+            yield from self._scored(prompt, sampling, cancel, index)
+            return
         stops = StopStrings(sampling.stop)
         room = self.context - len(prompt)
         most = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
         text, tokens, finish = "", 0, None
         with self._slots:
-            events = self._events(_body(prompt, sampling, most, index), cancel)
+            events = self._events(_body(prompt, sampling, most, index, self._padding), cancel)
             try:
                 for event in events:
                     tokens = event["tokens_predicted"]
@@ -127,11 +142,21 @@ class LlamaServerEngine(Engine):
             text, finish = stops.flush(), "cancelled"
         yield Delta(text, tokens, finish)
 
+    def _scored(
+        self, prompt: Sequence[int], sampling: Sampling, cancel: threading.Event, index: int
+    ) -> Iterator[Delta]:
+        if sampling.bound:
+            raise SamplingError("logprobs", "cannot be told of an answer that a grammar or a schema holds")
+        with self._scoring_lock:
+            if self._scoring is None:
+                self._scoring = self._open_scoring()
+        yield from self._scoring.stream(prompt, sampling, cancel=cancel, index=index)
+
     def _events(self, body: dict[str, Any], cancel: threading.Event) -> Generator[dict[str, Any]]:
         """The objects of llama-server's stream, up to the one that has "stop" unless it is cancelled."""
         kept = b""
         with contextlib.closing(self.process.ask("/completion", body, cancel)) as answer:
-            for data in answer:
+            for data in _or_complain(answer, body):
                 *lines, kept = (kept + data).split(b"\n")
                 for line in lines:
                     kind, _, value = line.partition(b": ")
@@ -142,18 +167,45 @@ class LlamaServerEngine(Engine):
                         raise HanmoError(f"llama-server gave up: {orjson.dumps(event).decode()[:300]}")
                     yield event
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        characters = PieceStream(self._file.vocabulary)
+        return "".join(map(characters.push, tokens))
+
     def close(self) -> None:
         self.process.close()
+        if self._scoring is not None:
+            self._scoring.close()
         self._file.close()
+
+
+def _or_complain(answer: Iterator[bytes], body: dict[str, Any]) -> Iterator[bytes]:
+    """`answer`; that it was refused for its schema or grammar is the client's to mend."""
+    try:
+        yield from answer
+    except Refused as error:
+        for field, name in (("json_schema", "response_format"), ("grammar", "grammar")):
+            if error.status == 400 and field in body:
+                raise SamplingError(name, f"llama.cpp cannot use it ({error.reason})") from None
+        raise
 
 
 _FINISH: dict[str, Finish] = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
-def _body(prompt: Sequence[int], sampling: Sampling, most: int, index: int) -> dict[str, Any]:
-    """A request of llama-server's own interface."""
+def _body(prompt: Sequence[int], sampling: Sampling, most: int, index: int, padding: range) -> dict[str, Any]:
+    """A request of llama-server's own interface; ids in `padding` are no tokens."""
     seed = -1 if sampling.seed is None else (sampling.seed + index * _STRIDE) % 0xFFFFFFFF
+    # Biases of its own would take the place of those that it was started with.
+    biases: dict[str, Any] = {}
+    if sampling.logit_bias:
+        biases = {"logit_bias": [*([row, False] for row in padding), *map(list, sampling.logit_bias)]}
+    held = {"json_schema": sampling.json_schema, "grammar": sampling.grammar}
+    held = {name: text for name, text in held.items() if text is not None}
+    if "json_schema" in held:
+        held["json_schema"] = orjson.loads(held["json_schema"])
     return {
+        **biases,
+        **held,
         "prompt": prompt,
         "stream": True,
         "n_predict": most,

@@ -34,6 +34,14 @@ _PAUSES = 0.5, 30.0
 _STEADY = 60.0
 
 
+class Refused(HanmoError):
+    """The program answered with an error status; `reason` has its words."""
+
+    def __init__(self, name: str, status: int, reason: str) -> None:
+        super().__init__(f"{name} refuses the request ({status}: {reason})")
+        self.status, self.reason = status, reason
+
+
 class ServerProcess:
     """Keeps a server program alive.
 
@@ -139,7 +147,7 @@ class ServerProcess:
 
         Raises:
             EngineDown: it is not there, or ended meanwhile.
-            HanmoError: it refuses the request.
+            Refused: it answered with an error.
         """
         if not self.ready:
             raise self._down()
@@ -187,7 +195,7 @@ class ServerProcess:
                 elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
                     break
         if status != 200 and not cancel.is_set():
-            raise HanmoError(f"{self._name} refuses the request ({status}: {_complaint(wrong)})")
+            raise Refused(self._name, status, _complaint(wrong))
 
     def _end(self) -> None:
         """End the program and free what belongs to it."""

@@ -25,7 +25,8 @@ from hanmo.models.linglong.configuration import LingLongConfig
 from hanmo.models.linglong.generation import Readings, reader_of
 from hanmo.serve.engines import model_name
 from hanmo.serve.engines.base import DEFAULT_CONTEXT, Completion, Detokenizer, TokenEngine
-from hanmo.serve.prompt import ForeignTemplate, is_ours
+from hanmo.serve.pooling import pooled
+from hanmo.serve.prompt import ForeignTemplate, in_house, is_ours
 from hanmo.serve.sampler import Sampler
 from hanmo.serve.sampling import Sampling
 from hanmo.serve.text import REPLACEMENT, Utf8Stream
@@ -100,13 +101,22 @@ class TransformersEngine(TokenEngine):
             raise HanmoError("the prompt is empty and the model has no token that begins a document")
         return [cast(int, start)]
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
         if self._chat is None:
             raise HanmoError(f"{self.name}: has no chat template (a base model?); it can only continue text")
         with self._encode_lock:
             if isinstance(self._chat, ChatFormat):
-                return self._chat.encode(messages, add_generation_prompt=True)[0]
-            return self._chat.encode(messages)
+                return self._chat.encode(in_house(messages, tools), add_generation_prompt=True)[0]
+            return self._chat.encode(messages, tools)
+
+    def piece(self, token: int) -> bytes:
+        if self._pieces is not None and self._pieces[token]:
+            return self._pieces[token]
+        return self._tokenizer.backend_tokenizer.decode([token], skip_special_tokens=False).encode()
+
+    def embed(self, texts: Sequence[str], pooling: str) -> tuple[list[list[float]], int]:
+        with self.lock:
+            return pooled(self._model, self._tokenizer, texts, pooling)
 
     def detokenizer(self) -> Detokenizer:
         return _PieceStream(self._pieces) if self._pieces is not None else _AnyStream(self._tokenizer)
