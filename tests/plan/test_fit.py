@@ -163,11 +163,11 @@ def test_a_run_that_dies_of_too_little_memory_passes_with_fit(tokens: Path, tmp_
         "--batch-tokens",
         "8192",
         "--tokens",
-        "16k",
+        "8k",
         "--threads",
         "1",
     ]
-    command += ["--compile", "false", "--eval-every", "0", "--precision", "bf16", "--recompute", "none"]
+    command += ["--compile", "false", "--eval-every", "0", "--precision", "fp32", "--recompute", "none"]
 
     def run(*more: str) -> subprocess.CompletedProcess:
         limited = (
