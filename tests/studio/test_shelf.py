@@ -34,7 +34,7 @@ def test_a_single_run_can_be_given(runs: Path) -> None:
 def test_stages_say_what_they_can_show(runs: Path) -> None:
     stages = {stage["id"]: stage for stage in Shelf(runs).run("demo")["stages"]}
     assert {"curves", "samples"} <= set(stages["base"]["shows"]) and "exam" in stages["eval"]["shows"]
-    assert stages["corpus"]["shows"] == ["corpus"] and stages["tokenizer"]["shows"] == ["tokenizer"]
+    assert stages["corpus"]["shows"] == ["corpus"] and stages["tokenizer"]["shows"] == ["tokenizer", "files"]
     assert stages["dpo"]["inputs"] == {"model": ["sft"]}, "no path of this machine"
 
 

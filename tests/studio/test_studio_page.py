@@ -72,7 +72,7 @@ def test_the_language_is_switched_and_kept(page) -> None:
 
 def test_curves_are_drawn_read_and_zoomed(page) -> None:
     go(page, "#/run/demo/base", ".chart canvas")
-    page.wait_for_function("document.querySelectorAll('.chart').length > 3")
+    page.wait_for_function("() => document.querySelectorAll('.chart').length > 3")
     assert ink(page) > 2000
     page.focus(".chart canvas")
     page.keyboard.press("End")
@@ -123,12 +123,34 @@ def test_what_a_corpus_holds_is_only_text(page) -> None:
     assert not any(char in page.inner_text("main") for char in "\x00\x1b\u202e")
 
 
+def test_text_is_cut_by_several_tokenizers(page) -> None:
+    go(page, "#/tokenizers", ".pieces span")
+    page.fill("textarea", "春天<b>到了")
+    page.wait_for_function("() => document.querySelectorAll('.pieces span').length < 12")
+    assert page.inner_text(".pieces").replace("2", "").replace("3", "").replace("\n", "") == "春天<b>到了"
+    assert page.query_selector(".pieces b") is None and page.inner_text(".cutting .figures b").isdigit()
+    page.click(".ids summary")
+    assert page.inner_text(".ids p span")[0].isdigit()
+
+
+def test_exam_corpus_and_vocabulary_are_shown(page) -> None:
+    go(page, "#/run/demo/eval", ".scores .point")
+    assert "随机猜测" in page.inner_text(".legend") and "base" in page.get_attribute(".lane", "aria-label")
+    go(page, "#/run/demo/corpus", ".river path")
+    page.click(".reasons summary")
+    page.wait_for_selector(".sample")
+    assert "<b>&amp;" in page.inner_text(".reasons") and page.query_selector(".sample script") is None
+    go(page, "#/run/demo/tokenizer", ".tally")
+    page.click("text=用自己的文字试试")
+    page.wait_for_selector(".pieces span")
+
+
 @pytest.mark.parametrize("options", [{"viewport": PHONE, "has_touch": True, "is_mobile": True}, {"locale": "en-US"}])
 def test_it_fits_a_phone_and_speaks_english(browser, url: str, options: dict[str, Any]) -> None:
     pages = opened(browser, url, **options)
     page = next(pages)
     page.wait_for_selector(".runs a")
-    for route in ("#/", "#/run/demo", "#/run/demo/base", "#/run/demo/corpus"):
+    for route in ("#/", "#/run/demo", "#/run/demo/base", "#/run/demo/corpus", "#/run/demo/eval", "#/tokenizers"):
         go(page, route, "main > div")
         page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), route
@@ -143,7 +165,7 @@ def test_a_key_is_asked_for_once_and_used(browser, run_studio, runs: Path) -> No
         page = next(pages)
         page.fill("#key", "wrong")
         page.keyboard.press("Enter")
-        page.wait_for_function("document.querySelector('#key')?.value === ''")
+        page.wait_for_function("() => document.querySelector('#key')?.value === ''")
         page.fill("#key", "geheim")
         page.keyboard.press("Enter")
         page.wait_for_selector(".runs a")

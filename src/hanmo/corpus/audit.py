@@ -105,21 +105,30 @@ def render(
     most: int = 8,
 ) -> str:
     """The page as one HTML document, with at most so many samples of what a cleaning rule changed."""
-    reasons = sorted(stats["rejected"], key=lambda reason: -stats["rejected"][reason])
     page = environment(Path(__file__).parent / "page", Words(AUDIT))
     return page.get_template("audit.html.j2").render(
-        name=name,
-        stats=stats,
-        language=language,
-        flows=[("flow_documents", "flow_lead", flow_of(stats)), ("flow_bytes", "bytes_lead", flow_of(stats, "bytes"))],
-        pictures=[_bars(key, counts) for key in _PICTURES if (counts := stats["seen"].get(key))],
-        reasons=reasons,
-        matrix=_matrix(stats, reasons),
-        examples=examples,
-        documents=documents,
-        cleaning=_cleaning(stats, most),
-        bad_files=[line for source in stats["sources"].values() for line in source["bad_files"]],
+        name=name, stats=stats, language=language, examples=examples, documents=documents, **drawn(stats, most)
     )
+
+
+def drawn(stats: dict[str, Any], most: int = 8) -> dict[str, Any]:
+    """What a page draws of a corpus's statistics: {flows, pictures, reasons, matrix, cleaning, bad_files}.
+
+    Args:
+        most: samples of what a cleaning rule changed.
+    """
+    reasons = sorted(stats["rejected"], key=lambda reason: -stats["rejected"][reason])
+    return {
+        "flows": [
+            ("flow_documents", "flow_lead", flow_of(stats)),
+            ("flow_bytes", "bytes_lead", flow_of(stats, "bytes")),
+        ],
+        "pictures": [_bars(key, counts) for key in _PICTURES if (counts := stats["seen"].get(key))],
+        "reasons": reasons,
+        "matrix": _matrix(stats, reasons),
+        "cleaning": _cleaning(stats, most),
+        "bad_files": [line for source in stats["sources"].values() for line in source["bad_files"]],
+    }
 
 
 #: What is drawn of `seen`, in this order; those of numbers are drawn as histograms.

@@ -11,19 +11,22 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hanmo.errors import HanmoError
 from hanmo.evaluate.collect import training_samples
 from hanmo.serve.guard import Guard, error_body
+from hanmo.studio import downloads, looking
 from hanmo.studio.logs import ACROSS, Logs
 from hanmo.studio.pages import page_routes
+from hanmo.studio.pieces import Tokenizers, asked
 from hanmo.studio.shelf import Missing, Shelf
 
 _log = logging.getLogger("hanmo.studio")
@@ -32,6 +35,11 @@ _API = "/v1/studio"
 _MOST_BODY = 1 << 20
 #: Points that a series may be asked for.
 _MOST_POINTS = 5000
+
+#: Headers of files: nothing in them is run, whatever they are.
+_SENT = {"cache-control": "no-store", "x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
+#: A report has a script of its own, which runs apart from the studio: in no origin, and with no way to any network.
+_REPORT = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 
 Answer = Callable[[Request], Any]
 
@@ -53,6 +61,10 @@ def create_app(
         HanmoError: there is no such folder.
     """
     shelf, logs = Shelf(runs), Logs()
+    tokenizers = Tokenizers(shelf)
+
+    def folder(request: Request) -> Path:
+        return shelf.folder(*_names(request))
 
     def all_runs(_: Request) -> Any:
         return {"root": shelf.root.name, "runs": shelf.runs()}
@@ -61,9 +73,7 @@ def create_app(
         return shelf.run(request.path_params["run"])
 
     def curves(request: Request) -> Any:
-        path = _stage(shelf, request) / "log.jsonl"
-        if not path.is_file():
-            raise Missing(f"{path.parent.name}: no log there")
+        path = shelf.showing(*_names(request), "curves") / "log.jsonl"
         across = request.query_params.get("x", "step")
         if across not in ACROSS:
             raise HanmoError(f"x: '{across}' is none of {', '.join(ACROSS)}")
@@ -72,8 +82,36 @@ def create_app(
             raise HanmoError(f"points: must be from 2 to {_MOST_POINTS}")
         return logs.open(path).curves(int(points), across, _number(request, "from"), _number(request, "to"))
 
-    def samples(request: Request) -> Any:
-        return training_samples(_stage(shelf, request))
+    def rejects(request: Request) -> Any:
+        skip = _number(request, "skip") or 0
+        if not 0 <= skip < 1e12:
+            raise HanmoError("skip: must be a number of documents")
+        return looking.rejects(
+            shelf.showing(*_names(request), "corpus"), request.query_params.get("reason", ""), int(skip)
+        )
+
+    async def cut(request: Request) -> Response:
+        sides, text = asked(await _body(request))
+        return _json(await asyncio.to_thread(lambda: [tokenizers.cut(run, stage, text) for run, stage in sides]))
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        path = await asyncio.to_thread(lambda: downloads.file(shelf, folder(request), name))
+        return FileResponse(path, filename=path.name, headers=_SENT)
+
+    async def zipped(request: Request) -> Response:
+        parts = await asyncio.to_thread(lambda: downloads.zipped(shelf, folder(request)))
+        run, stage = shelf.title(request.path_params["run"]), request.path_params["stage"]
+        name = quote(f"{run}-{stage}.zip")
+        headers = _SENT | {"content-disposition": f"attachment; filename*=UTF-8''{name}"}
+        return StreamingResponse(parts, media_type="application/zip", headers=headers)
+
+    async def report(request: Request) -> Response:
+        path = await asyncio.to_thread(lambda: downloads.file(shelf, folder(request), "report.html"))
+        return FileResponse(path, media_type="text/html", headers=_SENT | {"content-security-policy": _REPORT})
+
+    def looked(what: str, look: Callable[[Path], Any]) -> Route:
+        return _get(f"{stage}/{what}", lambda request: look(shelf.showing(*_names(request), what)))
 
     stage = f"{_API}/runs/{{run}}/{{stage}}"
     app = Starlette(
@@ -82,7 +120,18 @@ def create_app(
             _get(f"{_API}/runs", all_runs),
             _get(f"{_API}/runs/{{run}}", one_run),
             _get(f"{stage}/curves", curves),
-            _get(f"{stage}/samples", samples),
+            looked("samples", training_samples),
+            looked("corpus", looking.corpus),
+            _get(f"{stage}/rejects", rejects),
+            looked("tokenizer", looking.tokenizer),
+            looked("exam", looking.exam),
+            looked("card", looking.card),
+            _get(f"{stage}/files", lambda request: downloads.files(shelf, folder(request))),
+            Route(f"{stage}/files/{{name:path}}", file, methods=["GET"]),
+            Route(f"{stage}/report", report, methods=["GET"]),
+            Route(f"{stage}/model.zip", zipped, methods=["GET"]),
+            _get(f"{_API}/tokenizers", lambda _: tokenizers.all()),
+            Route(f"{_API}/pieces", cut, methods=["POST"]),
         ],
         exception_handlers={HTTPException: _refused, HanmoError: _refused, Exception: _refused},
     )
@@ -116,8 +165,15 @@ def _whole(value: Any) -> Any:
     return value
 
 
-def _stage(shelf: Shelf, request: Request) -> Path:
-    return shelf.folder(request.path_params["run"], request.path_params["stage"])
+async def _body(request: Request) -> Any:
+    try:
+        return orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise HanmoError(f"the body is not JSON: {error}") from None
+
+
+def _names(request: Request) -> tuple[str, str]:
+    return request.path_params["run"], request.path_params["stage"]
 
 
 def _number(request: Request, name: str) -> float | None:

@@ -35,6 +35,10 @@ _SHOWS = {
     "card": "model/README.md",
     "report": "report.html",
 }
+#: What else is read for it.
+_READ = {"corpus": ("train/*.zst", "rejects/*.zst"), "exam": ("*.jsonl",), "tokenizer": ("*.json",)}
+#: Files that one takes along.
+_TAKEN = ("*.gguf", "tokenizer.json", "tokenizer.model", "eval.json", "report.html", "*.onnx")
 _KEPT = ("settings", "counts", "seconds", "peak_memory_mb", "versions", "machine")
 
 
@@ -109,6 +113,25 @@ class Shelf:
         """Whether a path, its links followed, is in the folder of runs."""
         return path.resolve().is_relative_to(self.root)
 
+    def holds(self, folder: Path, what: str) -> bool:
+        """Whether a stage has what can be shown under that name (see `_SHOWS`)."""
+        file = folder / _SHOWS[what]
+        return file.is_file() and self.inside(file)
+
+    def showing(self, run: str, stage: str, what: str) -> Path:
+        """The folder of a stage that can show `what`, none of whose files leads out of the folder of runs.
+
+        Raises:
+            Missing: there is no such stage, or it has nothing of the kind.
+        """
+        folder = self.folder(run, stage)
+        if not self.holds(folder, what):
+            raise Missing(f"stage '{run}/{stage}': no {_SHOWS[what]} there")
+        read = (path for pattern in _READ.get(what, ()) for path in folder.glob(pattern))
+        if not all(self.inside(path) for path in read):
+            raise Missing(f"stage '{run}/{stage}': its files are links out of {self.root.name}")
+        return folder
+
     def _folders(self, parent: Path) -> Iterator[Path]:
         try:
             children = sorted(parent.iterdir())
@@ -169,9 +192,11 @@ class Shelf:
     def _more(self, folder: Path) -> dict[str, Any]:
         said = self._said(folder) or {}
         inputs = {role: [Path(path).name for path in paths] for role, paths in (said.get("inputs") or {}).items()}
-        shows = [name for name, file in _SHOWS.items() if (folder / file).is_file()]
-        if any(folder.glob("*.gguf")):
-            shows.append("gguf")
+        shows = [name for name in _SHOWS if self.holds(folder, name)]
+        if said.get("do") != "corpus" and "corpus" in shows:
+            shows.remove("corpus")  # other stages have a stats.json of their own
+        if "model" in shows or any(any(folder.glob(pattern)) for pattern in _TAKEN):
+            shows.append("files")
         return {**{key: said.get(key) for key in _KEPT}, "inputs": inputs, "shows": shows}
 
     def _summary(self, name: str, folders: list[Path], locks: set[int]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hanmo.corpus.words import AUDIT
 from hanmo.evaluate.words import WORDS as REPORT
+from hanmo.tokenizer.words import WORDS as TOKENIZERS
 
 STUDIO: dict[str, tuple[str, str]] = {
     # frame
@@ -14,6 +15,8 @@ STUDIO: dict[str, tuple[str, str]] = {
     "skip": ("To the content", "跳到正文"),
     "navigation": ("Pages", "页面"),
     "nav_runs": ("Runs", "训练"),
+    "nav_tokenizers": ("Tokenizers", "分词"),
+    "nav_data": ("What became of the text", "语料去向"),
     "switch_language": ("中文", "English"),
     "theme": ("Light or dark", "切换明暗"),
     "loading": ("Reading …", "读取中……"),
@@ -92,10 +95,42 @@ STUDIO: dict[str, tuple[str, str]] = {
     "overflows": ("overflows", "溢出次数"),
     # samples
     "samples": ("What it wrote as it learnt", "边学边写"),
+    "samples_now": ("What the models write", "各模型所写"),
     "at_step": ("step {step}", "第 {step} 步"),
+    # data
+    "documents_read": ("Documents read", "读入文档"),
+    "licence": ("Licence", "许可"),
+    "show_rejected": ("Look through the rejected documents", "逐篇查看被剔除的文档"),
+    "show_more": ("More", "更多"),
+    "all_shown": ("These are all.", "已全部显示。"),
+    # tokenizers
+    "tokenizers_lead": (
+        "Type a text and see how each tokenizer cuts it. Point at a piece for its token ids.",
+        "输入文字，看各分词器如何切分。指向片段可见其词元编号。",
+    ),
+    "no_tokenizers": ("No tokenizer here yet.", "这里还没有分词器。"),
+    "text_to_cut": ("Text to cut", "待切分的文字"),
+    "token_ids": ("Token ids", "词元编号"),
+    "given_back": ("decodes to the same text", "可完整还原"),
+    "not_given_back": ("does not decode to the same text", "不能完整还原"),
+    "dropped_here": ("dropped: no token stands for it", "被丢弃：没有词元与之对应"),
+    "vocabulary_of": ("The vocabulary", "词表"),
+    "length_bytes": ("bytes", "字节片段"),
+    "length_n": ("{count} characters", "{count} 字"),
+    "length_0": ("white space", "空白"),
+    "length_1": ("1 character", "1 字"),
+    "longest_tokens": ("longest Chinese tokens:", "最长的中文词元："),
+    "try_tokenizer": ("Try it on a text of yours", "用自己的文字试试"),
+    # model card and files
+    "model_card": ("Model card", "模型卡"),
+    "metadata": ("Metadata", "元数据"),
+    "files": ("Take along", "下载与导出"),
+    "whole_model": ("The model as one zip file", "下载整个模型（zip）"),
+    "single_files": ("Single files", "单个文件"),
+    "open_report": ("Open the report", "打开报告"),
 }
 
 
 def all_words() -> dict[str, tuple[str, str]]:
     """Every word the page may need."""
-    return {**AUDIT, **REPORT, **STUDIO}
+    return {**TOKENIZERS, **AUDIT, **REPORT, **STUDIO}

@@ -47,7 +47,7 @@ export function short(value) {
   const size = Math.abs(value);
   for (const [unit, scale] of [["T", 1e12], ["B", 1e9], ["M", 1e6], ["k", 1e4]])
     if (size >= scale) return +(value / (unit === "k" ? 1e3 : scale)).toPrecision(4) + unit;
-  if (size && size < 1e-3) return value.toExponential(2).replace("e+", "e");
+  if (size && size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
   return String(+value.toPrecision(4));
 }
 

@@ -5,11 +5,12 @@ import { language, named, speak, t, word } from "./words.js";
 
 const main = document.getElementById("main");
 const root = document.documentElement;
-const PAGES = [["runs", "#/"]];
+const PAGES = [["runs", "#/"], ["tokenizers", "#/tokenizers"]];
 /** What a first part of the address shows; views are fetched when they are first wanted. */
 const VIEWS = {
   "": () => import("./runs.js"),
   run: () => import("./run.js"),
+  tokenizers: () => import("./tokenizers.js"),
 };
 
 const keep = (name, value) => { try { localStorage.setItem("hanmo-" + name, value); } catch { /* private windows may refuse */ } };

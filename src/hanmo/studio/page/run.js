@@ -8,7 +8,12 @@ import { known, named, t } from "./words.js";
 /** What of a stage is shown, in this order; a part is fetched when a stage has it. */
 const PARTS = [
   ["curves", () => import("./curves.js")],
+  ["exam", () => import("./exam.js")],
+  ["corpus", () => import("./data.js")],
+  ["tokenizer", () => import("./vocabulary.js")],
   ["samples", () => import("./samples.js")],
+  ["card", () => import("./card.js")],
+  ["files", () => import("./files.js")],
 ];
 
 export default async function draw([id, chosen], current) {
@@ -94,7 +99,8 @@ function facts(stage) {
       stage.seconds !== null ? ` · ${duration(stage.seconds)}` : null,
       stage.peak_memory_mb ? ` · ${bytes(stage.peak_memory_mb * 1e6)}` : null,
       inputs.length ? [" · ", t("reads", { names: inputs.join(", ") })] : null),
-    el("div.figures", {}, outcomes(stage)));
+    // The audit has figures of its own.
+    stage.shows.includes("corpus") ? null : el("div.figures", {}, outcomes(stage)));
 }
 
 const FORMS = { bytes, accuracy: percent, share: percent };
