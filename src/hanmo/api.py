@@ -123,6 +123,20 @@ def sft(model: PathLike, records: PathLike | Iterable[PathLike], out: PathLike, 
     return run_stage("sft", out=out, inputs={"model": model, "records": records}, **settings)
 
 
+def distill(
+    model: PathLike, teacher: PathLike, records: PathLike | Iterable[PathLike], out: PathLike, **settings: Any
+) -> dict[str, Any]:
+    """Tune a model on dialogues towards a larger model's probabilities. See `DistillSettings`."""
+    return run_stage("distill", out=out, inputs={"model": model, "teacher": teacher, "records": records}, **settings)
+
+
+def answers(
+    teacher: PathLike, prompts: PathLike | Iterable[PathLike], out: PathLike, **settings: Any
+) -> dict[str, Any]:
+    """Let a model answer prompts into records for `sft`. See `AnswersSettings`."""
+    return run_stage("answers", out=out, inputs={"teacher": teacher, "prompts": prompts}, **settings)
+
+
 def reward(model: PathLike, pairs: PathLike | Iterable[PathLike], out: PathLike, **settings: Any) -> dict[str, Any]:
     """Train a reward model on preferences. See `RewardSettings`."""
     return run_stage("reward", out=out, inputs={"model": model, "pairs": pairs}, **settings)

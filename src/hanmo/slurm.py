@@ -43,7 +43,7 @@ WARNING = 120
 _TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}|infinite|unlimited", re.IGNORECASE)
 _MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
 #: Stages that compute with a model, and so are given the GPUs that were asked for.
-_ON_GPU = ("pretrain", "sft", "reward", "dpo", "grpo", "eval")
+_ON_GPU = ("pretrain", "sft", "distill", "answers", "reward", "dpo", "grpo", "eval", "generation")
 
 
 class Waiting(Exception):

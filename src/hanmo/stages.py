@@ -8,8 +8,9 @@ from hanmo.corpus.settings import CorpusSettings
 from hanmo.errors import HanmoError, nearest
 from hanmo.evaluate.exams.settings import ExamSettings
 from hanmo.evaluate.settings import EvalSettings, ReportSettings
-from hanmo.posttrain.settings import DpoSettings, RewardSettings, RlSettings, SftSettings
+from hanmo.posttrain.settings import DistillSettings, DpoSettings, RewardSettings, RlSettings, SftSettings
 from hanmo.pretrain.settings import PretrainSettings
+from hanmo.serve.settings import AnswersSettings
 from hanmo.stage import Input, StageKind
 from hanmo.tokenizer.settings import TokenizerSettings
 from hanmo.tokens.settings import TokensSettings
@@ -69,6 +70,27 @@ _ALL = (
         SftSettings,
         (Input("model", "the model to tune"), Input("records", "files of dialogues", many=True)),
         "hanmo.posttrain.sft:run",
+    ),
+    StageKind(
+        "answers",
+        "let a model answer prompts into records, for sft",
+        AnswersSettings,
+        (
+            Input("teacher", "the model that answers: a model folder, a stage's folder or a .gguf file"),
+            Input("prompts", "files of prompts, or of dialogues whose answers are not read", many=True),
+        ),
+        "hanmo.serve.answers:run",
+    ),
+    StageKind(
+        "distill",
+        "tune a model on dialogues towards a larger model's probabilities",
+        DistillSettings,
+        (
+            Input("model", "the model to tune"),
+            Input("teacher", "the larger model, with the same tokenizer"),
+            Input("records", "files of dialogues", many=True),
+        ),
+        "hanmo.posttrain.distill:run",
     ),
     StageKind(
         "reward",

@@ -27,6 +27,7 @@ _SAID = {
     "tokens": ("encoded the text", ("train.tokens",)),
     "pretrain": ("pretrained", ("parameters", "tokens")),
     "sft": ("tuned on dialogues", ("records", "steps")),
+    "distill": ("tuned towards a larger model's probabilities", ("records", "steps")),
     "reward": ("trained a reward model", ("records", "steps")),
     "dpo": ("tuned on preferences", ("records", "steps")),
     "grpo": ("tuned by rewards", ("prompts", "steps")),

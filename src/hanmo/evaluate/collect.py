@@ -26,7 +26,7 @@ _NOT_CURVES = {
     *("skipped", "rollbacks", "loss_scale", "overflows"),
 }
 #: Stages that train a model, in the order in which they are shown.
-_TRAINED = ("pretrain", "sft", "reward", "dpo", "grpo")
+_TRAINED = ("pretrain", "sft", "distill", "reward", "dpo", "grpo")
 #: Items shown of an exam: so many that were learnt on the way, and so many that the last model still gets wrong.
 _LEARNT, _STILL_WRONG = 6, 3
 

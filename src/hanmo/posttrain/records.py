@@ -23,7 +23,7 @@ from hanmo.posttrain import forms, preferences
 from hanmo.posttrain.faults import Fault
 from hanmo.posttrain.forms import Record
 from hanmo.posttrain.named import INFO, Named, sets_of
-from hanmo.posttrain.settings import FileRule, PairSettings, RlSettings, SftSettings, TuningSettings
+from hanmo.posttrain.settings import FileRule, PairSettings, RecordSettings, RlSettings, SftSettings
 from hanmo.posttrain.sources import Place, files_of, read_records
 
 
@@ -102,7 +102,7 @@ class Kind(NamedTuple):
 
 def sft_kind(settings: SftSettings | RlSettings) -> Kind:
     """Dialogues for SFT, and prompts for learning from rewards."""
-    return Kind("dialogue", "sft.jsonl", list(forms.PARSERS), forms.recognise, forms.dialogues_of, _opening)
+    return Kind("dialogue", "sft.jsonl", list(forms.PARSERS), forms.recognise, forms.dialogues_of, opening)
 
 
 def pair_kind(settings: PairSettings) -> Kind:
@@ -121,15 +121,13 @@ def pair_kind(settings: PairSettings) -> Kind:
     )
 
 
-def _opening(dialogue: forms.Dialogue) -> forms.Dialogue:
+def opening(dialogue: forms.Dialogue) -> forms.Dialogue:
     """What a dialogue starts with, up to its first answer."""
     end = next(index for index, message in enumerate(dialogue) if message["role"] == "assistant")
     return dialogue[:end]
 
 
-def read_items(
-    paths: Sequence[Path], settings: SftSettings | PairSettings | RlSettings, kind: Kind
-) -> tuple[list[Item], Account]:
+def read_items(paths: Sequence[Path], settings: RecordSettings, kind: Kind) -> tuple[list[Item], Account]:
     """Read all record files, in the order given; returns the items in reading order and the account.
 
     Raises:
@@ -158,7 +156,7 @@ def read_items(
     return items, account
 
 
-def sources_of(paths: Sequence[Path], settings: TuningSettings, kind: Kind) -> list[tuple[Path, Named | None]]:
+def sources_of(paths: Sequence[Path], settings: RecordSettings, kind: Kind) -> list[tuple[Path, Named | None]]:
     """The record files that are meant by paths, each with the set of a dataset_info.json that it is of, if any.
 
     Raises:
@@ -193,11 +191,11 @@ def _reasons(account: Account) -> str:
     )
 
 
-def _rule(file: Path, settings: TuningSettings) -> FileRule:
+def _rule(file: Path, settings: RecordSettings) -> FileRule:
     return next((rule for name, rule in settings.files.items() if fnmatch(file.name, name)), FileRule())
 
 
-def _fixed_form(file: Path, settings: SftSettings | PairSettings | RlSettings, kind: Kind, rule: FileRule) -> str:
+def _fixed_form(file: Path, settings: RecordSettings, kind: Kind, rule: FileRule) -> str:
     """The form that the settings name for a file: one of the kind's, "auto" or "each"."""
     form = "template" if rule.spoken() else (rule.form or settings.form)
     known = [*kind.forms, "auto", "each"]
@@ -212,7 +210,7 @@ def _fixed_form(file: Path, settings: SftSettings | PairSettings | RlSettings, k
 
 def read_file(
     file: Path,
-    settings: SftSettings | PairSettings | RlSettings,
+    settings: RecordSettings,
     kind: Kind,
     account: Account,
     seen: set[bytes],

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,7 +38,11 @@ def score(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tens
         log-probabilities in nats, and without gradient the entropy, whether the target is the most likely token, and
         the mean logit; each [N], in fp32 (the third bool).
     """
-    logits = F.linear(hidden, weight).float()
+    return score_logits(F.linear(hidden, weight).float(), targets)
+
+
+def score_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`score` of logits [N, V] that are there already."""
     log_probs = logits.log_softmax(-1)
     picked = log_probs.gather(-1, targets[:, None])[:, 0]
     with torch.no_grad():
@@ -47,7 +52,24 @@ def score(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     return picked, entropy, top, mean
 
 
-def use_label_scoring(model: PreTrainedModel) -> None:
+class Lesson(Protocol):
+    """What else than the labels a model learns by, in training."""
+
+    def read(self, where: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """States [N, any] at the flat places `where` of [batch, length - 1], from the inputs of the model's body."""
+        ...
+
+    def score(self, hidden: Tensor, weight: Tensor, targets: Tensor, read: Tensor) -> tuple[Tensor, ...]:
+        """As `score`, with the negative loss of each token in place of its log-probability."""
+        ...
+
+
+def states_at(body: Callable[..., Any], where: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Last hidden states [N, d] of a model's body at flat places of [batch, length - 1]."""
+    return body(*args, **kwargs).last_hidden_state[:, :-1].flatten(0, 1).index_select(0, where)
+
+
+def use_label_scoring(model: PreTrainedModel, lesson: Lesson | None = None) -> None:
     """Make `model(..., fused_lm_head=True)` score labels as this module does; to be called after a trainer of TRL's is
     made, which patches the model itself.
 
@@ -62,19 +84,22 @@ def use_label_scoring(model: PreTrainedModel) -> None:
             return own_forward(*args, **kwargs)
         kwargs.pop("attention_mask", None)
         labels = kwargs.pop("labels")[:, 1:]
-        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
         counts = labels != IGNORE
         where = counts.flatten().nonzero()[:, 0]
-        picked = hidden.flatten(0, 1).index_select(0, where)
+        picked = states_at(self.base_model, where, *args, **kwargs)
+        judge: Callable[..., Any] = score
+        more: list[Tensor] = []
+        if lesson is not None and self.training:
+            judge, more = lesson.score, [lesson.read(where, *args, **kwargs)]
         targets = labels.flatten().index_select(0, where)
         weight = self.get_output_embeddings().weight  # type: ignore[union-attr]
         chunk = max(1, _LOGITS // weight.shape[0])
         if len(where) <= chunk:
-            parts = [score(picked, weight, targets)]
+            parts = [judge(picked, weight, targets, *more)]
         else:
             parts = [
-                checkpoint(score, part, weight, target, use_reentrant=False)
-                for part, target in zip(picked.split(chunk), targets.split(chunk), strict=True)
+                checkpoint(judge, part, weight, *others, use_reentrant=False)
+                for part, *others in zip(*(one.split(chunk) for one in (picked, targets, *more)), strict=True)
             ]
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         log_probs, entropy, top, mean = (

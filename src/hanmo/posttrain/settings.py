@@ -51,9 +51,10 @@ class FileRule(Settings):
         ]
 
 
-class TuningSettings(Settings):
-    """What SFT and DPO have in common."""
+class RecordSettings(Settings):
+    """How record files are read."""
 
+    form: str = setting("auto", "form of the record files; auto: recognised per file, each: recognised per record")
     files: dict[str, FileRule] = factory(
         dict, "rules for files by name pattern, e.g. {'alpaca_zh*': {max_records: 5000}}; the first that matches holds"
     )
@@ -63,14 +64,19 @@ class TuningSettings(Settings):
     on_bad_record: Literal["fail", "skip"] = setting(
         "fail", "a record with a fault: stop with its file and line, or leave it out and count it"
     )
-    max_records: int = setting(0, "train on at most this many records, a fixed sample; 0: all", ge=0)
+    max_records: int = setting(0, "take at most this many records, a fixed sample; 0: all", ge=0)
+    seed: int = setting(1, "of the order of records and of any sampling", ge=0)
+
+
+class TuningSettings(RecordSettings):
+    """What SFT and DPO have in common."""
+
     max_length: int = setting(0, "longest record in tokens; 0: the model's context", ge=0)
     validation: float = setting(0.02, "fraction of the records held out to watch the loss", ge=0, le=0.5)
     learning_rate: float = setting(0.0, "peak of the rate; 0: by the model's size", ge=0)
     warmup: float = setting(0.05, "fraction of the steps in which the rate rises", ge=0, le=1)
     weight_decay: float = setting(0.0, "decoupled weight decay", ge=0)
     clip: float = setting(1.0, "largest norm of the gradient", gt=0)
-    seed: int = setting(1, "of the order of records and of any sampling", ge=0)
     device: str = setting("auto", "auto or cpu", affects="speed")
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "arithmetic of the products; auto: bf16 where a probe finds it fast", affects="speed"
@@ -114,6 +120,21 @@ class SftSettings(TuningSettings, AdapterSettings):
     neftune: float = setting(
         0.0, "alpha of the noise on the embeddings in training (NEFTune, arXiv:2310.05914), e.g. 5; 0: none", ge=0
     )
+
+
+class DistillSettings(SftSettings):
+    """Supervised fine-tuning towards a larger model's probabilities (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    divergence: Literal["forward", "reverse", "jsd"] = setting(
+        "forward",
+        "forward: KL(teacher || student), reverse: KL(student || teacher) (Gu et al. 2023), jsd: between the two "
+        "(Agarwal et al. 2023)",
+    )
+    between: float = setting(0.5, "jsd: where between forward (0) and reverse (1)", gt=0, lt=1)
+    weight: float = setting(
+        0.5, "the teacher's share of the loss; what is left is the cross-entropy on the records", gt=0, le=1
+    )
+    temperature: float = setting(1.0, "that both models' logits are divided by", gt=0)
 
 
 class PairSettings(TuningSettings):

@@ -9,7 +9,7 @@ same weights to the last bit, so the result is that of an undisturbed run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hanmo.models.folder import resolve
 from hanmo.posttrain import adapters, own, training
 from hanmo.posttrain.encode import IGNORE, Example, encode_parts
 from hanmo.posttrain.prepare import prepare
-from hanmo.posttrain.scoring import pad_rows, sequence_log_probs, use_label_scoring
+from hanmo.posttrain.scoring import Lesson, pad_rows, sequence_log_probs, use_label_scoring
 from hanmo.posttrain.settings import SftSettings
 
 _LOGGED = {
@@ -35,10 +35,14 @@ _LOGGED = {
 class _Trainer(training.Careful, SFTTrainer):
     """TRL's trainer with our order of batches and our scoring."""
 
-    def __init__(self, lengths: list[int], **kwargs: Any) -> None:
+    def __init__(self, lengths: list[int], lesson: Lesson | None, **kwargs: Any) -> None:
         self.lengths = lengths
         super().__init__(**kwargs)
-        use_label_scoring(self.model)  # type: ignore[arg-type]
+        use_label_scoring(self.model, lesson)  # type: ignore[arg-type]
+
+
+#: Makes, of the loaded model, what else it learns by, and what is measured on held-out records.
+Teaching = Callable[[training.Start], tuple[Lesson | None, Callable[[list[Example]], dict[str, float]]]]
 
 
 class Collator:
@@ -120,9 +124,15 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     if objective := own.objective_of(resolve(inputs["model"][0])):
         own.check(settings, objective)
         return own.run(settings, objective, inputs, out, lambda parameters: training.rate_for(parameters, 1.0))
+    return tune(settings, inputs, out, lambda start: (None, lambda held: held_out_loss(start, held)))
+
+
+def tune(settings: SftSettings, inputs: dict[str, list[Path]], out: Path, teaching: Teaching) -> dict[str, Any]:
+    """`run` for models that TRL knows, by what else than the records `teaching` brings."""
     training.clear(out)
     training.quiet()
     start = training.Start(inputs["model"][0], settings, out, adapter=settings)
+    lesson, measure = teaching(start)
     attached = adapters.attach(start.model, settings, settings.seed) if settings.adapter != "none" else {}
     chat = start.chat
     prepared = prepare(
@@ -141,6 +151,7 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     )
     trainer = _Trainer(
         lengths,
+        lesson,
         model=start.model,
         args=arguments,
         processing_class=start.chat.tokenizer,
@@ -152,7 +163,7 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
             }
         ),
     )
-    look = (lambda: held_out_loss(start, held)) if held else None
+    look = (lambda: measure(held)) if held else None
     reporter = training.Reporter(out / "log.jsonl", "sft", _LOGGED, look, settings.evaluations)
     training.train(trainer, reporter)
     steps = trainer.state.global_step

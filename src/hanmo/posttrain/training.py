@@ -61,6 +61,7 @@ LEFT_BEHIND = (
     "log.jsonl",
     "records.json",
     "aligned.json",
+    "distilled.json",
     "rollouts.jsonl",
 )
 
