@@ -197,6 +197,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
         "docs/evaluating.md",
         "docs/understanding.md",
         "docs/tuning.md",
+        "docs/publishing.md",
     ],
 )
 def test_the_pages_run(page: str, tmp_path: Path) -> None:

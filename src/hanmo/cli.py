@@ -15,6 +15,7 @@ from hanmo.errors import HanmoError, describe_os_error
 from hanmo.models.commands import COMMANDS as MODEL_COMMANDS
 from hanmo.plan.commands import models, plan
 from hanmo.posttrain.commands import COMMANDS as DATA_COMMANDS
+from hanmo.publish.commands import publish
 from hanmo.remote import is_url
 from hanmo.serve.commands import COMMANDS as TALKING
 from hanmo.stage_commands import Group, Place, stage_command
@@ -172,6 +173,7 @@ for _command in DATA_COMMANDS:
 for _command in TALKING:
     cli.add_command(_command)
 cli.add_command(studio)
+cli.add_command(publish)
 
 
 @cli.command()

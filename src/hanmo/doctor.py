@@ -35,6 +35,7 @@ EXTRAS = {
     "exams": "sitting public exams through lm-eval",
     "lora": "tuning by adapters (LoRA, DoRA, QLoRA) and merging them",
     "onnx": "writing encoders as ONNX and checking them in onnxruntime",
+    "publish": "putting models on ModelScope",
     "swanlab": "the figures of a training in swanlab (needs an older protobuf than the other extras)",
     "tokenizers": "SentencePiece and tiktoken files: extending, opening and comparing them",
     "trackers": "the figures of a training in trackio, wandb or tensorboard",

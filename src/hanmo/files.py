@@ -24,6 +24,7 @@ from typing import IO, Any, cast
 
 import orjson
 import xxhash
+import yaml
 import zstandard
 
 from hanmo.errors import HanmoError
@@ -151,6 +152,18 @@ class _ZstdReader(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """The YAML at the head of a Markdown text, as cards have it; {} where there is none or it is torn."""
+    found = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", text.replace("\r\n", "\n"), re.S)
+    if not found:
+        return {}
+    try:
+        value = yaml.safe_load(found[1])
+    except yaml.YAMLError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def open_binary(path: Path | str) -> IO[bytes]:

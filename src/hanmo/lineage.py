@@ -9,6 +9,9 @@ from typing import Any
 
 from hanmo.files import read_json
 
+#: The licence of texts that nobody wrote: those of the small world.
+MADE_HERE = "made by hanmo"
+
 
 @dataclass(frozen=True)
 class Made:
@@ -60,10 +63,9 @@ def inputs_of(stage: Made) -> Iterator[Path]:
     """The files and folders that a stage read, as far as they are still there."""
     for paths in stage.manifest.get("inputs", {}).values():
         for text in paths:
-            for place in (Path(text), stage.folder.parent / Path(text).name):
-                if place.exists():
-                    yield place
-                    break
+            place = beside(stage, Path(text))
+            if place.exists():
+                yield place
 
 
 def texts(stages: Iterable[Made]) -> dict[str, dict[str, Any]]:
@@ -73,19 +75,27 @@ def texts(stages: Iterable[Made]) -> dict[str, dict[str, Any]]:
         stats = stage.folder / "stats.json"
         if stage.do != "corpus" or not stats.is_file():
             continue
+        made = [made_by(place) for place in inputs_of(stage)]
+        ours = bool(made) and all(one is not None and one.do == "microworld" for one in made)
         for name, source in read_json(stats)["sources"].items():
-            own = found.setdefault(name, {"documents": 0, "bytes": 0, "licence": source.get("licence", "")})
+            licence = source.get("licence") or (MADE_HERE if ours else "")
+            own = found.setdefault(name, {"documents": 0, "bytes": 0, "licence": licence})
             own["documents"] += source["train"]["documents"]
             own["bytes"] += source["train"]["bytes"]
     return found
 
 
-def base_model(stages: Iterable[Made]) -> str | None:
+def base_folder(stages: Iterable[Made]) -> Path | None:
     """The model from outside that the first trained stage of a `lineage` went on from; None where all began here."""
     for stage in stages:
         for text in stage.manifest.get("inputs", {}).get("model", []):
-            given = Path(text)
-            beside = stage.folder.parent / given.name
-            if made_by(given) is None and made_by(beside) is None:
-                return given.name
+            given = beside(stage, Path(text))
+            if made_by(given) is None:
+                return given
     return None
+
+
+def beside(stage: Made, path: Path) -> Path:
+    """Where an input of a stage is: where it was, or, in a run that was moved, in the folder beside the stage's."""
+    moved = stage.folder.parent / path.name
+    return path if path.exists() or not moved.exists() else moved

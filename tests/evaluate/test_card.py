@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hanmo.cli import cli
 from hanmo.errors import HanmoError
 from hanmo.evaluate.card import refresh, write_card
-from hanmo.lineage import base_model, lineage, texts
+from hanmo.lineage import base_folder, lineage, texts
 
 
 def stage(run: Path, name: str, do: str, inputs: dict[str, list[str]], counts: dict[str, Any] | None = None) -> Path:
@@ -76,12 +76,12 @@ def run(tmp_path: Path) -> Path:
 def test_lineage_is_in_the_order_of_reading(run: Path) -> None:
     assert [one.name for one in lineage(run / "sft" / "model")] == ["corpus", "tokens", "base", "sft"]
     assert texts(lineage(run / "sft")) == {"laws": {"documents": 1200, "bytes": 5_000_000, "licence": "CC0-1.0"}}
-    assert base_model(lineage(run / "sft")) is None
+    assert base_folder(lineage(run / "sft")) is None
     moved = run.with_name("moved")
     shutil.move(run, moved)
     assert [one.name for one in lineage(moved / "sft")] == ["corpus", "tokens", "base", "sft"]
     (moved / "base" / "manifest.json").unlink()
-    assert base_model(lineage(moved / "sft")) == "base"
+    assert base_folder(lineage(moved / "sft")) == moved / "base"
 
 
 def test_the_card_says_what_is_known(run: Path) -> None:

@@ -21,10 +21,10 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import httpx
-import yaml
 
 from hanmo.corpus.hubfile import Kind, again, cause_of, client, how_to_enter
 from hanmo.errors import HanmoError
+from hanmo.files import front_matter
 
 _NAME = re.compile(
     r"(?P<kind>hf|ms):(?:(?P<long>//)datasets/)?(?P<repo>[\w.-]+/[\w.-]+)"
@@ -184,7 +184,7 @@ class _Hub:
         # A repository need not have a card; whether there is one at all, its listing says.
         if not readme.is_success and readme.status_code != 404:
             raise HanmoError(f"{self.shown}: {self._refusal(readme)}")
-        card = _front_matter(readme.text) if readme.is_success else {}
+        card = front_matter(readme.text) if readme.is_success else {}
         return Repository(self.name, self.endpoint, revision, card)
 
     def tree(self, revision: str, folder: str) -> list[Entry]:
@@ -230,18 +230,6 @@ class _Hub:
             said = value.get("Message") if isinstance(value, dict) else value
             raise HanmoError(f"{self.shown}: {self.endpoint} answers: {' '.join(str(said).split())[:160]}")
         return value.get("Data") or {}
-
-
-def _front_matter(readme: str) -> Mapping[str, Any]:
-    """The YAML at the head of a README, {} where there is none or it is torn."""
-    found = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", readme.replace("\r\n", "\n"), re.S)
-    if not found:
-        return {}
-    try:
-        value = yaml.safe_load(found[1])
-    except yaml.YAMLError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def repository_of(name: Name, endpoint: str) -> Repository:

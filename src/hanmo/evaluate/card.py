@@ -15,7 +15,7 @@ import yaml
 from hanmo import lineage
 from hanmo.console import human_bytes, human_count, human_seconds
 from hanmo.errors import HanmoError
-from hanmo.files import atomic_write, read_json
+from hanmo.files import atomic_write, front_matter, read_json
 from hanmo.models.folder import resolve
 
 MARK = "<!-- made by hanmo: it is written anew when more is measured; delete this line to keep it as it is -->"
@@ -34,7 +34,9 @@ _SAID = {
 }
 
 
-def write_card(model: Path, *, name: str = "", licence: str = "", overwrite: bool = False) -> Path:
+def write_card(
+    model: Path, *, name: str = "", licence: str = "", overwrite: bool = False, to: Path | None = None
+) -> Path:
     """Write the card of a model of ours, with all results that stand in the folders beside it; returns its path.
 
     Args:
@@ -42,6 +44,7 @@ def write_card(model: Path, *, name: str = "", licence: str = "", overwrite: boo
         name: of the model; by default its stage's name behind that of its run.
         licence: a licence's identifier as hubs have them, e.g. apache-2.0; by default that of an earlier card.
         overwrite: also a card that is not ours.
+        to: the file; by default README.md in the model folder, where an earlier card is looked for in any case.
 
     Raises:
         HanmoError: no model there, or a card that people have written.
@@ -54,13 +57,14 @@ def write_card(model: Path, *, name: str = "", licence: str = "", overwrite: boo
     stages = lineage.lineage(folder)
     stage = lineage.made_by(folder)
     named = f"{stage.folder.resolve().parent.name}-{stage.name}" if stage else folder.resolve().name
-    earlier = _head(before)
+    earlier = front_matter(before)
     name = name or str(earlier.get("model_name", named))
     licence = licence or str(earlier.get("license", ""))
     found = results(folder)
     texts = lineage.texts(stages)
     config = read_json(folder / "config.json")
-    head = _metadata(name, licence, lineage.base_model(stages), config, texts, found)
+    base = lineage.base_folder(stages)
+    head = _metadata(name, licence, base.name if base else None, config, texts, found)
     parts = [
         f"---\n{yaml.safe_dump(head, allow_unicode=True, sort_keys=False)}---\n\n# {name}\n",
         _what(config, stage),
@@ -70,9 +74,9 @@ def write_card(model: Path, *, name: str = "", licence: str = "", overwrite: boo
         _measured(found),
         f"{MARK}\n",
     ]
-    with atomic_write(path) as file:
+    with atomic_write(to or path) as file:
         file.write("\n".join(part for part in parts if part))
-    return path
+    return to or path
 
 
 def refresh(model: Path) -> None:
@@ -115,17 +119,6 @@ def results(folder: Path) -> dict[str, Any]:
             how = f"{whole['method']}, {whole['shots']} shots" if measured.do == "exam" else exam["method"]["name"]
             found["exams"][about.get("title", name)] = {**exam["total"], "how": how, "contaminated": held}
     return found
-
-
-def _head(text: str) -> dict[str, Any]:
-    """The metadata of a card, {} where it has none."""
-    if not text.startswith("---\n"):
-        return {}
-    try:
-        found = yaml.safe_load(text[4:].partition("\n---")[0])
-    except yaml.YAMLError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _metadata(
