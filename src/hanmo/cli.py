@@ -144,7 +144,7 @@ _ROOMS = {
     "convert": ("gguf", "hanmo.convert.commands:COMMANDS"),
 }
 #: Stages that are commands of another's room.
-_INSIDE = {"exam"}
+_INSIDE = {"exam", "generation"}
 
 for _kind in KINDS.values():
     if _kind.do in _INSIDE:

@@ -33,6 +33,7 @@ EXTRAS = {
     "s3": "reading and writing object storage and other URLs",
     "gguf": "running .gguf files in llama.cpp",
     "exams": "sitting public exams through lm-eval",
+    "generation": "judging summaries and other written answers (ROUGE, BLEU, words)",
     "lora": "tuning by adapters (LoRA, DoRA, QLoRA) and merging them",
     "onnx": "writing encoders as ONNX and checking them in onnxruntime",
     "publish": "putting models on ModelScope",

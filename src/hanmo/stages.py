@@ -7,6 +7,7 @@ from hanmo.corpus.microworld.settings import MicroworldSettings
 from hanmo.corpus.settings import CorpusSettings
 from hanmo.errors import HanmoError, nearest
 from hanmo.evaluate.exams.settings import ExamSettings
+from hanmo.evaluate.generation.settings import GenerationSettings, RecordsSettings
 from hanmo.evaluate.settings import EvalSettings, ReportSettings
 from hanmo.posttrain.settings import DistillSettings, DpoSettings, RewardSettings, RlSettings, SftSettings
 from hanmo.pretrain.settings import PretrainSettings
@@ -63,6 +64,13 @@ _ALL = (
         remote="reads",
         process="hanmo.pretrain.launch",
         planner="hanmo.plan.fit",
+    ),
+    StageKind(
+        "records",
+        "make dialogues of the files of a generation task, for sft",
+        RecordsSettings,
+        (Input("data", "the task's files", many=True),),
+        "hanmo.evaluate.generation.stage:make_records",
     ),
     StageKind(
         "sft",
@@ -151,6 +159,17 @@ _ALL = (
             ),
         ),
         "hanmo.evaluate.exams.stage:run",
+    ),
+    StageKind(
+        "generation",
+        "let models write: summaries, advertisements, words, corrections, equations, facts",
+        GenerationSettings,
+        (
+            Input("model", "the models", many=True),
+            Input("data", "the task's files", many=True),
+            Input("examples", "more of them: worked examples for models that never learnt dialogues", False, many=True),
+        ),
+        "hanmo.evaluate.generation.stage:run",
     ),
     StageKind(
         "convert",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -72,4 +73,22 @@ def card(model: Path, name: str, licence: str, overwrite: bool) -> None:
     click.echo(write_card(model, name=name, licence=licence, overwrite=overwrite))
 
 
-COMMANDS = [stage_command(KINDS["exam"]), exams, compare, card]
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def tasks(as_json: bool) -> None:
+    """List the tasks that `hanmo eval generation` knows: what is written, the fields of records, the main figure."""
+    from hanmo.evaluate.generation.tasks import TASKS
+
+    if as_json:
+        click.echo(json.dumps([asdict(task) for task in TASKS.values()], ensure_ascii=False, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "what is written", "source", "answer", "main figure")
+    for task in TASKS.values():
+        table.add_row(task.name, task.what, ", ".join(task.sources), ", ".join(task.targets), task.main)
+    Console().print(table)
+
+
+COMMANDS = [stage_command(KINDS["exam"]), stage_command(KINDS["generation"]), exams, tasks, compare, card]

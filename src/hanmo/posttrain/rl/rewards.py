@@ -18,10 +18,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hanmo.evaluate import arithmetic
 from hanmo.evaluate.items import ExamItem, extract_choice, extract_short, normalise
 from hanmo.posttrain.forms import Dialogue
 from hanmo.posttrain.reward import RewardModel
-from hanmo.posttrain.rl import arithmetic, verse
+from hanmo.posttrain.rl import verse
 from hanmo.posttrain.settings import RlSettings
 
 _OPTION = re.compile(r"(?:^|[\n；;：:，,\s])([A-H])\s*[.．、:：)）]\s*([^\n；;]+)")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanmo.posttrain.rl.arithmetic import NoSum, equations, last_number, value
+from hanmo.evaluate.arithmetic import NoSum, equations, last_number, value
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,12 @@ from hanmo.posttrain.rl.arithmetic import NoSum, equations, last_number, value
         ("0.1+0.2", Fraction(3, 10)),
         ("1,000-1", 999),
         ("7/2", Fraction(7, 2)),
+        ("2**9", 512),
+        ("-2^2", -4),
+        ("2^3^2", 512),
+        ("2^-1", Fraction(1, 2)),
+        ("3.14×5²", Fraction(785, 10)),
+        ("(20+30)%*[4-2]", 1),
     ],
 )
 def test_values(text: str, expected: Fraction) -> None:
@@ -33,7 +39,10 @@ BAD = [
     "",
     "1+",
     "1/0",
-    "2**9",
+    "2^0.5",
+    "9^9^9",
+    "0^(1-2)",
+    "2^^2",
     "(1",
     "1)",
     "__import__('os')",
@@ -74,6 +83,7 @@ def test_equations_in_a_reply() -> None:
     assert equations("4×4=16，所以答案是16。") == [True]
     assert equations("9-4=6，6+1=7") == [False, True]
     assert equations("先算(2+3)*2=10，再算10÷0=1") == [True, False]
+    assert equations("3^2+1=10，5²=25") == [True, True]
     assert equations("没有算式，只有3和5。") == []
 
 

@@ -1,7 +1,8 @@
 """Sums in text, computed by a parser of our own: nothing is ever handed to `eval`.
 
-The grammar is + - × ÷ with their usual precedence, brackets, signs, decimals and per cent, in half or full width.
-Values are exact fractions. What is too long, too deep or no sum at all has no value.
+The grammar is + - × ÷ and powers (^ or **) with their usual precedence, brackets, signs, decimals and per cent, in half
+or full width. Values are exact fractions, so exponents must be whole. What is too long, too deep, too large or no sum
+at all has no value.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from fractions import Fraction
 
 #: Longest expression in characters, deepest nesting and longest number: beyond them a text is no sum but an attack.
 _LONGEST, _DEEPEST, _DIGITS = 200, 20, 15
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?%?|[-+*/()])")
-_SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "–": "-", "［": "(", "］": ")", "[": "(", "]": ")"})
+#: Bits of a power's numerator and denominator at most.
+_BITS = 1024
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\*\*|[-+*/()^%])")
+_SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "–": "-", "［": "(", "］": ")", "[": "(", "]": ")", "⁄": "/"})
+_RAISED = re.compile(r"[⁰¹²³⁴-⁹]+")
 _NUMBER = r"-?\d+(?:\.\d+)?%?"
-_EQUATION = re.compile(rf"([-+*/().%\d\s]*[-+*/][-+*/().%\d\s]*)=\s*({_NUMBER})(?![\d.]*\s*[-+*/(])")
+_EQUATION = re.compile(rf"([-+*/^().%\d\s]*[-+*/^][-+*/^().%\d\s]*)=\s*({_NUMBER})(?![\d.]*\s*[-+*/^(])")
 _LAST = re.compile(rf"(?<![\d.]){_NUMBER}")
 
 
@@ -24,7 +28,8 @@ class NoSum(ValueError):
 
 
 def plain(text: str) -> str:
-    """Half width, with the usual signs for × and ÷ and without separators of thousands."""
+    """Half width, with the usual signs for × and ÷ and raised digits, and without separators of thousands."""
+    text = _RAISED.sub(lambda digits: f"^{digits[0]}", text)
     text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
     return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
 
@@ -74,18 +79,38 @@ def _factor(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
         raise NoSum("too deep")
     if at >= len(tokens):
         raise NoSum("it ends too early")
+    if tokens[at] in "+-":
+        part, after = _factor(tokens, at + 1, depth + 1)
+        return (part if tokens[at] == "+" else -part), after
+    base, at = _atom(tokens, at, depth)
+    while at < len(tokens) and tokens[at] == "%":
+        base, at = base / 100, at + 1
+    if at < len(tokens) and tokens[at] in ("^", "**"):
+        exponent, at = _factor(tokens, at + 1, depth + 1)
+        return _power(base, exponent), at
+    return base, at
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1:
+        raise NoSum("an exponent that is not whole")
+    if base == 0 and exponent < 0:
+        raise NoSum("division by zero")
+    if abs(exponent) * max(base.numerator.bit_length(), base.denominator.bit_length()) > _BITS:
+        raise NoSum("too large")
+    return base ** int(exponent)
+
+
+def _atom(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
     token = tokens[at]
-    if token in "+-":
-        part, at = _factor(tokens, at + 1, depth + 1)
-        return (part if token == "+" else -part), at
     if token == "(":
         part, at = _sum(tokens, at + 1, depth + 1)
         if at >= len(tokens) or tokens[at] != ")":
             raise NoSum("a bracket is not closed")
         return part, at + 1
-    if token in "*/)":
+    if not token[0].isdigit():
         raise NoSum(f"unexpected '{token}'")
-    return number(token), at + 1
+    return Fraction(token), at + 1
 
 
 def number(text: str) -> Fraction:
