@@ -66,3 +66,18 @@ def test_compiled_lanes(tiny_model, tiny_settings, tiny_order: Order, threads) -
     torch.testing.assert_close(plain[0], fast[0])
     for name, gradient in plain[1].items():
         torch.testing.assert_close(gradient, fast[1][name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_lanes_whose_compiler_has_given_up(tiny_model, tiny_settings, tiny_order: Order, threads) -> None:
+    # It does so without a word where it has met eight shapes; the lanes' weights must not meet in one block then.
+    rows = tiny_order.rows(0, 6)
+    compiled = tiny_settings.model_copy(update={"compile": True})
+    world = World(torch.device("cpu"))
+    plain = gradients(Alone(tiny_model(), tiny_settings, torch.float32, world), rows)
+    way = Laned(tiny_model(), compiled, torch.float32, world)
+    with torch.compiler.set_stance("force_eager"):
+        for _ in range(5):
+            lanes = gradients(way, rows)
+            torch.testing.assert_close(lanes[0], plain[0])
+            for name, gradient in plain[1].items():
+                torch.testing.assert_close(lanes[1][name], gradient, rtol=1e-3, atol=1e-5, msg=name)

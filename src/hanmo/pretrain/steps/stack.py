@@ -19,6 +19,16 @@ from hanmo.pretrain.distributed import World
 from hanmo.tokens.order import Rows
 
 
+def without_weights(module: nn.Module) -> nn.Module:
+    """A copy of a module whose parameters have shapes and nothing else, so that it costs no memory.
+
+    It computes only while `torch.func.functional_call` lends it weights, and none of them is a weight of the model: a
+    compiler would take a layer that is called with its own weights for another kind of layer, and compile both.
+    """
+    bare = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, bare)
+
+
 class Stack:
     """Layers that are alike but for their weights.
 
@@ -48,22 +58,26 @@ class Stack:
         self.recompute = recompute
         self._modules, self._call = list(layers), call
         self._layers: list[Any] = [dict(layer.named_parameters()) for layer in layers]
-        first = self._modules[0]
-
-        def run(weights: dict[str, Tensor], hidden: Tensor, *given: Any, block: Any = first) -> Any:
-            """One layer, [rows, context, d] -> the same, with the weights given."""
-            cast = {name: value if name.endswith(exact) else value.to(dtype) for name, value in weights.items()}
-            return call(lambda *a, **k: torch.func.functional_call(block, cast, a, k), hidden, *given)
-
-        def eager(*arguments: Any) -> Any:
-            # Without a compiler the block holds the weights while it is called, so each thread needs one of its own.
-            if not hasattr(own, "block"):
-                own.block = copy.deepcopy(first)
-            return run(*arguments, block=own.block)
-
         own = threading.local()
-        self._eager = eager
-        self._run: Callable[..., Any] = torch.compile(run, dynamic=False, options=options) if compiled else eager
+
+        def block() -> nn.Module:
+            """The block that the weights are put into while it is called: no two threads may share one."""
+            if not hasattr(own, "block"):
+                own.block = without_weights(self._modules[0])
+            return own.block
+
+        traced = block()
+
+        def run(weights: dict[str, Tensor], hidden: Tensor, *given: Any) -> Any:
+            """One layer, [rows, context, d] -> the same, with the weights given."""
+            # The compiler comes back to plain Python where it has met more shapes than it keeps, in all threads at a
+            # time; only a graph, which has no module any more, may be made from one block.
+            module = traced if torch.compiler.is_compiling() else block()
+            cast = {name: value if name.endswith(exact) else value.to(dtype) for name, value in weights.items()}
+            return call(lambda *a, **k: torch.func.functional_call(module, cast, a, k), hidden, *given)
+
+        self._eager = run
+        self._run: Callable[..., Any] = torch.compile(run, dynamic=False, options=options) if compiled else run
 
     def __len__(self) -> int:
         return len(self._layers)
