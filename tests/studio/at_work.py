@@ -19,3 +19,10 @@ def log(folder: Path, steps: int, first: int = 1) -> None:
         for step in range(first, first + steps):
             line = {"step": step, "tokens": step * 64, "loss": 50.0 if step == 777 else 8 / step, "lr": 0.01}
             file.write(json.dumps(line) + "\n")
+
+
+def model(folder: Path, do: str, architecture: str = "Qwen3ForCausalLM") -> None:
+    """A stage that has made a model, as far as a list of models looks."""
+    (folder / "model").mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"stage": folder.name, "do": do, "key": "1", "counts": {}}))
+    (folder / "model" / "config.json").write_text(json.dumps({"architectures": [architecture]}))

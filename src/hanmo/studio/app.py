@@ -7,8 +7,9 @@ by `hanmo.serve.guard`, and where there is a key nothing below /v1 is told witho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +29,7 @@ from hanmo.studio.logs import ACROSS, Logs
 from hanmo.studio.pages import page_routes
 from hanmo.studio.pieces import Tokenizers, asked
 from hanmo.studio.shelf import Missing, Shelf
+from hanmo.studio.talking import Talking
 
 _log = logging.getLogger("hanmo.studio")
 _API = "/v1/studio"
@@ -49,6 +51,9 @@ def create_app(
     *,
     api_key: str | None = None,
     only_loopback: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    context: int | None = None,
 ) -> Starlette:
     """The ASGI application that shows `runs`.
 
@@ -56,12 +61,19 @@ def create_app(
         runs: the folder of runs.
         api_key: must be sent for everything under /v1.
         only_loopback: refuse requests under a host name that is not loopback's.
+        device, threads, context: for the models that are talked to, see `hanmo.serve.engines.open_engine`.
 
     Raises:
         HanmoError: there is no such folder.
     """
     shelf, logs = Shelf(runs), Logs()
     tokenizers = Tokenizers(shelf)
+    talking = Talking(shelf, device=device, threads=threads, context=context)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await talking.close()
 
     def folder(request: Request) -> Path:
         return shelf.folder(*_names(request))
@@ -132,8 +144,13 @@ def create_app(
             Route(f"{stage}/model.zip", zipped, methods=["GET"]),
             _get(f"{_API}/tokenizers", lambda _: tokenizers.all()),
             Route(f"{_API}/pieces", cut, methods=["POST"]),
+            _get(f"{_API}/models", lambda _: talking.all()),
+            Route("/v1/models", talking, methods=["GET"]),
+            Route("/v1/chat/completions", talking, methods=["POST"]),
+            Route("/v1/completions", talking, methods=["POST"]),
         ],
         exception_handlers={HTTPException: _refused, HanmoError: _refused, Exception: _refused},
+        lifespan=lifespan,
     )
     app.add_middleware(Guard, api_key=api_key, max_body=_MOST_BODY, only_loopback=only_loopback)  # type: ignore[arg-type]
     return app

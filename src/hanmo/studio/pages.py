@@ -32,7 +32,8 @@ def page_routes() -> list[Route]:
     """A route for the page and for each file it loads."""
     files = {file.name: file for file in sorted(_PAGE.iterdir()) if file.suffix in _KINDS}
     rooms = _PAGE.parents[1]
-    files |= {"base.css": rooms / "page" / "page.css", "seal.svg": rooms / "serve" / "page" / "seal.svg"}
+    files |= {"base.css": rooms / "page" / "page.css"}
+    files |= {name: rooms / "serve" / "page" / name for name in ("seal.svg", "client.js")}
     routes = [_route(f"/page/{name}", file.read_bytes(), file.suffix) for name, file in files.items()]
     table = b"export default " + orjson.dumps(all_words()) + b";\n"
     return [

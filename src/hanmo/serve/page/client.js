@@ -36,9 +36,9 @@ export async function model(key) {
 }
 
 /** Yield the chunks of a streamed answer as the server sends them. */
-export async function* answer(body, { key, signal }) {
+export async function* answer(body, { key, signal, path = "/v1/chat/completions" }) {
   const request = { ...body, stream: true, stream_options: { include_usage: true }, truncation: "auto" };
-  const response = await ask("/v1/chat/completions", { key, signal, body: request });
+  const response = await ask(path, { key, signal, body: request });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
   try {

@@ -4,7 +4,8 @@ import { bytes, el } from "./dom.js";
 import { t } from "./words.js";
 
 export default async function draw(id, stage) {
-  const found = await ask(path("runs", id, stage.id, "files"));
+  const [found, models] = await Promise.all([ask(path("runs", id, stage.id, "files")), ask("/models")]);
+  const writers = models.filter((one) => one.run === id && one.stage === stage.id);
   if (!found.length) return { node: document.createDocumentFragment() };
   const where = path("runs", id, stage.id);
   const model = found.filter((one) => one.name.startsWith("model/"));
@@ -12,6 +13,7 @@ export default async function draw(id, stage) {
   return {
     node: el("section.files", {}, el("h2", {}, t("files")),
       el("p.offers", {},
+        writers.length ? el("a", { href: "#/chat/" + encodeURIComponent(writers[0].id) }, t("talk_to")) : null,
         model.length ? offer(`${where}/model.zip`, `${stage.id}.zip`, t("whole_model"), whole) : null,
         stage.shows.includes("report") && !key() ? el("a.button", { href: `/v1/studio${where}/report`, target: "_blank", rel: "noopener" }, t("open_report")) : null),
       el("details", { open: !model.length }, el("summary", {}, t("single_files")),
