@@ -207,7 +207,7 @@ def test_the_real_one_comes_back_after_a_crash(real, until):
     program = next(
         child
         for child in psutil.Process().children(recursive=True)
-        if child.name().startswith("llama-server") and str(real.process._port) in child.cmdline()
+        if child.name().startswith("llama-server") and real.process.address[0].rpartition(":")[2] in child.cmdline()
     )
     program.kill()
     until(lambda: not real.ready)

@@ -123,6 +123,8 @@ def serve(
     loaded: int = 0,
     waiting: int = 16,
     patience: float = 600.0,
+    log: str = "-",
+    log_text: bool = False,
     sampling: Sampling | None = None,
     context: int | None = None,
     device: str = "auto",
@@ -142,6 +144,8 @@ def serve(
         loaded: so many models are in memory at once, then the least recently used one goes; 0: no limit.
         waiting: requests that may wait behind those being answered, of each model; more are refused with status 503.
         patience: seconds that an answer may take, waiting in line included; then status 504.
+        log: a file that gets a line of JSON for each request, "-" for stderr or "off".
+        log_text: put what people ask and what models answer into it, too.
         sampling: defaults for what a request leaves out.
         context: tokens of prompt and answer together; None takes the model's own, at most 8192.
         device: a torch device, or "auto".
@@ -165,5 +169,7 @@ def serve(
         threads=threads,
         waiting=waiting,
         patience=patience,
+        log=log,
+        log_text=log_text,
         defaults=sampling or Sampling(),
     )

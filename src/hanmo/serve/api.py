@@ -5,6 +5,7 @@ Everything that takes time (loading, encoding, computing) happens in threads; th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from starlette.exceptions import HTTPException
 from hanmo.errors import HanmoError
 from hanmo.serve.faults import ApiError, to_api_error
 from hanmo.serve.guard import Guard
+from hanmo.serve.journal import Journal
+from hanmo.serve.metrics import Metrics
 from hanmo.serve.models import Models
 from hanmo.serve.reading import Reading
 from hanmo.serve.sampling import Sampling
@@ -45,17 +48,20 @@ def create_app(
     max_body: int = 1 << 20,
     patience: float = 600.0,
     only_loopback: bool = False,
+    log_text: bool = False,
 ) -> FastAPI:
     """The ASGI application that serves `models`; it unloads them when it shuts down.
 
     Args:
         models: what may be asked for.
-        api_key: clients must send it for everything but the page and /health.
+        api_key: clients must send it for everything but the page, /health and the description.
         defaults: settings for what a request leaves out.
         max_body: bytes a request may have; larger ones get status 413.
         patience: seconds that an answer may take, waiting in line included.
         only_loopback: refuse requests under a host name that is not loopback's.
+        log_text: put what people ask and what models answer into the log of requests, too.
     """
+    metrics = Metrics(models)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -65,10 +71,17 @@ def create_app(
     # FastAPI's own documentation pages load scripts from elsewhere; the description at /openapi.json stays.
     app = FastAPI(title="Hanmo", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Guard, api_key=api_key, max_body=max_body, only_loopback=only_loopback)  # type: ignore[arg-type]
+    app.add_middleware(Journal, metrics=metrics)  # type: ignore[arg-type]
     _add_errors(app)
     _add_page(app)
-    Writing(app, models, defaults or Sampling(), patience)
-    Reading(app, models, patience)
+    Writing(app, models, metrics, defaults or Sampling(), patience, log_text)
+    Reading(app, models, metrics, patience)
+
+    async def counts() -> Response:
+        """What the server counts, for Prometheus."""
+        return Response(await asyncio.to_thread(metrics.page), media_type=Metrics.content_type)
+
+    app.get("/metrics", response_class=Response)(counts)
     return app
 
 

@@ -83,6 +83,8 @@ def chat(model: Path, **given: Any) -> None:
 @click.option("--loaded", default=0, show_default=True, help="Models in memory at once; 0 is no limit.")
 @click.option("--waiting", default=16, show_default=True, help="Requests that may wait; more get status 503.")
 @click.option("--patience", default=600.0, show_default=True, help="Seconds an answer may take; then status 504.")
+@click.option("--log", default="-", show_default=True, help="A file for a line of JSON a request; - is stderr, or off.")
+@click.option("--log-text", is_flag=True, help="Log what people ask and what models answer, too.")
 @_talking
 def serve(models: tuple[str, ...], **given: Any) -> None:
     """Serve MODELS (PATH or NAME=PATH) over an OpenAI-compatible API, with a chat page at /.

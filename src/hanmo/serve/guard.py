@@ -1,7 +1,7 @@
 """Who may come in, and with how much: the outermost layer of the server (plain ASGI).
 
 * Requests larger than a bound, or sent too slowly, are cut off before anything reads them.
-* With a key set, everything under /v1 needs it (compared in constant time).
+* With a key set, everything under /v1 and /metrics needs it (compared in constant time).
 * Without one the server sits on loopback, and a web page elsewhere must not reach it through the visitor's browser:
   foreign `Origin` headers are refused, and so are `Host` names that are not loopback's (DNS rebinding). There are no
   CORS headers.
@@ -45,7 +45,7 @@ class Guard:
 
     Args:
         app: what to protect.
-        api_key: needed under /v1 when set.
+        api_key: needed under /v1 and /metrics when set.
         max_body: bytes a request may have.
         patience: seconds a client may take to send its request.
         only_loopback: answer only to loopback's names; for servers without a key.
@@ -90,7 +90,7 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and _split(origin.decode("latin-1"))[1] != host:
             return 403, "requests from other web pages are not allowed", "forbidden_origin"
-        if self._key is not None and path.startswith("/v1"):
+        if self._key is not None and path.startswith(("/v1", "/metrics")):
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             # Compared even when the scheme is wrong, so that time tells nothing.
             right = hmac.compare_digest(given.strip(), self._key)

@@ -12,6 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from hanmo.serve.engines.base import Engine, Unable
+from hanmo.serve.journal import note
+from hanmo.serve.metrics import Metrics
 from hanmo.serve.models import Models
 from hanmo.serve.reader import Reader
 from hanmo.serve.schemas import (
@@ -31,8 +33,8 @@ from hanmo.serve.worker import Busy, Call
 class Reading:
     """Adds the endpoints to `app`; see `create_app`."""
 
-    def __init__(self, app: FastAPI, models: Models, patience: float) -> None:
-        self._models, self._patience = models, patience
+    def __init__(self, app: FastAPI, models: Models, metrics: Metrics, patience: float) -> None:
+        self._models, self._metrics, self._patience = models, metrics, patience
         app.post("/v1/embeddings", response_model=None)(self.embed)
         app.post("/v1/fill-mask", response_model=None)(self.fill)
         app.post("/v1/classify", response_model=None)(self.classify)
@@ -91,7 +93,11 @@ class Reading:
                 whole = await unless_gone(request.receive, found())
             finally:
                 worker.cancel(call)
-            return JSONResponse({"model": entry.name, **whole}) if whole is not None else Response(status_code=499)
+            note(request)["model"] = entry.name
+            if whole is None:
+                return Response(status_code=499)
+            self._metrics.answered(entry.name, read=whole.get("usage", {}).get("prompt_tokens", 0))
+            return JSONResponse({"model": entry.name, **whole})
         finally:
             self._models.give(entry)
 

@@ -11,6 +11,7 @@ from hanmo.serve.api import create_app
 from hanmo.serve.engines import Kind, open_engine
 from hanmo.serve.engines.base import Engine, TokenEngine
 from hanmo.serve.guard import is_loopback
+from hanmo.serve.journal import write_to
 from hanmo.serve.listen import bind, key_for, listen
 from hanmo.serve.models import Entry, Models, kind_of, named
 from hanmo.serve.sampling import Sampling
@@ -31,6 +32,8 @@ def run(
     threads: int | None,
     waiting: int,
     patience: float,
+    log: str,
+    log_text: bool,
     defaults: Sampling,
 ) -> None:
     """See `hanmo.serve.serve`."""
@@ -47,7 +50,9 @@ def run(
             defaults=defaults,
             patience=patience,
             only_loopback=is_loopback(host) and not api_key,
+            log_text=log_text,
         )
+        write_to(log)
         if isinstance(first, TokenEngine) and str(models[0]).lower().endswith(".gguf") and parallel > 1:
             console.print("answers are computed one at a time; for several at once: hanmo serve --engine llama-server")
         room = f" (context {first.context})" if isinstance(first, Engine) else ""

@@ -14,6 +14,8 @@ from fastapi.responses import JSONResponse, Response
 from hanmo.errors import HanmoError
 from hanmo.serve.engines.base import Delta, Engine, Unable
 from hanmo.serve.faults import ApiError, to_api_error
+from hanmo.serve.journal import note
+from hanmo.serve.metrics import Metrics
 from hanmo.serve.models import Entry, Models
 from hanmo.serve.prompt import fit_history
 from hanmo.serve.reader import Reader
@@ -34,8 +36,11 @@ _log = logging.getLogger("hanmo.serve")
 class Writing:
     """Adds the endpoints to `app`; see `create_app`."""
 
-    def __init__(self, app: FastAPI, models: Models, defaults: Sampling, patience: float) -> None:
-        self._models = models
+    def __init__(
+        self, app: FastAPI, models: Models, metrics: Metrics, defaults: Sampling, patience: float, log_text: bool
+    ) -> None:
+        self._models, self._metrics = models, metrics
+        self._log_text = log_text
         self._defaults = defaults
         self._patience = patience
         app.get("/health")(self.health)
@@ -148,6 +153,9 @@ class Writing:
             chat, scores = isinstance(body, ChatRequest), sampling.logprobs is not None
             shape = Shape(entry.name, chat, scores=scores, extra=extra)
             job = Job(prompts, sampling, body.n or 1)
+            record = _Record(entry.name, job, note(request), self._metrics)
+            if self._log_text:
+                record.note["asked"] = body.model_dump(include={"messages", "prompt"}, exclude_none=True)
             worker.submit(job)
             if body.stream:
                 streams = True
@@ -155,30 +163,36 @@ class Writing:
                 def leave() -> None:
                     worker.cancel(job)
                     self._models.give(entry)
+                    record.close(self._log_text)
 
-                return EventStream(self._events(worker, job, shape, tools, until, body.wants_usage), leave)
+                return EventStream(self._events(worker, job, shape, tools, until, body.wants_usage, record), leave)
             try:
-                whole = await unless_gone(request.receive, self._gather(worker, job, shape, tools, until))
+                whole = await unless_gone(request.receive, self._gather(worker, job, shape, tools, until, record))
             finally:
                 worker.cancel(job)
+                record.close(self._log_text)
             # 499 is what others log for a client that left; nobody is there to read it.
             return JSONResponse(whole) if whole is not None else Response(status_code=499)
         finally:
             if not streams:
                 self._models.give(entry)
 
-    async def _gather(self, worker: Worker, job: Job, shape: Shape, tools: bool, until: float) -> dict[str, Any]:
-        answers = [Choice(tools) for _ in range(job.parts)]
+    async def _gather(
+        self, worker: Worker, job: Job, shape: Shape, tools: bool, until: float, record: _Record
+    ) -> dict[str, Any]:
+        record.answers = answers = {index: Choice(tools) for index in range(job.parts)}
         async for index, delta in _in_time(worker.answers(job), until):
+            record.begin()
             answers[index].take(_unstopped(delta))
-        return shape.whole(answers, _count(job, answers))
+        return shape.whole(list(answers.values()), record.usage())
 
     async def _events(
-        self, worker: Worker, job: Job, shape: Shape, tools: bool, until: float, wants_usage: bool
+        self, worker: Worker, job: Job, shape: Shape, tools: bool, until: float, wants_usage: bool, record: _Record
     ) -> AsyncIterator[str]:
-        answers: dict[int, Choice] = {}
+        answers = record.answers
         try:
             async for index, delta in _in_time(worker.answers(job), until):
+                record.begin()
                 if index not in answers:
                     answers[index] = Choice(tools)
                     if opening := shape.opening(index):
@@ -187,13 +201,57 @@ class Writing:
                 for chunk in shape.piece(index, answers[index], text, calls, delta.scored):
                     yield event(chunk)
             if wants_usage:
-                yield event(shape.counted(_count(job, list(answers.values()))))
+                yield event(shape.counted(record.usage()))
             yield event("[DONE]")
         except Exception as error:
             # The status line is long gone; OpenAI's clients raise what they find under "error".
             if not isinstance(error, (HanmoError, TimeoutError)):
                 _log.error("an answer failed", exc_info=error)
-            yield event(to_api_error(error).body)
+            told = to_api_error(error)
+            record.note["error"] = told.body["error"]["code"] or told.status
+            yield event(told.body)
+
+
+class _Record:
+    """What is put down about an answer when it has ended, however it did.
+
+    Args:
+        model: its name.
+        job: what was asked.
+        note: see `journal`.
+    """
+
+    def __init__(self, model: str, job: Job, note: dict[str, Any], metrics: Metrics) -> None:
+        self._model, self._job, self._metrics = model, job, metrics
+        self.note = note
+        note["model"] = model
+        self.answers: dict[int, Choice] = {}
+        self._asked = time.monotonic()
+        self._first: float | None = None
+
+    def begin(self) -> None:
+        """Something of an answer has come."""
+        self._first = self._first or time.monotonic() - self._asked
+
+    def usage(self) -> dict[str, int]:
+        """OpenAI's count of tokens."""
+        written = sum(answer.tokens for answer in self.answers.values())
+        return usage(sum(map(len, self._job.prompts)), written)
+
+    def close(self, text: bool) -> None:
+        """Put it down; `text`: with what was answered."""
+        used = self.usage()
+        waited = None if self._job.began is None else self._job.began - self._asked
+        self.note |= {name: used[name] for name in ("prompt_tokens", "completion_tokens")}
+        for name, value in (("waited", waited), ("first_token", self._first)):
+            if value is not None:
+                self.note[name] = round(value, 4)
+        self.note["finish"] = [answer.finish for answer in self.answers.values()]
+        if text:
+            self.note["answered"] = [answer.text for answer in self.answers.values()]
+        self._metrics.answered(
+            self._model, read=used["prompt_tokens"], written=used["completion_tokens"], waited=waited, first=self._first
+        )
 
 
 async def _in_time(answers: AsyncIterator[tuple[int, Delta]], until: float) -> AsyncIterator[tuple[int, Delta]]:
@@ -241,10 +299,6 @@ def _check_sampling(engine: Engine, sampling: Sampling) -> None:
         raise SamplingError("logprobs", f"{engine.name} writes from right to left, and tells none")
     if any(token >= engine.vocab_size for token, _ in sampling.logit_bias):
         raise SamplingError("logit_bias", f"token ids must be below {engine.vocab_size}")
-
-
-def _count(job: Job, answers: Sequence[Choice]) -> dict[str, int]:
-    return usage(sum(map(len, job.prompts)), sum(answer.tokens for answer in answers))
 
 
 def _unstopped(delta: Delta) -> Delta:

@@ -31,6 +31,7 @@ from hanmo.tokenizer.chat import Message
 
 #: Odd, so that neighbouring answers to one seed have seeds far apart.
 _STRIDE = 0x9E3779B1
+_MOST_PADDING = 1024
 #: As in `sampler.py`.
 _ORDER = ["penalties", "temperature", "top_k", "top_p", "min_p"]
 
@@ -76,8 +77,8 @@ class LlamaServerEngine(Engine):
         ]
         if file.exact:
             arguments += ["--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"]
-        # Rows that only pad the matrix are no tokens.
-        self._padding = range(file.vocab_size, file.vocabulary.size)
+        # Rows that only pad the matrix are no tokens. A command line has no room for more than some.
+        self._padding = range(file.vocab_size, min(file.vocabulary.size, file.vocab_size + _MOST_PADDING))
         for row in self._padding:
             arguments += ["--logit-bias", f"{row}-inf"]
         try:

@@ -74,6 +74,11 @@ class ServerProcess:
         self._keeper.start()
 
     @property
+    def address(self) -> tuple[str, str]:
+        """Its URL at the moment, and the key that it wants."""
+        return f"http://127.0.0.1:{self._port}", self._key
+
+    @property
     def ready(self) -> bool:
         """Whether it is there and has loaded its model."""
         return self._ready.is_set()
