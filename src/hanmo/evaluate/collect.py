@@ -8,7 +8,7 @@ required but an eval.json. Absolute paths stay out; a stage's inputs are given b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,10 @@ def curves(folder: Path, most: int, by_tokens: bool) -> dict[str, Any] | None:
     series: dict[str, list[list[float]]] = {}
     for line in found:
         x = float(np.interp(line["step"], steps, tokens)) if by_tokens else float(line["step"])
-        for name, value in figures(line, _NOT_CURVES):
-            series.setdefault(name, []).append([x, value])
+        for name, value in line.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name not in _NOT_CURVES and number and math.isfinite(value):
+                series.setdefault(told_apart(name, line), []).append([x, float(value)])
     if not series:
         return None
     return {
@@ -131,14 +133,13 @@ def curves(folder: Path, most: int, by_tokens: bool) -> dict[str, Any] | None:
     }
 
 
-def figures(line: dict[str, Any], left_out: Set[str]) -> Iterator[tuple[str, float]]:
-    """(name, value) of a log line's finite numbers, those of a look at held-out records told apart by their names."""
-    # A look at held-out records gives some figures the names that they have in training, too.
-    look = any(name.startswith("validation_") for name in line)
-    for name, value in line.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name not in left_out and number and math.isfinite(value):
-            yield name if not look or name.startswith("validation_") else f"validation_{name}", float(value)
+def told_apart(name: str, names: Collection[str]) -> str:
+    """What a figure of a log line is called, given the names of all its figures.
+
+    A look at held-out records gives some figures the names that they have in training, too.
+    """
+    look = any(one.startswith("validation_") for one in names)
+    return name if not look or name.startswith("validation_") else f"validation_{name}"
 
 
 def thin(points: list[list[float]], most: int) -> list[list[float]]:

@@ -72,7 +72,10 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # Read before the first visitor comes: what has not changed until then is not read again.
+        first = asyncio.create_task(asyncio.to_thread(shelf.runs))
         yield
+        await asyncio.wait([first])
         await talking.close()
 
     def folder(request: Request) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-from array import array
 from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -17,16 +16,17 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from hanmo.evaluate.collect import figures
+from hanmo.evaluate.collect import told_apart
 from hanmo.evaluate.draw import FROM_ZERO, PANELS
 
 Across = Literal["step", "tokens", "seconds"]
 ACROSS: tuple[Across, ...] = ("step", "tokens", "seconds")
 #: Places on an axis, or figures that another one tells.
 _NOT_CURVES = frozenset({"step", "tokens", "seconds", "epoch", "model_flops_per_second"})
+_NUMBERS = {int, float}
 #: Bytes before the end of what was read that must still be there for reading on.
 _TAIL = 64
-#: Logs kept in memory; of 100,000 lines each takes about 20 MB.
+#: Logs kept in memory; of 100,000 lines each takes about 16 MB.
 _KEPT = 12
 
 
@@ -40,9 +40,8 @@ class Log:
 
     def _forget(self) -> None:
         self._read, self._tail = 0, b""
-        self._steps: dict[str, array[float]] = {}
-        self._values: dict[str, array[float]] = {}
-        self._places = {name: (array("d"), array("d")) for name in ("tokens", "seconds")}
+        #: name -> [(steps, values)] of every reading, float64.
+        self._parts: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
 
     def refresh(self) -> None:
         """Read what was added; all of it again where the file was cut or written anew."""
@@ -54,29 +53,32 @@ class Log:
                 file.seek(0)
             new = file.read()
             end = new.rfind(b"\n") + 1  # a line that is being written is left for the next time
-            for line in new[:end].split(b"\n"):
-                self._take(line)
+            # Lines of one shape are taken as columns: many times quicker than number by number.
+            shapes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+            for text in new[:end].split(b"\n"):
+                if (line := _line(text)) is not None:
+                    shapes.setdefault(tuple(line), []).append(line)
+            for shape, lines in shapes.items():
+                self._take(shape, lines)
             self._read += end
             self._tail = (self._tail + new[:end])[-_TAIL:]
 
-    def _take(self, text: bytes) -> None:
-        try:
-            line = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            try:
-                line = json.loads(text)  # which knows NaN, too
-            except ValueError:
-                return  # torn by a kill
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-            return
-        step = float(line["step"])
-        for name, (steps, places) in self._places.items():
-            if isinstance(line.get(name), int | float):
-                steps.append(step)
-                places.append(line[name])
-        for name, value in figures(line, _NOT_CURVES):
-            self._steps.setdefault(name, array("d")).append(step)
-            self._values.setdefault(name, array("d")).append(value)
+    def _take(self, shape: tuple[str, ...], lines: list[dict[str, Any]]) -> None:
+        """Add lines that have the same names in the same order."""
+        columns = dict(zip(shape, zip(*(line.values() for line in lines), strict=True), strict=True))
+        steps = np.array(columns["step"], np.float64)
+        for name, column in columns.items():
+            if name in _NOT_CURVES and name not in ACROSS:
+                continue
+            curve = name if name in ACROSS else told_apart(name, shape)
+            if set(map(type, column)) <= _NUMBERS:
+                at, values = steps, np.array(column, np.float64)
+            else:
+                chosen = [index for index, value in enumerate(column) if type(value) in _NUMBERS]
+                at, values = steps[chosen], np.array([column[index] for index in chosen], np.float64)
+            finite = np.isfinite(values)
+            if finite.any():
+                self._parts.setdefault(curve, []).append((at[finite], values[finite]))
 
     def curves(
         self, points: int, across: Across = "step", low: float | None = None, high: float | None = None
@@ -89,11 +91,10 @@ class Log:
             low, high: the part of the axis that is wanted.
         """
         with self._lock:
-            series = {name: (np.array(self._steps[name]), np.array(values)) for name, values in self._values.items()}
-            steps, places = (np.array(part) for part in self._places.get(across, (array("d"), array("d"))))
+            series = {name: _joined(parts) for name, parts in self._parts.items()}
+        steps, places = series.get(across, (np.empty(0), np.empty(0)))
+        series = {name: found for name, found in series.items() if name not in _NOT_CURVES}
         if across != "step" and len(steps) > 1:
-            order = np.argsort(steps, kind="stable")
-            steps, places = steps[order], places[order]
             series = {name: (np.interp(x, steps, places), y) for name, (x, y) in series.items()}
         else:
             across = "step"
@@ -111,12 +112,33 @@ class Log:
         }
 
 
+def _line(text: bytes) -> dict[str, Any] | None:
+    """A line of a log; None for what a kill has torn."""
+    try:
+        line = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            line = json.loads(text)  # which knows NaN, too
+        except ValueError:
+            return None
+    return line if isinstance(line, dict) and type(line.get("step")) is int else None
+
+
+def _joined(
+    parts: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(steps, values) of a series in the order of steps."""
+    steps, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if np.any(steps[1:] < steps[:-1]):
+        order = np.argsort(steps, kind="stable")
+        steps, values = steps[order], values[order]
+    return steps, values
+
+
 def _between(
     x: NDArray[np.float64], y: NDArray[np.float64], low: float | None, high: float | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The points in [low, high] and one more on either side, so that lines run to the edge."""
-    order = np.argsort(x, kind="stable")
-    x, y = x[order], y[order]
     first = max(0, int(np.searchsorted(x, low, "left")) - 1) if low is not None else 0
     last = int(np.searchsorted(x, high, "right")) + 1 if high is not None else len(x)
     return x[first:last], y[first:last]

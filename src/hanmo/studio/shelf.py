@@ -173,10 +173,11 @@ class Shelf:
 
     def _stage(self, folder: Path, locks: set[int]) -> dict[str, Any]:
         said = self._said(folder) or {}
-        changed = _changed(folder)
-        if (folder / "manifest.json").is_file():
-            state = "done"
+        written = self._read.get(folder / "manifest.json")
+        if written is not None:
+            state, changed = "done", written[0][0] / 1e9
         else:
+            changed = _changed(folder)
             state = "working" if _held(folder, locks) or time.time() - changed < _FRESH else "interrupted"
         begun = said.get("started") or _iso(_modified(folder / "stage.json"))
         seconds = said.get("seconds")

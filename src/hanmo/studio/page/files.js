@@ -6,7 +6,7 @@ import { t } from "./words.js";
 export default async function draw(id, stage) {
   const [found, models] = await Promise.all([ask(path("runs", id, stage.id, "files")), ask("/models")]);
   const writers = models.filter((one) => one.run === id && one.stage === stage.id);
-  if (!found.length) return { node: document.createDocumentFragment() };
+  if (!found.length) return { node: el("section", { hidden: true }) };
   const where = path("runs", id, stage.id);
   const model = found.filter((one) => one.name.startsWith("model/"));
   const whole = model.reduce((sum, one) => sum + one.bytes, 0);

@@ -1,5 +1,5 @@
 // One run: its stages, and what the chosen one can show.
-import { ask, path } from "./api.js";
+import { ask, complaint, path } from "./api.js";
 import { bytes, count, duration, el, grouped, percent, short } from "./dom.js";
 import { every } from "./live.js";
 import { dot } from "./runs.js";
@@ -21,10 +21,11 @@ export default async function draw([id, chosen], current) {
   const stage = run.stages.find((one) => one.id === chosen);
   const tabs = el("ul.tabs");
   const body = el("div.stage");
+  /** What is shown of the stage: name -> {node, leave}; a part that is still being fetched has a placeholder. */
   const drawn = new Map();
   let state = stage?.state;
 
-  async function fill() {
+  function fill() {
     const focused = tabs.contains(document.activeElement) ? document.activeElement.hash : null;
     tabs.replaceChildren(...[null, ...run.stages].map((one) => tab(id, one, chosen ?? null)));
     if (focused) [...tabs.querySelectorAll("a")].find((link) => link.hash === focused)?.focus();
@@ -33,15 +34,26 @@ export default async function draw([id, chosen], current) {
     // A part goes on as it is (a zoom stays), unless the stage has ended or begun meanwhile.
     if (here.state !== state) close();
     state = here.state;
-    for (const [name, load] of PARTS) {
-      if (drawn.has(name) || (!here.shows.includes(name) && !(name === "curves" && here.state === "working"))) continue;
-      const { default: part } = await load();
-      drawn.set(name, await part(id, here));
-      if (!current()) return close();
-    }
+    for (const [name, load] of PARTS)
+      if (!drawn.has(name) && (here.shows.includes(name) || (name === "curves" && here.state === "working"))) add(name, load, here);
     const parts = PARTS.filter(([name]) => drawn.has(name)).map(([name]) => drawn.get(name).node);
-    const wanted = [facts(here), ...parts, ...(parts.length || here.state === "done" ? [] : [el("p.lead", {}, t("nothing_to_show"))]), raw(here)];
-    body.replaceChildren(...wanted);
+    body.replaceChildren(facts(here), ...parts, ...(parts.length || here.state === "done" ? [] : [el("p.lead", {}, t("nothing_to_show"))]), raw(here));
+  }
+
+  /** Fetch a part; each comes when it is ready, and none keeps the others waiting. */
+  async function add(name, load, here) {
+    const waiting = { node: el("section.loading", {}, el("p.lead", {}, t("loading"))) };
+    drawn.set(name, waiting);
+    let found;
+    try {
+      const { default: part } = await load();
+      found = await part(id, here);
+    } catch (error) {
+      found = { node: el("section", {}, el("p.fault", { role: "alert" }, complaint(error))) };
+    }
+    if (drawn.get(name) !== waiting || !current()) return found.leave?.();
+    waiting.node.replaceWith(found.node);
+    drawn.set(name, found);
   }
 
   function close() {
@@ -59,13 +71,13 @@ export default async function draw([id, chosen], current) {
   // What changes with every line of a log is for the curves, which look by themselves.
   const plain = (found) => JSON.stringify(found, (name, value) => (name === "changed" ? undefined : value));
   let text = plain(run);
-  await fill();
+  fill();
   const stop = every(3000, async () => {
     const found = await ask(path("runs", id));
     if (plain(found) === text) return;
     text = plain(found);
     run = found;
-    await fill();
+    fill();
   });
   const heading = el("div.heading", {}, el("div", {}, el("h1", {}, el("bdi", {}, run.name))));
   return {
