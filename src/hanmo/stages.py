@@ -9,7 +9,14 @@ from hanmo.errors import HanmoError, nearest
 from hanmo.evaluate.exams.settings import ExamSettings
 from hanmo.evaluate.generation.settings import GenerationSettings, RecordsSettings
 from hanmo.evaluate.settings import EvalSettings, ReportSettings
-from hanmo.posttrain.settings import DistillSettings, DpoSettings, RewardSettings, RlSettings, SftSettings
+from hanmo.posttrain.settings import (
+    DistillSettings,
+    DpoSettings,
+    QuestionsSettings,
+    RewardSettings,
+    RlSettings,
+    SftSettings,
+)
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.serve.settings import AnswersSettings
 from hanmo.stage import Input, StageKind
@@ -78,6 +85,13 @@ _ALL = (
         SftSettings,
         (Input("model", "the model to tune"), Input("records", "files of dialogues", many=True)),
         "hanmo.posttrain.sft:run",
+    ),
+    StageKind(
+        "questions",
+        "part a domain's records into dialogues for sft and an exam of held-out questions",
+        QuestionsSettings,
+        (Input("records", "files of dialogues", many=True),),
+        "hanmo.posttrain.questions:run",
     ),
     StageKind(
         "answers",

@@ -62,6 +62,7 @@ def sit(
     *,
     chat: bool,
     examples: Sequence[tuple[str, str]] = (),
+    by_likelihood: bool = False,
     answer_tokens: int = 48,
     context: int | None = None,
     batch_prompts: int = 64,
@@ -74,6 +75,7 @@ def sit(
         items: the questions.
         chat: whether the model was trained to chat; decides the method (see the module).
         examples: (question, answer) pairs put in front of every question of a base model.
+        by_likelihood: a chat model's choice is the option that is the likeliest reply per byte, and not what it writes.
         answer_tokens: longest reply.
         context: longest sequence in tokens (default: the model's own). Items that leave no room for an answer count as
             wrong and under "too_long".
@@ -102,12 +104,22 @@ def sit(
 
     if chat:
         ask = ChatFormat(tokenizer)
+
+        def turns(questions: Iterable[str]) -> list[list[int]]:
+            said = ([{"role": "user", "content": question}] for question in questions)
+            return [ask.encode(messages, add_generation_prompt=True)[0] for messages in said]
+
+        choice = [item for item in items if item.choices and by_likelihood]
+        short = [item for item in items if not (item.choices and by_likelihood)]
         method = {"name": "chat", "shots": 0}
-        prompts = [
-            ask.encode([{"role": "user", "content": render_question(item)}], add_generation_prompt=True)[0]
-            for item in items
-        ]
-        replies = write(items, prompts, ask.stop_ids)
+        if choice:
+            method["choice"] = "likelihood per byte of each option"
+        made = write(short, turns(map(render_question, short)), ask.stop_ids)
+        asked = turns(item.question for item in choice)
+        reply = lambda option: [*encode_text(tokenizer, option), ask.turn_end]  # noqa: E731
+        made += _likeliest(model, choice, asked, limit, batch_tokens, reply)
+        if advance:
+            advance(len(choice))
     else:
         longest = max((item.question for item in items), key=len)
         shown = [f"问题：\n{question}\n答案：\n{answer}\n\n" for question, answer in examples]
@@ -125,11 +137,12 @@ def sit(
         choice = [item for item in items if item.choices]
         stop_ids = [end_of_text, *line_ends(tokenizer)]
         made = write(short, prompts_of(short), stop_ids)
-        made += _likeliest(model, tokenizer, choice, prompts_of(choice), limit, batch_tokens)
+        line = lambda option: encode_text(tokenizer, f"{option}\n")  # noqa: E731
+        made += _likeliest(model, choice, prompts_of(choice), limit, batch_tokens, line)
         if advance:
             advance(len(choice))
-        by_id = {reply["id"]: reply for reply in made}
-        replies = [by_id[item.id] for item in items]
+    by_id = {reply["id"]: reply for reply in made}
+    replies = [by_id[item.id] for item in items]
     return Sitting(method, replies, time.perf_counter() - began, summarise(items, replies))
 
 
@@ -140,18 +153,22 @@ def line_ends(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 def _likeliest(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
     items: Sequence[ExamItem],
     prompts: Sequence[list[int]],
     limit: int,
     batch_tokens: int,
+    encode: Callable[[str], list[int]],
 ) -> list[dict[str, Any]]:
-    """The option with the highest log-likelihood per byte, judged as the letter it stands under."""
+    """The option with the highest log-likelihood per byte, judged as the letter it stands under.
+
+    Args:
+        encode: an option's ids, with what ends an answer.
+    """
     pairs: list[tuple[list[int], list[int]]] = []
     owners: list[tuple[int, int]] = []
     for index, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
         for option in item.choices or []:
-            answer = encode_text(tokenizer, f"{option}\n")
+            answer = encode(option)
             if len(prompt) + len(answer) <= limit + 1:
                 pairs.append((prompt, answer))
                 owners.append((index, len(option.encode())))

@@ -32,6 +32,7 @@ _OUTCOMES: dict[str, tuple[tuple[str, str], ...]] = {
     "pretrain": (("parameters", "count"), ("tokens", "count"), ("loss", "number"), ("heldout_bpb", "number")),
     "sft": (("records", "count"), ("steps", "count"), ("validation_loss_after", "number")),
     "records": (("records", "count"),),
+    "questions": (("records", "count"), ("held", "count")),
     "answers": (("prompts", "count"), ("records", "count")),
     "distill": (("records", "count"), ("steps", "count"), ("validation_loss_after", "number")),
     "reward": (("records", "count"), ("steps", "count"), ("validation_accuracy", "percent")),

@@ -26,6 +26,11 @@ class EvalSettings(Settings):
     bootstrap: int = setting(1000, "resamples of the held-out documents for the 95 % interval", ge=100)
     exam_limit: int | None = setting(None, "ask only this many items of every exam, drawn evenly; empty: all", ge=1)
     answer_tokens: int = setting(48, "longest answer to an exam question, in tokens", ge=1)
+    choose: Literal["auto", "likelihood"] = setting(
+        "auto",
+        "how a chat model chooses: auto: by what it writes; likelihood: the likeliest option, as models that never "
+        "learnt to chat do, so that both can be compared",
+    )
     shots: int = setting(4, "worked examples in front of a question for a model that was never trained to chat", ge=0)
     prompts: list[str] = factory(lambda: list(PROMPTS), "openings that every model completes")
     questions: list[str] = factory(lambda: list(QUESTIONS), "questions that every chat model answers")

@@ -169,6 +169,7 @@ def evaluate(
                 items,
                 chat=chat,
                 examples=examples,
+                by_likelihood=settings.choose == "likelihood",
                 answer_tokens=settings.answer_tokens,
                 context=longest,
                 batch_prompts=settings.batch_prompts,

@@ -52,6 +52,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "pretrain": ("pretraining", "预训练"),
     "sft": ("instruction tuning", "指令微调"),
     "records": ("records", "任务记录"),
+    "questions": ("domain questions", "领域问题"),
     "answers": ("answers of a teacher", "教师作答"),
     "distill": ("distillation", "知识蒸馏"),
     "reward": ("reward model", "奖励模型"),

@@ -23,7 +23,7 @@ from hanmo.posttrain import forms, preferences
 from hanmo.posttrain.faults import Fault
 from hanmo.posttrain.forms import Record
 from hanmo.posttrain.named import INFO, Named, sets_of
-from hanmo.posttrain.settings import FileRule, PairSettings, RecordSettings, RlSettings, SftSettings
+from hanmo.posttrain.settings import FileRule, PairSettings, RecordSettings
 from hanmo.posttrain.sources import Place, files_of, read_records
 
 
@@ -100,7 +100,7 @@ class Kind(NamedTuple):
     prompt: Callable[[Any], Any]
 
 
-def sft_kind(settings: SftSettings | RlSettings) -> Kind:
+def sft_kind(settings: RecordSettings) -> Kind:
     """Dialogues for SFT, and prompts for learning from rewards."""
     return Kind("dialogue", "sft.jsonl", list(forms.PARSERS), forms.recognise, forms.dialogues_of, opening)
 

@@ -68,6 +68,14 @@ class RecordSettings(Settings):
     seed: int = setting(1, "of the order of records and of any sampling", ge=0)
 
 
+class QuestionsSettings(RecordSettings):
+    """Records of a domain, parted: dialogues to tune on, and questions that nobody is tuned on."""
+
+    held: int = setting(300, "at most so many questions held out, and never more than a fifth of the records", ge=4)
+    options: int = setting(4, "answers that a held-out question is shown with, of which one is its own", ge=2, le=8)
+    longest: int = setting(120, "longest answer of a held-out question, in characters", ge=1)
+
+
 class TuningSettings(RecordSettings):
     """What SFT and DPO have in common."""
 

@@ -37,6 +37,8 @@ from hanmo.posttrain.sources import Place, read_records
 
 #: Faulty lines that are written down one by one; all are counted.
 _LISTED = 1000
+#: What the questions stage leaves in its folder for those who judge written answers.
+HELD = "heldout.jsonl"
 _TRIPLE = "|||"
 Record = dict[str, Any]
 Found = Iterator[tuple[Place, Record | Fault]]
@@ -191,6 +193,8 @@ def _text(record: Record, name: str) -> str:
 
 
 def _records(path: Path, task: Task) -> Found:
+    if (path / HELD).is_file():
+        path = path / HELD
     if not path.is_file():
         what = "is a folder; name its files" if path.is_dir() else "no such file"
         raise HanmoError(f"{path}: {what}")
