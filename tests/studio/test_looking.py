@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -89,6 +89,7 @@ def test_tokenizers_are_listed_once_and_cut_text(client: TestClient) -> None:
     assert all(token["id"] > 2 for piece in first["pieces"] for token in piece["tokens"]), "no special token from text"
 
 
+@settings(max_examples=30)
 @given(text=st.text(st.characters(codec="utf-8"), max_size=80))
 def test_pieces_are_the_text(finished: Path, text: str) -> None:
     found = Tokenizers(Shelf(finished)).cut("@", "tokenizer", text)

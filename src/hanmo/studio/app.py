@@ -25,6 +25,7 @@ from hanmo.errors import HanmoError
 from hanmo.evaluate.collect import training_samples
 from hanmo.serve.guard import Guard, error_body
 from hanmo.studio import downloads, looking
+from hanmo.studio.exporting import Exports
 from hanmo.studio.logs import ACROSS, Logs
 from hanmo.studio.pages import page_routes
 from hanmo.studio.pieces import Tokenizers, asked
@@ -69,6 +70,7 @@ def create_app(
     shelf, logs = Shelf(runs), Logs()
     tokenizers = Tokenizers(shelf)
     talking = Talking(shelf, device=device, threads=threads, context=context)
+    exports = Exports(shelf)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -77,6 +79,7 @@ def create_app(
         yield
         await asyncio.wait([first])
         await talking.close()
+        await asyncio.to_thread(exports.close)
 
     def folder(request: Request) -> Path:
         return shelf.folder(*_names(request))
@@ -125,6 +128,11 @@ def create_app(
         path = await asyncio.to_thread(lambda: downloads.file(shelf, folder(request), "report.html"))
         return FileResponse(path, media_type="text/html", headers=_SENT | {"content-security-policy": _REPORT})
 
+    async def export(request: Request) -> Response:
+        body = await _body(request)
+        form = body.get("format") if isinstance(body, dict) else None
+        return _json(await asyncio.to_thread(exports.begin, *_names(request), form))
+
     def looked(what: str, look: Callable[[Path], Any]) -> Route:
         return _get(f"{stage}/{what}", lambda request: look(shelf.showing(*_names(request), what)))
 
@@ -144,6 +152,8 @@ def create_app(
             _get(f"{stage}/files", lambda request: downloads.files(shelf, folder(request))),
             Route(f"{stage}/files/{{name:path}}", file, methods=["GET"]),
             Route(f"{stage}/report", report, methods=["GET"]),
+            _get(f"{stage}/export", lambda request: exports.state(*_names(request))),
+            Route(f"{stage}/export", export, methods=["POST"]),
             Route(f"{stage}/model.zip", zipped, methods=["GET"]),
             _get(f"{_API}/tokenizers", lambda _: tokenizers.all()),
             Route(f"{_API}/pieces", cut, methods=["POST"]),

@@ -127,6 +127,10 @@ STUDIO: dict[str, tuple[str, str]] = {
     "metadata": ("Metadata", "元数据"),
     "files": ("Take along", "下载与导出"),
     "whole_model": ("The model as one zip file", "下载整个模型（zip）"),
+    "export_as": ("Export for llama.cpp and Ollama as", "导出给 llama.cpp 与 Ollama，格式"),
+    "export": ("Export", "导出"),
+    "exporting": ("being made …", "导出中……"),
+    "exported": ("Made: {name}", "已导出：{name}"),
     "single_files": ("Single files", "单个文件"),
     "open_report": ("Open the report", "打开报告"),
     # chat
