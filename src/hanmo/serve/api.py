@@ -23,21 +23,11 @@ from hanmo.serve.metrics import Metrics
 from hanmo.serve.models import Models
 from hanmo.serve.reading import Reading
 from hanmo.serve.sampling import Sampling
+from hanmo.serve.static import KINDS, file_route
 from hanmo.serve.writing import Writing
 
 _PAGE = Path(__file__).parent / "page"
-_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _BRANCHES = ("str", "list", "TextPart")
-#: The page loads nothing from elsewhere, runs no inline script and cannot be framed.
-_PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
 
 
 def create_app(
@@ -116,15 +106,6 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    def serve(route: str, file: Path) -> None:
-        content, kind = file.read_bytes(), _KINDS[file.suffix]
-
-        async def page() -> Response:
-            return Response(content, media_type=kind, headers=_PAGE_HEADERS)
-
-        app.get(route, include_in_schema=False)(page)
-
-    serve("/", _PAGE / "index.html")
-    for file in sorted(_PAGE.iterdir()):
-        if file.suffix in _KINDS:
-            serve(f"/page/{file.name}", file)
+    files = [file for file in sorted(_PAGE.iterdir()) if file.suffix in KINDS]
+    routes = [("/", _PAGE / "index.html"), *((f"/page/{file.name}", file) for file in files)]
+    app.router.routes += [file_route(path, file.read_bytes(), file.suffix) for path, file in routes]
