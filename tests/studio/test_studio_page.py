@@ -174,11 +174,18 @@ def test_a_key_is_asked_for_once_and_used(browser, run_studio, runs: Path) -> No
         next(pages, None)
 
 
+def test_addresses_that_lead_nowhere_are_said_to(page) -> None:
+    go(page, "#/nothing", "text=没有这个页面")
+    go(page, "#/run/none", ".fault:has-text('none')")
+    go(page, "#/run/%E0%A4%A", ".fault")
+    go(page, "#/", ".runs a")
+
+
 def test_a_server_that_is_gone_is_said_to_be_gone(browser, run_studio, runs: Path) -> None:
     with run_studio(runs) as url:
         pages = opened(browser, url)
         page = next(pages)
         page.wait_for_selector(".runs a")
     page.evaluate("location.hash = '#/run/demo'")
-    page.wait_for_selector(".fault:has-text('连不上服务器'), .fault:has-text('dynamically imported')")
+    page.wait_for_selector(".fault:has-text('连不上服务器')")
     next(pages, None)

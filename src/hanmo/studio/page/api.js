@@ -69,5 +69,8 @@ export function wanted() {
   return asking;
 }
 
-/** What went wrong, for the page. */
-export const complaint = (error) => (error instanceof ServerError && !error.status ? t("offline") : String(error.message ?? error));
+/** What went wrong, for the page. A view that cannot be fetched is a server that is gone, too. */
+export function complaint(error) {
+  const gone = error instanceof ServerError ? !error.status : error instanceof TypeError && /import/.test(error.message);
+  return gone ? t("offline") : String(error.message ?? error);
+}

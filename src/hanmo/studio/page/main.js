@@ -21,7 +21,7 @@ let leave = null;
 let showing = 0;
 
 async function show() {
-  const parts = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const parts = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   const number = ++showing;
   const view = VIEWS[parts[0]];
   for (const link of document.querySelectorAll("#nav a"))
@@ -39,6 +39,15 @@ async function show() {
     if (number !== showing) return;
     fill(el("p.fault", { role: "alert" }, complaint(error), " ", el("button", { type: "button", onclick: show }, t("again"))));
     if (!error.status) console.error(error);
+  }
+}
+
+/** A part of the address; one that was typed wrongly is nobody's name. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
   }
 }
 
