@@ -65,7 +65,7 @@ def open_engine(
         raise HanmoError(f"{path}: {kind} runs .gguf files; make one with `hanmo convert gguf`")
     from hanmo.serve.engines.transformers import TransformersEngine
 
-    return TransformersEngine(path, context=context, device=device, threads=threads)
+    return TransformersEngine(path, context=context, device=device, threads=threads, parallel=parallel)
 
 
 def _open_gguf(path: Path, context: int | None, device: str, threads: int | None, parallel: int, kind: Kind) -> Engine:

@@ -202,10 +202,10 @@ class Engine(ABC):
 
 
 class TokenEngine(Engine):
-    """An engine that yields ids, one answer at a time: `stream` holds a lock while it runs."""
+    """An engine that yields ids; `stream` holds its lock, which lets `parallel` of them in, while it runs."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock | threading.BoundedSemaphore = threading.Lock()
 
     @abstractmethod
     def detokenizer(self) -> Detokenizer:

@@ -8,6 +8,7 @@ the terminal does not end it before the answers that it is giving.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -26,6 +27,7 @@ import orjson
 from hanmo.errors import HanmoError
 from hanmo.serve.engines.base import EngineDown
 
+_log = logging.getLogger("hanmo.serve")
 #: Between two looks at whether a client has left or the program has ended, seconds.
 _LOOK = 0.05
 #: Pauses before a dead program is started again: the first, and the longest, seconds.
@@ -135,6 +137,7 @@ class ServerProcess:
             self._ready.clear()
             if self._closing.is_set():
                 return
+            _log.warning("%s has ended (%s); it is started again", self._name, self._words())
             pause = _PAUSES[0] if time.monotonic() - began > _STEADY else min(2 * pause, _PAUSES[1])
             while not self._closing.wait(pause):
                 self._end()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicLayer
 
 import hanmo.tokenizer
 from hanmo.errors import HanmoError
@@ -25,6 +26,7 @@ from hanmo.models.linglong.configuration import LingLongConfig
 from hanmo.models.linglong.generation import Readings, reader_of
 from hanmo.serve.engines import model_name
 from hanmo.serve.engines.base import DEFAULT_CONTEXT, Completion, Detokenizer, TokenEngine
+from hanmo.serve.engines.batching import Batcher
 from hanmo.serve.pooling import pooled
 from hanmo.serve.prompt import ForeignTemplate, in_house, is_ours
 from hanmo.serve.sampler import Sampler
@@ -40,7 +42,13 @@ class TransformersEngine(TokenEngine):
     """A causal model of transformers with a fast tokenizer. See `open_engine` for the arguments."""
 
     def __init__(
-        self, folder: Path, *, context: int | None = None, device: str = "auto", threads: int | None = None
+        self,
+        folder: Path,
+        *,
+        context: int | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        parallel: int = 1,
     ) -> None:
         super().__init__()
         folder = resolve(folder)
@@ -70,6 +78,12 @@ class TransformersEngine(TokenEngine):
         self._readings = Readings(self._reader) if self._reader else None
         self.stop_ids = self._find_stops()
         self._reset()
+        self._batcher: Batcher | None = None
+        # Readings depend on the whole row, and a window's cache does not keep every position.
+        if parallel > 1 and self._readings is None and all(type(one) is DynamicLayer for one in self._cache.layers):
+            self.parallel = parallel
+            self.lock = threading.BoundedSemaphore(parallel)
+            self._batcher = Batcher(self._model, self.context, _PREFILL)
 
     def _find_stops(self) -> frozenset[int]:
         found: set[int] = set()
@@ -115,7 +129,7 @@ class TransformersEngine(TokenEngine):
         return self._tokenizer.backend_tokenizer.decode([token], skip_special_tokens=False).encode()
 
     def embed(self, texts: Sequence[str], pooling: str) -> tuple[list[list[float]], int]:
-        with self.lock:
+        with self._batcher.computing if self._batcher is not None else self.lock:
             return pooled(self._model, self._tokenizer, texts, pooling)
 
     def detokenizer(self) -> Detokenizer:
@@ -156,6 +170,9 @@ class TransformersEngine(TokenEngine):
     def tokens(
         self, prompt: Sequence[int], sampling: Sampling, cancel: threading.Event, index: int = 0
     ) -> Iterator[int]:
+        if self._batcher is not None:
+            yield from self._batcher.tokens(prompt, Sampler(sampling, prompt, self.vocab_size, index), cancel)
+            return
         # Reading a prompt in other portions rounds differently; who asks for repeatable answers gets a clean start.
         if sampling.repeatable:
             self._reset()
@@ -262,6 +279,8 @@ class TransformersEngine(TokenEngine):
         ]
 
     def close(self) -> None:
+        if self._batcher is not None:
+            self._batcher.close()
         self._reset()
         del self._model
 
