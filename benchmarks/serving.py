@@ -1,13 +1,15 @@
 """What our API costs over llama.cpp's own server, and whether it stays up under load.
 
     python benchmarks/serving.py speed [--work FOLDER]     tokens/s and time to first token, against llama-server itself
+    python benchmarks/serving.py latency [--work FOLDER]   time to first token alone, request by request
     python benchmarks/serving.py load [--seconds 120]      64 clients at once: every answer, status and the memory
     python benchmarks/serving.py requests [--count 2000]   requests made up by schemathesis from our own description
 
 Each writes its part of benchmarks/results/serving.json. `speed` makes a Qwen3 of 0.5B random parameters as Q8_0, serves
 it by `hanmo serve --engine llama-server` and by the same program with the same arguments, and asks both the same, one
-after the other, in `ROUNDS` pairs that begin with either in turn; prompts differ, so that no cache answers. `load` and
-`requests` need no more than a tiny model.
+after the other, in `ROUNDS` pairs that begin with either in turn; prompts differ, so that no cache answers. `latency`
+does so request by request, with that model and with a tiny one, whose own time is next to nothing. `load` and
+`requests` need no more than the tiny one.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -35,14 +37,17 @@ import psutil
 from hanmo.child import machine, versions
 from hanmo.files import read_json, write_json
 
+if TYPE_CHECKING:
+    from hanmo.serve.engines import Engine
+
 RESULT = Path(__file__).parent / "results" / "serving.json"
 ROUNDS = 5
 #: Tokens of a prompt and of an answer, and answers of each client in a round.
-PROMPT, ANSWER, ANSWERS = 128, 64, 3
+PROMPT, ANSWER, ANSWERS = 32, 48, 3
+#: Pairs of requests for `latency`.
+PAIRS = 40
 PARALLEL = 8
 CONTEXT = 512
-#: The three special ids end an answer, and an answer shall not end early.
-NO_END = {"0": -100, "1": -100, "2": -100}
 
 
 def make(folder: Path, layers: int, width: int) -> Path:
@@ -116,13 +121,32 @@ def served(*arguments: str) -> Iterator[tuple[str, psutil.Process]]:
 # ---- speed ----
 
 
-async def _one(client: httpx.AsyncClient, url: str, headers: dict[str, str], draw: random.Random) -> tuple[float, int]:
+def biases(engine: Engine) -> dict[str, float]:
+    """What keeps random weights from ending an answer, and from bytes that are no character: those are never shown."""
+
+    def shown(token: int) -> bool:
+        try:
+            return token not in engine.stop_ids and bool(engine.piece(token).decode())
+        except UnicodeDecodeError:
+            return False
+
+    return {str(token): -100.0 for token in range(engine.vocab_size) if not shown(token)}
+
+
+async def _one(
+    client: httpx.AsyncClient,
+    url: str,
+    headers: dict[str, str],
+    draw: random.Random,
+    bias: dict[str, float],
+    longest: int = ANSWER,
+) -> tuple[float, int]:
     """Stream one answer; returns seconds to the first token and how many tokens came."""
     body = {
         "prompt": [draw.randrange(3, 300) for _ in range(PROMPT)],
-        "max_tokens": ANSWER,
+        "max_tokens": longest,
         "temperature": 0,
-        "logit_bias": NO_END,
+        "logit_bias": bias,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -132,13 +156,15 @@ async def _one(client: httpx.AsyncClient, url: str, headers: dict[str, str], dra
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue
-            first = first or time.perf_counter() - began
-            if used := json.loads(line[6:]).get("usage"):
+            chunk = json.loads(line[6:])
+            if not first and any(choice["text"] for choice in chunk["choices"]):
+                first = time.perf_counter() - began
+            if used := chunk.get("usage"):
                 tokens = used["completion_tokens"]
     return first, tokens
 
 
-async def _round(url: str, key: str, clients: int, seed: int) -> dict[str, float]:
+async def _round(url: str, key: str, clients: int, seed: int, bias: dict[str, float]) -> dict[str, float]:
     """Tokens per second of all clients together, and the median time to the first token in milliseconds."""
     headers = {"authorization": f"Bearer {key}"}
     # A connection of its own for each answer: llama-server closes them as it likes.
@@ -146,7 +172,7 @@ async def _round(url: str, key: str, clients: int, seed: int) -> dict[str, float
 
         async def ask(number: int) -> list[tuple[float, int]]:
             draw = random.Random(seed * 1000 + number)
-            return [await _one(client, url, headers, draw) for _ in range(ANSWERS)]
+            return [await _one(client, url, headers, draw, bias) for _ in range(ANSWERS)]
 
         began = time.perf_counter()
         found = [one for each in await asyncio.gather(*map(ask, range(clients))) for one in each]
@@ -166,6 +192,7 @@ def speed(work: Path, threads: int) -> dict[str, Any]:
     program = find_llama_server() or build_llama_server()
     options = ["--engine", "llama-server", "--parallel", str(PARALLEL), "--threads", str(threads), "--device", "cpu"]
     theirs = LlamaServerEngine(path, program, parallel=PARALLEL, device="cpu", threads=threads)
+    bias = biases(theirs)
     found: dict[str, Any] = {"file": "Qwen3, 0.5B random parameters, Q8_0", "threads": threads}
     try:
         with served(str(path), *options) as (url, _):
@@ -178,7 +205,7 @@ def speed(work: Path, threads: int) -> dict[str, Any]:
                         where = (url, "none") if which == "ours" else theirs.process.address
                         # Prompts of its own for each, so that neither finds one in a cache.
                         seed = (2 * number + (which == "ours")) * 10 + clients
-                        pair[which] = asyncio.run(_round(*where, clients, seed))
+                        pair[which] = asyncio.run(_round(*where, clients, seed, bias))
                     if number >= 0:  # the first warms up
                         pairs.append(pair)
                         print(clients, pair, flush=True)
@@ -193,6 +220,45 @@ def speed(work: Path, threads: int) -> dict[str, Any]:
                 }
     finally:
         theirs.close()
+    return found
+
+
+# ---- latency ----
+
+
+async def _paired(url: str, theirs: tuple[str, str], bias: dict[str, float]) -> dict[str, float]:
+    """Medians of the milliseconds to the first token, and of what we are later by, over `PAIRS` pairs."""
+    found: dict[str, list[float]] = {"ours": [], "llama_server": []}
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        for number in range(-3, PAIRS):
+            for which in ("ours", "llama_server") if number % 2 else ("llama_server", "ours"):
+                where, key = (url, "none") if which == "ours" else theirs
+                draw = random.Random(2 * number + (which == "ours"))
+                first, _ = await _one(client, where, {"authorization": f"Bearer {key}"}, draw, bias, longest=2)
+                if number >= 0:
+                    found[which].append(1000 * first)
+    later = [a - b for a, b in zip(*found.values(), strict=True)]
+    return {**{name: statistics.median(values) for name, values in found.items()}, "later": statistics.median(later)}
+
+
+def latency(work: Path, threads: int) -> dict[str, Any]:
+    """See the module."""
+    from hanmo.serve.engines.binary import build_llama_server, find_llama_server
+    from hanmo.serve.engines.llamaserver import LlamaServerEngine
+
+    program = find_llama_server() or build_llama_server()
+    found: dict[str, Any] = {"threads": threads, "pairs": PAIRS, "milliseconds": {}}
+    for name, path in (
+        ("0.5B", gguf_of(make(work, 34, 1024), "q8_0")),
+        ("tiny", gguf_of(make(work / "tiny", 2, 64), "f16")),
+    ):
+        options = ["--engine", "llama-server", "--parallel", "2", "--threads", str(threads), "--device", "cpu"]
+        theirs = LlamaServerEngine(path, program, parallel=2, device="cpu", threads=threads)
+        try:
+            with served(str(path), *options) as (url, _):
+                found["milliseconds"][name] = asyncio.run(_paired(url, theirs.process.address, biases(theirs)))
+        finally:
+            theirs.close()
     return found
 
 
@@ -227,12 +293,18 @@ def load(work: Path, seconds: float, clients: int = 64) -> dict[str, Any]:
                     async with client.stream("POST", f"{url}/v1/completions", json={**body, "stream": True}) as answer:
                         left, whole = draw.random() < 0.3, answer.status_code != 200
                         async for line in answer.aiter_lines():
-                            if '"error"' in line:
-                                statuses[f"stream: {line[:80]}"] += answer.status_code == 200
+                            if '"error"' in line and answer.status_code == 200:
+                                statuses[f"in a stream: {line[:80]}"] += 1
                             whole = whole or line == "data: [DONE]"
                             if left:
                                 break
-                        kind = "left" if left else str(answer.status_code) if whole else "broken stream"
+                        kind = (
+                            "left"
+                            if left and answer.status_code == 200
+                            else str(answer.status_code)
+                            if whole
+                            else "broken stream"
+                        )
                         statuses[kind] += 1
                     if answer.status_code in (429, 503):
                         await asyncio.sleep(draw.random())
@@ -278,8 +350,9 @@ def requests(work: Path, count: int) -> dict[str, Any]:
     path = gguf_of(model, "f16")
     statuses: collections.Counter[int] = collections.Counter()
     bad: list[str] = []
+    names = ["gguf", "folder"]
     defaults = ["--max-tokens", "16", "--context", "128", "--waiting", "1000", "--device", "cpu", "--threads", "1"]
-    with served(f"gguf={path}", f"folder={model}", *defaults) as (url, process):
+    with served(f"{names[0]}={path}", f"{names[1]}={model}", *defaults) as (url, process):
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[attr-defined]
         for operation in operations:
@@ -294,6 +367,9 @@ def requests(work: Path, count: int) -> dict[str, Any]:
             )
             @given(case=strategy)
             def ask(case: Any) -> None:
+                # Made-up names of models are all unknown: most requests shall come further than that.
+                if isinstance(case.body, dict) and sum(statuses.values()) % 8:
+                    case.body["model"] = names[sum(statuses.values()) % 2]
                 answer = case.call(timeout=60)
                 statuses[answer.status_code] += 1
                 if answer.status_code >= 500:
@@ -308,9 +384,11 @@ def requests(work: Path, count: int) -> dict[str, Any]:
 def main() -> None:
     """Run one part and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["speed", "load", "requests"])
+    parser.add_argument("part", choices=["speed", "latency", "load", "requests"])
     parser.add_argument("--work", type=Path, help="where models are made and kept; else a temporary folder")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of llama-server, for speed")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="of llama-server, for speed and latency"
+    )
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--count", type=int, default=2000)
     given = parser.parse_args()
@@ -319,6 +397,8 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         if given.part == "speed":
             found = speed(work, given.threads)
+        elif given.part == "latency":
+            found = latency(work, given.threads)
         elif given.part == "load":
             found = load(work, given.seconds)
         else:

@@ -198,6 +198,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
         "docs/understanding.md",
         "docs/tuning.md",
         "docs/publishing.md",
+        "docs/serving.md",
     ],
 )
 def test_the_pages_run(page: str, tmp_path: Path) -> None:

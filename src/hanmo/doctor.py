@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hanmo.console import human_bytes
+from hanmo.errors import HanmoError
 
 State = Literal["ok", "missing", "optional"]
 MARKS: dict[State, str] = {"ok": "✓", "missing": "✗", "optional": "–"}
@@ -300,6 +301,20 @@ def _tools() -> Iterator[Finding]:
         where or "not here; our models load in it unchanged",
         "" if where else "python bootstrap.py parity makes an environment with vLLM on CPU and compares",
     )
+    if importlib.util.find_spec("llama_cpp") is not None:
+        from hanmo.serve.engines.binary import find_llama_server
+
+        try:
+            program, wrong = find_llama_server(), ""
+        except HanmoError as error:
+            program, wrong = None, str(error)
+        yield Finding(
+            "tools",
+            "llama-server",
+            "ok" if program else "optional",
+            wrong or str(program or "not found: .gguf files are served one answer at a time"),
+            "" if program or wrong else "hanmo serve FILE.gguf --engine llama-server builds it, once",
+        )
     browser = find_chromium()
     yield Finding(
         "tools",
