@@ -85,6 +85,7 @@ _ALL = (
         SftSettings,
         (Input("model", "the model to tune"), Input("records", "files of dialogues", many=True)),
         "hanmo.posttrain.sft:run",
+        planner="hanmo.plan.tuning",
     ),
     StageKind(
         "questions",
@@ -120,6 +121,7 @@ _ALL = (
         RewardSettings,
         (Input("model", "the model to start from"), Input("pairs", "files of preferences", many=True)),
         "hanmo.posttrain.reward:run",
+        planner="hanmo.plan.tuning",
     ),
     StageKind(
         "dpo",
@@ -131,6 +133,7 @@ _ALL = (
             Input("reward", "a reward model that compares answers before and behind the training", required=False),
         ),
         "hanmo.posttrain.dpo:run",
+        planner="hanmo.plan.tuning",
     ),
     StageKind(
         "understand",

@@ -134,5 +134,5 @@ def test_faults_are_one_line(recipe: Path, tmp_path: Path) -> None:
     path.write_text("stages:\n  - do: microworld\n", encoding="utf-8")
     from hanmo.plan.whole import plan_recipe
 
-    with pytest.raises(HanmoError, match="no pretraining in it, and --sample 0 leaves its text out"):
+    with pytest.raises(HanmoError, match="no training in it, and --sample 0 leaves its text out"):
         plan_recipe(load_recipe(path), sample=0)

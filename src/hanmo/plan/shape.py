@@ -61,7 +61,7 @@ class Shape:
 
 def of_new(settings: PretrainSettings, vocab: int) -> Shape:
     """The shape of a new model of these settings, with a vocabulary of `vocab` tokens."""
-    return _counted(settings.preset, settings.config(vocab), settings.context)
+    return of_config(settings.preset, settings.config(vocab), settings.context)
 
 
 def of_folder(folder: Path, context: int) -> Shape:
@@ -74,7 +74,7 @@ def of_folder(folder: Path, context: int) -> Shape:
 
     folder = resolve(folder)
     try:
-        return _counted(str(folder), AutoConfig.from_pretrained(folder), context)
+        return of_config(str(folder), AutoConfig.from_pretrained(folder), context)
     except (ValueError, KeyError, AttributeError, OSError) as error:
         raise HanmoError(f"{folder}: its config.json is of no decoder that can be planned ({error})") from None
 
@@ -118,7 +118,8 @@ def of_model(model: Any, name: str, context: int) -> Shape:
     )
 
 
-def _counted(name: str, config: Any, context: int) -> Shape:
+def of_config(name: str, config: Any, context: int) -> Shape:
+    """The shape of a model of a transformers configuration."""
     import torch
     import transformers
 

@@ -157,10 +157,10 @@ def _shape(stage: Stage, stages: dict[str, Stage], recipe: str) -> Shape:
             raise HanmoError(f"{recipe}: stage '{stage.name}' continues '{source}', whose model is not known yet")
         longer = before.settings.model_copy(update={"context": settings.context})
         return _shape(Stage(before.name, before.kind, longer, before.sources), stages, recipe)
-    return of_new(settings, _vocabulary(stage, stages, recipe))
+    return of_new(settings, vocabulary_of(stage, stages, recipe))
 
 
-def _vocabulary(stage: Stage, stages: dict[str, Stage], recipe: str) -> int:
+def vocabulary_of(stage: Stage, stages: dict[str, Stage], recipe: str) -> int:
     """Tokens of the vocabulary that a stage's data will have."""
     data = stage.sources["data"][0]
     if isinstance(data, Path):
@@ -237,7 +237,7 @@ def show(plans: list[dict[str, Any]], device: Device, price: float | None) -> No
             f"({human_bytes(disk['writing'])} more while one is written), model {human_bytes(disk['model'])}",
         )
         out.print(table)
-    if not device.cpu:
+    if plans and not device.cpu:
         out.print(_grounds(device), highlight=False, soft_wrap=True)
 
 

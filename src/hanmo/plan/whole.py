@@ -10,7 +10,9 @@ from hanmo.console import console
 from hanmo.errors import HanmoError
 from hanmo.plan import text as texts
 from hanmo.plan import training as trainings
+from hanmo.plan import tuning_cost as tunings
 from hanmo.plan.devices import Device, look_up
+from hanmo.plan.tuning import PLANNER
 from hanmo.pool import cores as here
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.recipe import Recipe
@@ -26,11 +28,13 @@ class Whole:
     device: Device | None = None
     price: float | None = None
     training: list[dict[str, Any]] = field(default_factory=list)
+    tuning: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         found: dict[str, Any] = {"rates": vars(self.rates), "plans": self.text} if self.rates else {}
-        return found | ({"training": self.training} if self.training else {})
+        found |= {"training": self.training} if self.training else {}
+        return found | ({"tuning": self.tuning} if self.tuning else {})
 
 
 def plan_recipe(
@@ -57,13 +61,16 @@ def plan_recipe(
     """
     found = Whole(price=price)
     sizes = [texts.size_of(item) for item in text]
-    trains = any(isinstance(stage.settings, PretrainSettings) for stage in recipe.stages)
+    trains = any(
+        isinstance(stage.settings, PretrainSettings) or stage.kind.planner == PLANNER for stage in recipe.stages
+    )
     if trains:
         found.device = look_up(device)
         found.training = trainings.plan_training(recipe, found.device, devices, mfu, price, watts)
+        found.tuning = tunings.plan_tuning(recipe, found.device, mfu, price, watts)
     if sample <= 0:
         if not trains:
-            raise HanmoError(f"{recipe.name}: no pretraining in it, and --sample 0 leaves its text out")
+            raise HanmoError(f"{recipe.name}: no training in it, and --sample 0 leaves its text out")
         return found
     try:
         found.rates, found.own, sample_mb = texts.plan(recipe, sample)
@@ -82,3 +89,4 @@ def show(found: Whole) -> None:
         texts.show(found.rates, found.own, found.text)
     if found.device:
         trainings.show(found.training, found.device, found.price)
+        tunings.show(found.tuning, found.device, found.price)

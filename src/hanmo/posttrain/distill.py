@@ -166,7 +166,7 @@ def run(settings: DistillSettings, inputs: dict[str, list[Path]], out: Path) -> 
         teacher = Teacher(inputs["teacher"][0], start, settings)
 
         def measure(held: list[Example]) -> dict[str, float]:
-            loss = sft.held_out_loss(start, held)
+            loss = sft.held_out_loss(start, settings, held)
             looks.append(_Seen(*teacher.divergence(held), loss["validation_loss"]))
             return loss | {"validation_kl": float(looks[-1].nats.sum() / looks[-1].tokens.sum())}
 

@@ -50,13 +50,14 @@ _COUNTED = (
 )
 
 
-def pair_log_probs(start: training.Start, pairs: Sequence[PairExample], batch: int = 16) -> Tensor:
+def pair_log_probs(start: training.Start, settings: DpoSettings, pairs: Sequence[PairExample]) -> Tensor:
     """Log-probability of each pair's answers under the model, [pairs, 2] fp32 in nats: chosen, rejected."""
     model = start.model
     was_training = model.training
     model.eval()
     result = torch.zeros(len(pairs), 2)
     order = sorted(range(len(pairs)), key=lambda index: pairs[index].length)
+    batch = max(1, training.looked_at_once(settings, max((pair.length for pair in pairs), default=1)) // 2)
     for at in range(0, len(order), batch):
         part = order[at : at + batch]
         rows = []
@@ -121,8 +122,8 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     pairs, held, records = prepared.pairs, prepared.held, prepared.records
     model = start.model.to(start.device)  # type: ignore[arg-type]
     use_label_scoring(model)
-    reference = pair_log_probs(start, pairs)
-    held_reference = pair_log_probs(start, held)
+    reference = pair_log_probs(start, settings, pairs)
+    held_reference = pair_log_probs(start, settings, held)
     held_lengths = torch.tensor([[len(pair.chosen_ids), len(pair.rejected_ids)] for pair in held])
     trainer = losses.trainer_for(start, settings, out, pairs, reference)
     asked = answers.held_prompts(held, prepared.held_texts, settings.answers)
@@ -130,7 +131,7 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     now: list[Tensor] = []
 
     def look() -> dict[str, float]:
-        now[:] = [pair_log_probs(start, held)]
+        now[:] = [pair_log_probs(start, settings, held)]
         return judge(now[0], held_reference, held_lengths, settings)
 
     reporter = training.Reporter(

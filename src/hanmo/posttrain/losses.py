@@ -203,7 +203,9 @@ def _kto(
     crossed = [_row(*one) for one in zip(rows["prompt_ids"], rows["KL_completion_ids"], strict=True)]
     start.model.eval()
     with start.autocast():
-        found = [sequence_log_probs(start.model, crossed[at : at + 32], start.pad) for at in range(0, len(crossed), 32)]
+        batch = training.looked_at_once(settings, max(len(ids) for ids, _ in crossed))
+        parts = [crossed[at : at + batch] for at in range(0, len(crossed), batch)]
+        found = [sequence_log_probs(start.model, part, start.pad) for part in parts]
     start.model.train()
     rows["ref_KL_logps"] = torch.cat(found).tolist()
     lengths = [len(ids) for ids, _ in crossed]

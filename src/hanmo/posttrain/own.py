@@ -57,6 +57,12 @@ def objective_of(folder: Path) -> str | None:
     return "spans" if found == "spans" else _OWN.get(str(read_json(folder / "config.json").get("model_type")))
 
 
+def objective_of_type(model_type: str) -> str | None:
+    """The same of a `model_type` of transformers."""
+    family = families.FAMILIES.get(model_type)
+    return "spans" if family and family.learns[0] == "spans" else _OWN.get(model_type)
+
+
 def check(settings: SftSettings, objective: str) -> None:
     """Refuse what only TRL's models take.
 
@@ -143,7 +149,8 @@ def _trainer(
         device=settings.device,
         threads=settings.threads,
         compile=False,
-        recompute="none",
+        micro_tokens=settings.micro_batch * rows.context,
+        recompute=settings.recompute,
         log_every=settings.log_every,
         eval_every=max(1, rows.total // batch // settings.evaluations),
     )

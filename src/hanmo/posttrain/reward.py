@@ -165,7 +165,7 @@ def run(settings: RewardSettings, inputs: dict[str, list[Path]], out: Path) -> d
     last: list[Tensor] = []
 
     def look() -> dict[str, float]:
-        last[:] = [held_rewards(start, held)]
+        last[:] = [held_rewards(start, settings, held)]
         found = calibration((last[0][:, 0] - last[0][:, 1]).tolist(), resamples=1)
         return {f"validation_{name}": found[name] for name in ("loss", "margin", "accuracy", "ece")}
 
@@ -197,11 +197,12 @@ def run(settings: RewardSettings, inputs: dict[str, list[Path]], out: Path) -> d
     return counts
 
 
-def held_rewards(start: training.Start, pairs: Sequence[PairExample]) -> Tensor:
+def held_rewards(start: training.Start, settings: RewardSettings, pairs: Sequence[PairExample]) -> Tensor:
     """Rewards of the pairs' answers, [pairs, 2] fp32: chosen, rejected."""
     rows = [pair.prompt_ids + answer for pair in pairs for answer in (pair.chosen_ids, pair.rejected_ids)]
     with start.autocast():
-        return rewards_of(start.model, rows, start.pad).view(-1, 2)
+        batch = training.looked_at_once(settings, max(map(len, rows)))
+        return rewards_of(start.model, rows, start.pad, batch).view(-1, 2)
 
 
 def judged(rewards: Tensor, pairs: Sequence[PairExample]) -> dict[str, Any]:

@@ -69,6 +69,20 @@ def states_at(body: Callable[..., Any], where: Tensor, *args: Any, **kwargs: Any
     return body(*args, **kwargs).last_hidden_state[:, :-1].flatten(0, 1).index_select(0, where)
 
 
+def score_in_parts(
+    judge: Callable[..., tuple[Tensor, ...]], hidden: Tensor, weight: Tensor, targets: Tensor, *more: Tensor
+) -> tuple[Tensor, ...]:
+    """`judge` (`score`, or a lesson's) with at most `_LOGITS` logits held at a time."""
+    chunk = max(1, _LOGITS // weight.shape[0])
+    if len(targets) <= chunk:
+        return judge(hidden, weight, targets, *more)
+    parts = [
+        checkpoint(judge, part, weight, *others, use_reentrant=False)
+        for part, *others in zip(*(one.split(chunk) for one in (hidden, targets, *more)), strict=True)
+    ]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
 def use_label_scoring(model: PreTrainedModel, lesson: Lesson | None = None) -> None:
     """Make `model(..., fused_lm_head=True)` score labels as this module does; to be called after a trainer of TRL's is
     made, which patches the model itself.
@@ -93,15 +107,7 @@ def use_label_scoring(model: PreTrainedModel, lesson: Lesson | None = None) -> N
             judge, more = lesson.score, [lesson.read(where, *args, **kwargs)]
         targets = labels.flatten().index_select(0, where)
         weight = self.get_output_embeddings().weight  # type: ignore[union-attr]
-        chunk = max(1, _LOGITS // weight.shape[0])
-        if len(where) <= chunk:
-            parts = [judge(picked, weight, targets, *more)]
-        else:
-            parts = [
-                checkpoint(judge, part, weight, *others, use_reentrant=False)
-                for part, *others in zip(*(one.split(chunk) for one in (picked, targets, *more)), strict=True)
-            ]
-        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        columns = score_in_parts(judge, picked, weight, targets, *more)
         log_probs, entropy, top, mean = (
             column.new_zeros(counts.numel()).index_put((where,), column).view(counts.shape) for column in columns
         )

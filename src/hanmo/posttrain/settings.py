@@ -92,6 +92,9 @@ class TuningSettings(RecordSettings):
     micro_batch: int = setting(
         0, "records in one forward pass; 0: the batch, less where records are long", affects="speed", ge=0
     )
+    recompute: Literal["none", "layers"] = setting(
+        "none", "layers: keep only their inputs and compute them again in the backward pass", affects="speed"
+    )
     threads: int = setting(0, "CPU threads; 0: torch's default", affects="speed", ge=0)
     log_every: int = setting(5, "steps between lines of log.jsonl", affects="speed", ge=1)
     evaluations: int = setting(4, "looks at the held-out records after the first", affects="speed", ge=1)

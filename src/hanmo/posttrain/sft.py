@@ -90,15 +90,16 @@ def packed_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
     return rows
 
 
-def held_out_loss(start: training.Start, examples: list[Example]) -> dict[str, float]:
+def held_out_loss(start: training.Start, settings: SftSettings, examples: list[Example]) -> dict[str, float]:
     """Mean loss per learnt token of the examples, in nats."""
     model = start.model
     was_training = model.training
     model.eval()
     total, tokens = 0.0, 0
     ordered = sorted(examples, key=lambda example: len(example.input_ids))
-    for at in range(0, len(ordered), 32):
-        rows = [(example.input_ids, example.labels) for example in ordered[at : at + 32]]
+    batch = training.looked_at_once(settings, len(ordered[-1].input_ids))
+    for at in range(0, len(ordered), batch):
+        rows = [(example.input_ids, example.labels) for example in ordered[at : at + batch]]
         with start.autocast():
             total -= float(sequence_log_probs(model, rows, start.pad).double().sum())
         tokens += sum(label != IGNORE for _, labels in rows for label in labels[1:])
@@ -124,7 +125,7 @@ def run(settings: SftSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     if objective := own.objective_of(resolve(inputs["model"][0])):
         own.check(settings, objective)
         return own.run(settings, objective, inputs, out, lambda parameters: training.rate_for(parameters, 1.0))
-    return tune(settings, inputs, out, lambda start: (None, lambda held: held_out_loss(start, held)))
+    return tune(settings, inputs, out, lambda start: (None, lambda held: held_out_loss(start, settings, held)))
 
 
 def tune(settings: SftSettings, inputs: dict[str, list[Path]], out: Path, teaching: Teaching) -> dict[str, Any]:

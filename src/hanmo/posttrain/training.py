@@ -214,6 +214,16 @@ def micro_batch(settings: TuningSettings, longest: int) -> int:
     return max(fitting, default=1)
 
 
+def looked_at_once(settings: TuningSettings, longest: int) -> int:
+    """Rows in a forward pass that keeps nothing for a backward pass: at most 32, fewer where they are long.
+
+    Args:
+        longest: tokens of the longest row.
+    """
+    most = 4 * min(settings.micro_batch or 8, FORWARD_TOKENS // max(1, longest))
+    return max(1, min(32, most))
+
+
 def common_arguments(
     start: Start, settings: TuningSettings, out: Path, lengths: Sequence[int], factor: float
 ) -> dict[str, Any]:
@@ -241,8 +251,8 @@ def common_arguments(
         "seed": settings.seed,
         "bf16": start.dtype == torch.bfloat16,
         "use_cpu": start.device.type == "cpu",
-        # With bf16 autocast on a CPU, recomputing activations was measured to be 15 times slower.
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": settings.recompute == "layers",
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "logging_steps": settings.log_every,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,

@@ -1,0 +1,233 @@
+"""How far `hanmo plan` is from what tuning stages really take: peak memory and tokens a second on this CPU.
+
+    python benchmarks/plan_tuning.py           # measure all runs, fit the prices, check, write
+    python benchmarks/plan_tuning.py --again   # the same from the runs of the last result
+
+Every run is a stage of its own process on one thread, on random models and invented records; a run's speed is by the
+processor's time, so that other work on the machine counts little. The prices of `hanmo.plan.tuning_cost` are fitted to
+the runs of FIT and judged by those of CHECK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+RESULT = Path(__file__).parent / "results" / "plan_tuning.json"
+#: Tokens of the models' vocabulary.
+VOCABULARY = 8192
+NAMES = ("peak", "tokens_per_second")
+
+
+def _run(do: str, preset: str, characters: int, count: int = 24, **more: Any) -> dict[str, Any]:
+    return {"do": do, "preset": preset, "characters": characters, "count": count, **more}
+
+
+FIT = [
+    _run("sft", "hanmo-4m", 300),
+    _run("sft", "hanmo-16m", 100),
+    _run("sft", "hanmo-8m", 400, micro_batch=2),
+    _run("sft", "hanmo-8m", 300, recompute="layers"),
+    _run("sft", "hanmo-8m", 200, adapter="lora"),
+    _run("dpo", "hanmo-4m", 200, answers=8),
+]
+CHECK = [
+    _run("sft", "hanmo-8m", 200),
+    _run("sft", "hanmo-16m", 200, adapter="lora"),
+    _run("sft", "hanmo-16m", 200, micro_batch=4),
+    _run("sft", "hanmo-4m", 500, recompute="layers"),
+    _run("dpo", "hanmo-8m", 150, answers=0, micro_batch=4),
+    _run("dpo", "hanmo-4m", 200, answers=0, loss="orpo"),
+    _run("reward", "hanmo-4m", 250),
+    _run("sft", "hanmo-4m", 150, packing=True, max_length=512),
+]
+
+
+def lay_out(run: dict[str, Any], folder: Path) -> tuple[Any, dict[str, list[Path]], Any]:
+    """Settings, inputs and kind of a run: a random model and records of so many characters, less up to a fifth."""
+    import random
+
+    from transformers import AutoModelForCausalLM
+
+    from hanmo.models.presets import build_config
+    from hanmo.models.save import save_model
+    from hanmo.stages import KINDS
+    from hanmo.tokenizer import load
+    from hanmo.tokenizer.chat import ChatFormat
+
+    run = dict(run)
+    do, preset, characters, count = (run.pop(name) for name in ("do", "preset", "characters", "count"))
+    draw = random.Random(1)
+
+    def text(most: int) -> str:
+        return "".join(chr(draw.randrange(0x4E00, 0x5200)) for _ in range(draw.randint(most * 4 // 5, most)))
+
+    tokenizer = load(tokenizer_of(folder))
+    chat = ChatFormat(tokenizer)
+    tokenizer.chat_template = chat.template
+    model = AutoModelForCausalLM.from_config(build_config(preset, VOCABULARY, 1024))
+    save_model(model, tokenizer, folder / "model", chat.stop_ids)
+    records = []
+    for _ in range(count):
+        if do == "sft":
+            spoken = [{"role": "user", "content": text(characters // 3)}]
+            records.append({"messages": [*spoken, {"role": "assistant", "content": text(characters)}]})
+        else:
+            records.append({"prompt": text(20), "chosen": text(characters), "rejected": text(characters)})
+    path = folder / "records.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    settings = KINDS[do].settings.model_validate(
+        {"epochs": 1, "batch_size": 8, "threads": 1, "precision": "fp32", "device": "cpu", **run}
+    )
+    return settings, {"model": [folder / "model"], "records" if do == "sft" else "pairs": [path]}, KINDS[do]
+
+
+def tokenizer_of(folder: Path) -> Path:
+    """A small tokenizer of those characters."""
+    from hanmo.api import tokenizer
+    from hanmo.files import JsonlZstWriter
+
+    (folder / "corpus" / "train").mkdir(parents=True)
+    with JsonlZstWriter(folder / "corpus" / "train" / "00000.jsonl.zst") as file:
+        for start in range(0x4E00, 0x5200, 64):
+            text = "".join(chr(code) for code in range(start, start + 64)) * 2
+            file.write({"id": str(start), "text": text, "source": "made", "meta": {}})
+    tokenizer(folder / "corpus", folder / "tokenizer", vocab_size=2048)
+    return folder / "tokenizer"
+
+
+def measure(run: dict[str, Any]) -> dict[str, Any]:
+    """Do a run: its peak of anonymous memory, its tokens a second of the processor's time, the rate of a product."""
+    import torch
+
+    from hanmo.child import MemoryWatch
+    from hanmo.posttrain import training
+
+    with tempfile.TemporaryDirectory() as made:
+        settings, inputs, kind = lay_out(run, Path(made))
+        watch = MemoryWatch()
+        torch.set_num_threads(1)
+        left = torch.randn(2048, 2048)
+
+        def product() -> float:
+            start = time.process_time()
+            _ = left @ left
+            return 2 * 2048**3 / (time.process_time() - start)
+
+        rate = max(product() for _ in range(8))
+
+        class Clock:
+            perf_counter = staticmethod(time.process_time)
+
+        training.time = Clock  # type: ignore[assignment]
+        counts = kind.load()(settings, inputs, Path(made) / "out")
+        peak = watch.peak_anonymous()
+    return {"peak_anonymous": peak, "tokens_per_second": counts["tokens_per_second"], "matmul": rate}
+
+
+def planned(run: dict[str, Any]) -> dict[str, Any]:
+    """The planner's figures of a run, and its kinds of work."""
+    from hanmo.plan.devices import Device
+    from hanmo.plan.shape import of_config
+    from hanmo.plan.tuning import task_of
+    from hanmo.plan.tuning_cost import work
+
+    with tempfile.TemporaryDirectory() as made:
+        settings, inputs, _ = lay_out(run, Path(made))
+        task = task_of(settings, inputs, Device("cpu", 1.0, 1e12, cpu=True, width=4))
+        assert task
+        again = settings.recompute == "layers"
+        shape = of_config("", task.config, task.records.longest)
+        flops, kept, update = work(task, shape, task.micro, again)
+        row = (flops, kept, update / settings.batch_size / task.records.mean)
+        return {"peak": task.need(task.micro, again).total, "work": row}
+
+
+def compare(runs: list[dict[str, Any]], prices: tuple[float, ...]) -> list[dict[str, Any]]:
+    """Put the errors beside what was measured; a run has "planned" already."""
+    found = []
+    for item in runs:
+        measured, plan = item["measured"], item["planned"]
+        seconds = sum(price * amount for price, amount in zip(prices, plan["work"], strict=True)) / measured["matmul"]
+        errors = {
+            "peak": plan["peak"] / measured["peak_anonymous"] - 1,
+            "tokens_per_second": 1 / seconds / measured["tokens_per_second"] - 1,
+        }
+        found.append({**item, "error": errors})
+    return found
+
+
+def fit(runs: list[dict[str, Any]]) -> tuple[float, ...]:
+    """Prices of the kinds of work, none negative, with the smallest squares of relative errors of the seconds."""
+    import numpy as np
+
+    seconds = [item["measured"]["matmul"] / item["measured"]["tokens_per_second"] for item in runs]
+    matrix = np.array([item["planned"]["work"] for item in runs]) / np.array(seconds)[:, None]
+    best: tuple[float, np.ndarray] = (float("inf"), np.zeros(3))
+    for taken in itertools.product((False, True), repeat=3):
+        columns, prices = np.flatnonzero(taken), np.zeros(3)
+        if len(columns):
+            prices[columns] = np.linalg.lstsq(matrix[:, columns], np.ones(len(runs)), rcond=None)[0]
+        left = float(np.sum((matrix @ prices - 1) ** 2))
+        if (prices >= 0).all() and left < best[0]:
+            best = (left, prices)
+    return tuple(float(f"{price:.4g}") for price in best[1])
+
+
+def main() -> None:
+    """Measure (or take the last measurements), fit, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--again", action="store_true", help="take the runs of the last result")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(json.loads(options.one))))
+        return
+
+    from hanmo.child import machine, versions
+    from hanmo.plan.tuning_cost import CPU_PRICES
+
+    if options.again:
+        last = json.loads(RESULT.read_text(encoding="utf-8"))
+        runs = [{name: item[name] for name in ("role", "run", "measured")} for item in last["runs"]]
+    else:
+        runs = []
+        for role, many in (("fit", FIT), ("check", CHECK)):
+            for run in many:
+                command = [sys.executable, __file__, "--one", json.dumps(run)]
+                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+                runs.append({"role": role, "run": run, "measured": json.loads(done.stdout.splitlines()[-1])})
+                print(runs[-1], file=sys.stderr)
+    for item in runs:
+        item["planned"] = planned(item["run"])
+    prices = fit([item for item in runs if item["role"] == "fit"])
+    compared = compare(runs, CPU_PRICES)
+    checked = [item["error"] for item in compared if item["role"] == "check"]
+    result = {
+        "what": "what hanmo plan says of tuning beside what runs take",
+        "fitted_prices": prices,
+        "prices_in_use": CPU_PRICES,
+        "worst_error_of_checks": {name: max((error[name] for error in checked), key=abs) for name in NAMES},
+        "mean_error_of_checks": {name: statistics.fmean(abs(error[name]) for error in checked) for name in NAMES},
+        "runs": compared,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for item in compared:
+        print(item["role"], item["run"], {name: f"{value:+.0%}" for name, value in item["error"].items()})
+    print(json.dumps({name: result[name] for name in ("fitted_prices", "prices_in_use", "worst_error_of_checks")}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""What the stages after pretraining will cost on a device: memory, time, energy, money and disk."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig, PreTrainedConfig
+
+from hanmo.console import console, human_bytes, human_count, human_seconds
+from hanmo.errors import HanmoError
+from hanmo.models.folder import resolve
+from hanmo.plan.devices import USABLE, Device
+from hanmo.plan.fit import MARGIN
+from hanmo.plan.memory import Need
+from hanmo.plan.shape import Shape, of_config
+from hanmo.plan.speed import efficiency
+from hanmo.plan.training import vocabulary_of
+from hanmo.plan.tuning import PLANNER, Records, Settings, Task, records_of, room_of
+from hanmo.posttrain import own
+from hanmo.posttrain.settings import AdapterSettings, DpoSettings, RewardSettings, SftSettings
+from hanmo.pretrain.settings import PretrainSettings
+from hanmo.recipe import Recipe, Stage
+
+#: Prices on a CPU, as in `hanmo.plan.speed`: of FLOPs, of bytes that layers keep, and of bytes that the optimiser goes
+#: through; fitted by benchmarks/plan_tuning.py.
+CPU_PRICES = (1.31, 82.5, 35.0)
+#: What transformers' eager layers on padded rows reach on an accelerator, of the MFU of pretraining: an assumption, no
+#: run stands behind it.
+EAGER = 0.6
+
+
+def plan_tuning(
+    recipe: Recipe,
+    device: Device,
+    mfu: float | None = None,
+    price: float | None = None,
+    watts: float | None = None,
+) -> list[dict[str, Any]]:
+    """Plan the SFT, preference and reward stages of a recipe, which run on one device.
+
+    Args:
+        device, mfu, price, watts: see `hanmo.plan.training.plan_training`.
+
+    Returns:
+        One dict a stage, as `hanmo plan --json` prints it under "tuning". Where the records are made by an earlier
+        stage, "records", "tokens", "steps" and "hours" are None, and memory is that of records as long as allowed.
+
+    Raises:
+        HanmoError: a model or records that cannot be used.
+    """
+    stages = {stage.name: stage for stage in recipe.stages}
+    found = []
+    for stage in recipe.stages:
+        if stage.kind.planner != PLANNER:
+            continue
+        settings: Any = stage.settings
+        config = _config(stage, stages, recipe.name)
+        if own.objective_of_type(str(config.model_type)):
+            console.print(f"{stage.name}: {config.model_type} is tuned by the pretraining engine; not planned")
+            continue
+        found.append(plan_stage(settings, _task(stage, stages, config, device), device, mfu, price, watts))
+        found[-1] = {"stage": stage.name, "do": stage.kind.do} | found[-1]
+    return found
+
+
+def _config(stage: Stage, stages: dict[str, Stage], recipe: str) -> PreTrainedConfig:
+    """The configuration of the model that a stage trains."""
+    source = stage.sources["model"][0] if "model" in stage.sources else None
+    if isinstance(source, Path):
+        return AutoConfig.from_pretrained(resolve(source))
+    if source is not None:
+        return _config(stages[source], stages, recipe)
+    if isinstance(stage.settings, PretrainSettings):
+        return stage.settings.config(vocabulary_of(stage, stages, recipe))
+    raise HanmoError(f"{recipe}: the model of stage '{stage.name}' is not known before it runs")
+
+
+def _task(stage: Stage, stages: dict[str, Stage], config: Any, device: Device) -> Task:
+    settings: Any = stage.settings
+    room = room_of(settings, config)
+    files = stage.sources["records" if isinstance(settings, SftSettings) else "pairs"]
+    model = stage.sources["model"][0]
+    paths = [path for path in files if isinstance(path, Path)]
+    if len(paths) < len(files):
+        records = Records(room)
+    else:
+        records = records_of(settings, paths, resolve(model) if isinstance(model, Path) else None, room)
+    return Task(settings, config, records, room, device.width, device.cpu)
+
+
+def plan_stage(
+    settings: Settings,
+    task: Task,
+    device: Device,
+    mfu: float | None = None,
+    price: float | None = None,
+    watts: float | None = None,
+) -> dict[str, Any]:
+    """Plan one stage; see `plan_tuning`."""
+    room = device.memory * (1.0 if device.measured else USABLE)
+    again = settings.recompute == "layers"
+    micro, wants = task.micro, task.need(task.micro, again)
+    changed: dict[str, Any] | None = {}
+    if wants.total > room * MARGIN:
+        chosen = task.choose(room * MARGIN)
+        changed = None if chosen is None else task.changes(*chosen[:2])
+        if chosen is not None:
+            micro, again, wants = chosen
+    seen = task.rehearsed(micro, again)
+    rate, used = speed(task, micro, again, device, mfu)
+    tokens = task.records.tokens * settings.epochs
+    steps = math.ceil(task.records.count / settings.batch_size) * settings.epochs
+    if isinstance(settings, DpoSettings) and settings.loss in ("dpo", "ipo", "kto"):
+        # The reference is computed once, whatever the epochs: a third of a pass.
+        tokens += task.records.tokens / 3
+    hours = tokens / rate / 3600 if tokens else None
+    power = watts if watts is not None else device.watts
+    adapted = isinstance(settings, AdapterSettings) and settings.adapter != "none"
+    plain = not isinstance(settings, AdapterSettings) or settings.adapter == "none" or settings.merge
+    return {
+        "model": str(task.config.model_type),
+        "parameters": seen.parameters,
+        "trained_parameters": seen.trained,
+        "records": task.records.count or None,
+        "longest": task.records.longest,
+        "tokens": round(task.records.tokens * settings.epochs) or None,
+        "steps": steps or None,
+        "device": device.name,
+        "device_flops": device.rate,
+        "fits": changed is not None,
+        "settings": changed,
+        "layout": {
+            "micro_batch": micro,
+            "recompute": "layers" if again else "none",
+            "accumulation": settings.batch_size // micro,
+        },
+        "memory": _memory(task, micro, again, wants, room),
+        "mfu": used,
+        "tokens_per_second": rate,
+        "hours": hours,
+        "kwh": None if power is None or hours is None else power * hours / 1000,
+        "cost": None if price is None or hours is None else price * hours,
+        "disk": {"model": 4 * seen.parameters if plain else 0, "adapter": 4 * seen.trained if adapted else 0},
+    }
+
+
+def _memory(task: Task, micro: int, again: bool, wants: Need, room: float) -> dict[str, Any]:
+    seen = task.rehearsed(micro, again)
+    with_, without = (wants if flag == again else task.need(micro, flag) for flag in (True, False))
+    return {
+        "peak": wants.total,
+        "room": room if math.isfinite(room) else None,
+        "peak_at": wants.moment,
+        "peak_without_recompute": without.total,
+        "peak_with_recompute": with_.total,
+        "parts": {
+            "weights": round(seen.weights),
+            "gradients": 4 * seen.trained,
+            "optimiser_state": 8 * seen.trained,
+            "activations": round(seen.kept),
+        },
+        "process": wants.parts["process"],
+        "slack": wants.slack,
+        "moments": {name: round(value) for name, value in wants.moments.items()},
+    }
+
+
+def work(task: Task, shape: Shape, micro: int, again: bool) -> tuple[float, float, float]:
+    """FLOPs and kept bytes of a token, and bytes that a step's optimiser goes through."""
+    settings, seen = task.settings, task.rehearsed(micro, again)
+    # Forward, the gradient to what came in, and that to the weights: the last only of those that learn.
+    parts = 2 + seen.trained / seen.parameters + (1 if again else 0)
+    batch, _ = task.batch(micro, settings)
+    return _model_flops(task, shape) / 3 * parts, seen.kept / (batch.rows * batch.length), 20.0 * seen.trained
+
+
+def speed(task: Task, micro: int, again: bool, device: Device, mfu: float | None) -> tuple[float, float]:
+    """Tokens a second, and the model FLOPs that makes of the device's rate."""
+    shape = of_config(str(task.config.model_type), task.config, task.records.longest)
+    flops, kept, update = work(task, shape, micro, again)
+    useful = flops_of_learning(task, shape, micro)
+    if device.cpu and mfu is None:
+        step = task.settings.batch_size * task.records.mean
+        seconds = (CPU_PRICES[0] * flops + CPU_PRICES[1] * kept + CPU_PRICES[2] * update / step) / device.rate
+        return 1 / seconds, useful / seconds / device.rate
+    used = mfu if mfu is not None else EAGER * efficiency(shape, device) * useful / flops
+    return device.rate * used / useful, used
+
+
+def flops_of_learning(task: Task, shape: Shape, micro: int) -> float:
+    """Model FLOPs of a token, of which those to frozen weights' gradients are none."""
+    seen = task.rehearsed(micro, False)
+    return _model_flops(task, shape) / 3 * (2 + seen.trained / seen.parameters)
+
+
+def _model_flops(task: Task, shape: Shape) -> float:
+    """Those of `hanmo.models.flops`; the head of a reward model costs nothing."""
+    head = 6 * shape.vocab * shape.hidden if isinstance(task.settings, RewardSettings) else 0
+    return shape.flops - head
+
+
+def show(plans: list[dict[str, Any]], device: Device, price: float | None) -> None:
+    """Print the plans for people."""
+    out = Console()
+    for plan in plans:
+        memory = plan["memory"]
+        title = f"{plan['stage']} ({plan['do']}): {plan['model']} on {device.name}"
+        table = Table(show_header=False, title=title, title_justify="left")
+        table.add_row(
+            "parameters",
+            f"{human_count(plan['parameters'])}, {human_count(plan['trained_parameters'])} of them learn",
+        )
+        if plan["records"] is None:
+            table.add_row("records", f"not there yet; planned for the longest allowed, {plan['longest']} tokens")
+        else:
+            table.add_row(
+                "records",
+                f"{plan['records']}, the longest of {plan['longest']} tokens; {human_count(plan['tokens'])} tokens and "
+                f"{plan['steps']} steps in all",
+            )
+        parts = ", ".join(f"{name.replace('_', ' ')} {human_bytes(size)}" for name, size in memory["parts"].items())
+        room = "" if memory["room"] is None else f" of {human_bytes(memory['room'])}"
+        table.add_row("memory", f"{human_bytes(memory['peak'])}{room}, at its most: {memory['peak_at']}")
+        table.add_row("its parts", parts)
+        table.add_row(
+            "recomputing",
+            f"{human_bytes(memory['peak_without_recompute'])} without, "
+            f"{human_bytes(memory['peak_with_recompute'])} with it",
+        )
+        table.add_row("layout", ", ".join(f"{name}: {value}" for name, value in plan["layout"].items()))
+        if not plan["fits"]:
+            table.add_row("fits", "no: a smaller max_length, adapter: lora, or more memory is needed")
+        elif plan["settings"]:
+            table.add_row("to take", ", ".join(f"{name}: {value}" for name, value in plan["settings"].items()))
+        table.add_row("speed", f"{human_count(plan['tokens_per_second'])} tokens/s, MFU {plan['mfu']:.0%}")
+        if plan["hours"] is not None:
+            table.add_row("time", human_seconds(plan["hours"] * 3600))
+        if plan["kwh"] is not None:
+            table.add_row("energy", f"{plan['kwh']:.3g} kWh at the board's full power")
+        if price is not None and plan["cost"] is not None:
+            table.add_row("cost", f"{plan['cost']:.2f} at {price:g} a device and hour")
+        disk = ", ".join(f"{name} {human_bytes(size)}" for name, size in plan["disk"].items() if size)
+        table.add_row("disk", disk)
+        out.print(table)
+    if plans and not device.cpu:
+        out.print(
+            "The speed of tuning on accelerators is an assumption: no measured run stands behind it.", soft_wrap=True
+        )
