@@ -36,6 +36,8 @@ BLOCK = re.compile(
     r"(?:^<!-- test:(?P<marks>[^\n]*?)-->[ \t]*\n)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```[ \t]*$", re.M | re.S
 )
 MARKS = {"append", "timeout", "needs", "background", "shared"}
+#: The tutorials of the site, in two languages.
+TUTORIALS = ("first-model", "own-corpus", "own-tokenizer", "domain", "clue", "deploy", "many-gpus", "one-card")
 #: What shared blocks made, by their code.
 SHARED: dict[str, Path] = {}
 
@@ -199,6 +201,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
         "docs/tuning.md",
         "docs/publishing.md",
         "docs/serving.md",
+        *(f"docs/tutorials/{name}.md" for name in TUTORIALS),
     ],
 )
 def test_the_pages_run(page: str, tmp_path: Path) -> None:
@@ -217,18 +220,21 @@ def commands(text: str) -> list[str]:
     return lines
 
 
-def test_the_chinese_readme_has_the_same_commands() -> None:
-    chinese = ROOT / "README.zh.md"
-    if not chinese.is_file():
-        pytest.skip("no README.zh.md")
-    ours = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", ["README", *(f"docs/tutorials/{name}" for name in TUTORIALS)])
+def test_the_chinese_page_has_the_same_commands(page: str) -> None:
+    chinese = ROOT / f"{page}.zh.md"
+    ours = commands((ROOT / f"{page}.md").read_text(encoding="utf-8"))
     # A question or a prompt may be translated: what is in quotes does not count.
     quoted = re.compile(r"\"[^\"]*\"|'[^']*'")
     theirs = commands(chinese.read_text(encoding="utf-8"))
     assert [quoted.sub("…", line) for line in theirs] == [quoted.sub("…", line) for line in ours]
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda path: path.name)
+def test_no_tutorial_is_forgotten() -> None:
+    assert {path.name.split(".")[0] for path in (ROOT / "docs" / "tutorials").iterdir()} == set(TUTORIALS)
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.S)
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)

@@ -1,0 +1,41 @@
+"""The pages as a site: it builds without a warning, in both languages, and asks nothing of other servers."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=quiet)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return out
+
+
+def test_both_languages(site: Path) -> None:
+    assert "Your first model" in (site / "tutorials/first-model/index.html").read_text(encoding="utf-8")
+    assert "十分钟训练出第一个模型" in (site / "zh/tutorials/first-model/index.html").read_text(encoding="utf-8")
+    # What is not translated is there in English, and every page of the folder is somewhere in the menu.
+    assert (site / "zh/training/index.html").is_file()
+    menu = (site / "index.html").read_text(encoding="utf-8")
+    for page in ROOT.glob("docs/*.md"):
+        if not page.name.startswith("index"):
+            assert f'href="{page.stem}/"' in menu, page.name
+
+
+def test_nothing_is_asked_of_other_servers(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"', page.read_text(encoding="utf-8"))
+        assert not [url for url in loaded if "canonical" not in url], page
