@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+#: Where the scripted engine lies.
+TESTS = Path(__file__).resolve().parents[1]
 TALK = """
 import sys
 sys.path.insert(0, {here!r})
-from conftest import ScriptedEngine
+from scripted_engine import ScriptedEngine
 from hanmo.errors import HanmoError
 from hanmo.serve.sampling import Sampling
 from hanmo.serve.terminal import chat_loop
@@ -33,7 +34,7 @@ chat_loop(ScriptedEngine(script, delay={delay}, context={context}), system={syst
 
 
 def command(delay: float = 0.0, context: int = 200_000, system: str | None = None) -> list[str]:
-    return [sys.executable, "-c", TALK.format(here=str(HERE), delay=delay, context=context, system=system)]
+    return [sys.executable, "-c", TALK.format(here=str(TESTS), delay=delay, context=context, system=system)]
 
 
 def piped(lines: list[str], **options) -> tuple[list[str], str]:
