@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricate import CATEGORIES, NASTY, REASONS, fabricate, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fabricate import CATEGORIES, NASTY, REASONS, fabricate, write
 from hanmo import charts
 from hanmo.errors import HanmoError
 from hanmo.evaluate import draw

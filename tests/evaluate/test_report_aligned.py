@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fabricate import NASTY, fabricate
 
+from fabricate import NASTY, fabricate
 from hanmo.evaluate.collect import collect
 from hanmo.evaluate.report import render
 from hanmo.evaluate.settings import ReportSettings
