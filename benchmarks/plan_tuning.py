@@ -110,7 +110,7 @@ def measure(run: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from hanmo.child import MemoryWatch
-    from hanmo.posttrain import training
+    from hanmo.posttrain import reporting
 
     with tempfile.TemporaryDirectory() as made:
         settings, inputs, kind = lay_out(run, Path(made))
@@ -128,7 +128,7 @@ def measure(run: dict[str, Any]) -> dict[str, Any]:
         class Clock:
             perf_counter = staticmethod(time.process_time)
 
-        training.time = Clock  # type: ignore[assignment]
+        reporting.time = Clock  # type: ignore[assignment]
         counts = kind.load()(settings, inputs, Path(made) / "out")
         peak = watch.peak_anonymous()
     return {"peak_anonymous": peak, "tokens_per_second": counts["tokens_per_second"], "matmul": rate}

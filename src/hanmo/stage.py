@@ -19,20 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Affects = Literal["result", "budget", "speed"]
 
 
-def _split(value: Any) -> Any:
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        return value
+def _split(words: list[str]) -> list[str]:
     return [name.strip() for word in words for name in word.split(",")]
 
 
 #: A list of names, which a command line may give as one word: `--formats f16,q8_0`.
-Names = Annotated[list[str], BeforeValidator(_split)]
+Names = Annotated[list[str], AfterValidator(_split)]
 StageFunction = Callable[[Any, dict[str, list[Path]], Path], dict[str, Any]]
 
 

@@ -30,7 +30,7 @@ from hanmo.evaluate.bpb import bootstrap_ratio
 from hanmo.files import write_json
 from hanmo.models.families import must_write
 from hanmo.models.folder import resolve
-from hanmo.posttrain import own, sft, training
+from hanmo.posttrain import own, reporting, sft, training
 from hanmo.posttrain.encode import IGNORE, Example
 from hanmo.posttrain.scoring import pad_rows, score_logits, states_at
 from hanmo.posttrain.settings import DistillSettings
@@ -179,7 +179,7 @@ def run(settings: DistillSettings, inputs: dict[str, list[Path]], out: Path) -> 
         apart = found["difference"]
         counts |= {"kl_before": found["before"]["kl"], "kl_after": found["after"]["kl"]}
         counts |= {f"difference_{name}": apart[name] for name in ("mean", "low", "high")}
-        training.announce(
+        reporting.announce(
             f"{found['records']} held-out records: KL from the teacher {found['before']['kl']:.3f} to "
             f"{found['after']['kl']:.3f} nats a token, {apart['mean']:+.3f} [{apart['low']:+.3f}, {apart['high']:+.3f}]"
         )

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hanmo.files import write_json
-from hanmo.posttrain import answers, losses, training
+from hanmo.posttrain import answers, losses, reporting, training
 from hanmo.posttrain.calibration import mean_interval, share_interval
 from hanmo.posttrain.encode import IGNORE, PairExample
 from hanmo.posttrain.prepare import prepare_pairs
@@ -134,10 +134,10 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
         now[:] = [pair_log_probs(start, settings, held)]
         return judge(now[0], held_reference, held_lengths, settings)
 
-    reporter = training.Reporter(
+    reporter = reporting.Reporter(
         out / "log.jsonl", settings.loss, _LOGGED, look if held else None, settings.evaluations
     )
-    training.train(trainer, reporter)
+    reporting.train(trainer, reporter)
     found: dict[str, Any] = {}
     if held:
         found = {"kind": "preference", "loss": settings.loss, "beta": settings.strength}
@@ -148,20 +148,15 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     training.save(start, out, records)
     counts = {
         **prepared.counts,
-        "steps": trainer.state.global_step,
-        "learning_rate": trainer.args.learning_rate,
-        "precision": str(start.dtype).removeprefix("torch."),
-        "first_loss": reporter.losses[0],
-        "last_loss": reporter.losses[-1],
-    } | training.speed(reporter, len(pairs) * settings.epochs, prepared.tokens * settings.epochs)
+        **reporting.outcome(start, trainer, reporter, len(pairs) * settings.epochs, prepared.tokens * settings.epochs),
+    }
     if reporter.measured:
         for name in ("validation_margin", "validation_accuracy", "preference_accuracy", "log_prob_chosen"):
             counts[f"{name}_before"] = round(reporter.measured[0][name], 4)
             counts[f"{name}_after"] = round(reporter.measured[-1][name], 4)
         counts |= {key: round(found[part][key2], 4) for key, part, key2 in _COUNTED if found.get(part)}
     counts["warnings"] = warnings_of(reporter, records) + answers.warnings_of(found)
-    for line in counts["warnings"]:
-        training.announce(f"warning: {line}")
+    reporting.warn(counts["warnings"])
     return counts
 
 
@@ -177,7 +172,7 @@ def pair_figures(log_probs: Tensor, reference: Tensor, settings: DpoSettings) ->
     }
 
 
-def warnings_of(reporter: training.Reporter, records: dict[str, Any]) -> list[str]:
+def warnings_of(reporter: reporting.Reporter, records: dict[str, Any]) -> list[str]:
     """The known ways in which DPO fails, as far as this run's figures show them."""
     lines = []
     if reporter.measured:

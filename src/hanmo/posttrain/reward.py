@@ -26,7 +26,7 @@ from trl import RewardConfig, RewardTrainer
 from hanmo.errors import HanmoError
 from hanmo.files import write_json
 from hanmo.models.folder import resolve
-from hanmo.posttrain import training
+from hanmo.posttrain import reporting, training
 from hanmo.posttrain.calibration import calibration, share_interval
 from hanmo.posttrain.encode import PairExample
 from hanmo.posttrain.prepare import prepare_pairs
@@ -169,17 +169,13 @@ def run(settings: RewardSettings, inputs: dict[str, list[Path]], out: Path) -> d
         found = calibration((last[0][:, 0] - last[0][:, 1]).tolist(), resamples=1)
         return {f"validation_{name}": found[name] for name in ("loss", "margin", "accuracy", "ece")}
 
-    reporter = training.Reporter(out / "log.jsonl", "reward", _LOGGED, look if held else None, settings.evaluations)
-    training.train(trainer, reporter)
+    reporter = reporting.Reporter(out / "log.jsonl", "reward", _LOGGED, look if held else None, settings.evaluations)
+    reporting.train(trainer, reporter)
     training.save(start, out, prepared.records)
     counts = {
         **prepared.counts,
-        "steps": trainer.state.global_step,
-        "learning_rate": trainer.args.learning_rate,
-        "precision": str(start.dtype).removeprefix("torch."),
-        "first_loss": reporter.losses[0],
-        "last_loss": reporter.losses[-1],
-    } | training.speed(reporter, len(pairs) * settings.epochs, prepared.tokens * settings.epochs)
+        **reporting.outcome(start, trainer, reporter, len(pairs) * settings.epochs, prepared.tokens * settings.epochs),
+    }
     counts["warnings"] = []
     if held:
         found = judged(last[0], held)
@@ -188,12 +184,11 @@ def run(settings: RewardSettings, inputs: dict[str, list[Path]], out: Path) -> d
         write_json(out / "aligned.json", {"kind": "reward", **found})
         counts |= {f"validation_{name}": round(found[name], 4) for name in ("accuracy", "low", "high", "ece", "loss")}
         counts["warnings"] = warnings_of(found)
-        training.announce(
+        reporting.announce(
             f"held-out pairs: {found['accuracy']:.1%} [{found['low']:.1%}, {found['high']:.1%}] of {found['n']} right, "
             f"calibration error {found['ece']:.3f}"
         )
-    for line in counts["warnings"]:
-        training.announce(f"warning: {line}")
+    reporting.warn(counts["warnings"])
     return counts
 
 

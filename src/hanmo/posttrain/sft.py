@@ -18,7 +18,7 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 from hanmo.models.folder import resolve
-from hanmo.posttrain import adapters, own, training
+from hanmo.posttrain import adapters, own, reporting, training
 from hanmo.posttrain.encode import IGNORE, Example, encode_parts
 from hanmo.posttrain.prepare import prepare
 from hanmo.posttrain.scoring import Lesson, pad_rows, sequence_log_probs, use_label_scoring
@@ -165,23 +165,16 @@ def tune(settings: SftSettings, inputs: dict[str, list[Path]], out: Path, teachi
         ),
     )
     look = (lambda: measure(held)) if held else None
-    reporter = training.Reporter(out / "log.jsonl", "sft", _LOGGED, look, settings.evaluations)
-    training.train(trainer, reporter)
-    steps = trainer.state.global_step
+    reporter = reporting.Reporter(out / "log.jsonl", "sft", _LOGGED, look, settings.evaluations)
+    reporting.train(trainer, reporter)
+    tokens = prepared.records["train"]["tokens"] * settings.epochs
+    ended = reporting.outcome(start, trainer, reporter, len(examples) * settings.epochs, tokens)
     if attached:
         del trainer
         adapters.finish(start, out, prepared.records, settings.merge)
     else:
         training.save(start, out, prepared.records)
-    counts = {
-        **prepared.counts,
-        **attached,
-        "steps": steps,
-        "learning_rate": arguments.learning_rate,
-        "precision": str(start.dtype).removeprefix("torch."),
-        "first_loss": reporter.losses[0],
-        "last_loss": reporter.losses[-1],
-    } | training.speed(reporter, len(examples) * settings.epochs, prepared.records["train"]["tokens"] * settings.epochs)
+    counts = {**prepared.counts, **attached, **ended}
     if reporter.measured:
         counts["validation_loss_before"] = reporter.measured[0]["validation_loss"]
         counts["validation_loss_after"] = reporter.measured[-1]["validation_loss"]

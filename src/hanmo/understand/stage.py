@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 import xxhash
+from transformers import TrainingArguments
 
 from hanmo.errors import HanmoError
 from hanmo.files import write_json
@@ -23,7 +24,7 @@ from hanmo.models.allocator import keep_freed_memory
 from hanmo.models.families import objective_of
 from hanmo.models.folder import resolve
 from hanmo.models.save import save_model
-from hanmo.posttrain import training
+from hanmo.posttrain import reporting, training
 from hanmo.posttrain.settings import SftSettings
 from hanmo.pretrain.precision import choose, pick_device
 from hanmo.tokenizer import load as load_tokenizer
@@ -123,7 +124,7 @@ def run(settings: UnderstandSettings, inputs: dict[str, list[Path]], out: Path) 
     }
     for fold, data in read.items():
         for part, account in data.accounts.items():
-            training.announce(account.line(part if fold is None else f"{part}, split {fold}"))
+            reporting.announce(account.line(part if fold is None else f"{part}, split {fold}"))
     runs: list[Run] = []
     best: tuple[float, Any, Any, Data] | None = None
     for number, (variant, fold, seed) in enumerate(plan, 1):
@@ -132,7 +133,7 @@ def run(settings: UnderstandSettings, inputs: dict[str, list[Path]], out: Path) 
         one.fold, one.chosen = fold, variant
         runs.append(one)
         value = one.dev[what.metric]
-        training.announce(_said(what, one, number, len(plan)))
+        reporting.announce(_said(what, one, number, len(plan)))
         if best is None or value > best[0]:
             best = (value, tuner, chosen, read[fold])
     assert best is not None
@@ -305,7 +306,7 @@ class Tuner:
             self.rows,
             units,
             model=self.model,
-            args=training.TrainingArguments(**arguments),
+            args=TrainingArguments(**arguments),
         )
         best: dict[str, Any] = {"value": -1.0}
 
@@ -318,14 +319,14 @@ class Tuner:
                 best.update(value=value, step=step, state=state)
             return {f"dev_{self.task.metric}": value}
 
-        reporter = training.Reporter(
+        reporter = reporting.Reporter(
             log,
             self.task.name,
             {"loss": "loss", "grad_norm": "gradient_norm"},
             look,
             self.settings.evaluations or epochs,
         )
-        training.train(trainer, reporter)
+        reporting.train(trainer, reporter)
         self.model.load_state_dict(best["state"])
         return best["step"], reporter.seconds
 

@@ -17,7 +17,7 @@ from trl import GRPOConfig, RLOOConfig
 
 from hanmo.errors import HanmoError
 from hanmo.files import write_json
-from hanmo.posttrain import training
+from hanmo.posttrain import reporting, training
 from hanmo.posttrain.calibration import mean_interval
 from hanmo.posttrain.records import Account, Item, hold_out, read_items, sft_kind
 from hanmo.posttrain.reward import RewardModel
@@ -74,7 +74,7 @@ def run(settings: RlSettings, inputs: dict[str, list[Path]], out: Path) -> dict[
     notes: Counter[str] = Counter()
     train, held = _tasks(start, settings, rewards, items, notes)
     for line in account.lines(notes):
-        training.announce(line)
+        reporting.announce(line)
     lengths = [len(_encoded(start, task)) + settings.answer_tokens for task in train]
     trainer = _trainer(start, settings, out, train, rewards, lengths)
     looks: list[dict[str, Any]] = []
@@ -86,10 +86,10 @@ def run(settings: RlSettings, inputs: dict[str, list[Path]], out: Path) -> dict[
             "validation_answer_tokens": sum(looks[-1]["tokens"]) / len(held),
         }
 
-    reporter = training.Reporter(
+    reporter = reporting.Reporter(
         out / "log.jsonl", settings.method, _LOGGED, look if held else None, settings.evaluations
     )
-    training.train(trainer, reporter)
+    reporting.train(trainer, reporter)
     training.save(start, out, _records(account, notes, train, held, start))
     history = [entry for entry in trainer.state.log_history if "reward" in entry]
     counts = {
@@ -97,9 +97,7 @@ def run(settings: RlSettings, inputs: dict[str, list[Path]], out: Path) -> dict[
         "validation_records": len(held),
         "skipped": sum(account.skipped.values()),
         "left_out": dict(notes),
-        "steps": trainer.state.global_step,
-        "learning_rate": trainer.args.learning_rate,
-        "precision": str(start.dtype).removeprefix("torch."),
+        **reporting.settled(start, trainer),
         "first_reward": round(history[0]["reward"], 4),
         "last_reward": round(history[-1]["reward"], 4),
         "seconds": round(reporter.seconds, 2),
@@ -116,13 +114,12 @@ def run(settings: RlSettings, inputs: dict[str, list[Path]], out: Path) -> dict[
             "reward_after": round(found["after"]["reward"], 4),
         }
         counts |= {f"difference_{name}": round(difference[name], 4) for name in ("mean", "low", "high")}
-        training.announce(
+        reporting.announce(
             f"{len(held)} held-out prompts: reward {found['before']['reward']:.3f} to {found['after']['reward']:.3f}, "
             f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
         )
     counts["warnings"] = warnings_of(found, history)
-    for line in counts["warnings"]:
-        training.announce(f"warning: {line}")
+    reporting.warn(counts["warnings"])
     return counts
 
 

@@ -1,0 +1,160 @@
+"""What a training under TRL's trainers tells: its log, its bar, the looks at held-out records, the stage's counts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hanmo.console import console, human_count, human_seconds, progress
+
+if TYPE_CHECKING:
+    from hanmo.posttrain.training import Start
+
+
+class Reporter(TrainerCallback):
+    """Writes log.jsonl, moves the bar, and looks at the held-out records from time to time.
+
+    Args:
+        path: the log.
+        title: stands before the bar.
+        names: which of the trainer's figures go into the log, and under which names.
+        look: measures the held-out records (None: there are none); its figures go into the log.
+        looks: how often to look, besides once at the start.
+    """
+
+    def __init__(
+        self, path: Path, title: str, names: dict[str, str], look: Callable[[], dict[str, float]] | None, looks: int
+    ) -> None:
+        self.path, self.title, self.names, self.look, self.looks = path, title, names, look, looks
+        self.measured: list[dict[str, float]] = []
+        self.losses: list[float] = []
+        self.seconds = 0.0
+        self._paused = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.file = self.path.open("w", encoding="utf-8", newline="\n")
+        self.bar = progress()
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=state.max_steps, info="")
+        self.marks = {round(state.max_steps * part / self.looks) for part in range(1, self.looks + 1)}
+        self._measure(state.global_step)
+        self.began = self.last = time.perf_counter()
+        self._paused = 0.0
+        self.last_tokens = 0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar.update(self.task, completed=state.global_step)
+        if state.global_step == state.max_steps:
+            control.should_log = True
+        if state.global_step in self.marks:
+            self._measure(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        now = time.perf_counter()
+        # Some of TRL's trainers do not count tokens.
+        tokens = int(logs.get("num_tokens", 0))
+        rate = (tokens - self.last_tokens) / max(now - self.last - self._paused, 1e-9)
+        self.seconds += now - self.last - self._paused
+        self.last, self.last_tokens, self._paused = now, tokens, 0.0
+        self.losses.append(float(logs["loss"]))
+        line = {"step": state.global_step, "epoch": round(float(state.epoch or 0), 4)}
+        line |= {
+            ours: round(float(logs[theirs]), 6) for theirs, ours in self.names.items() if logs.get(theirs) is not None
+        }
+        line["learning_rate"] = logs.get("learning_rate")
+        if tokens:
+            line |= {"tokens": tokens, "tokens_per_second": round(rate)}
+        self._write(line | {"seconds": round(self.seconds, 2)})
+        self.bar.update(self.task, info=f"loss {logs['loss']:.3f}, {human_count(rate)} tokens/s")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.seconds += time.perf_counter() - self.last - self._paused
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the log and the bar (also after an error)."""
+        if hasattr(self, "file"):
+            self.bar.stop()
+            self.file.close()
+
+    def _measure(self, step: int) -> None:
+        if self.look is None:
+            return
+        began = time.perf_counter()
+        figures = self.look()
+        self.measured.append(figures)
+        self._write({"step": step} | {name: round(value, 6) for name, value in figures.items()})
+        self._paused += time.perf_counter() - began
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+
+def train(trainer: Trainer, reporter: Reporter) -> None:
+    """Run the trainer under our reporter alone."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(reporter)
+    try:
+        trainer.train()
+    finally:
+        reporter.close()
+
+
+def announce(text: str) -> None:
+    """One line of a stage on stderr."""
+    console.print(text, style="dim", soft_wrap=True, markup=False)
+
+
+def warn(lines: list[str]) -> None:
+    """Warnings of a stage on stderr, a line each."""
+    for line in lines:
+        announce(f"warning: {line}")
+
+
+def outcome(start: Start, trainer: Trainer, reporter: Reporter, records: int, tokens: int) -> dict[str, Any]:
+    """The counts that every training ends with; says how fast it was as well.
+
+    Args:
+        records, tokens: that were read, all passes together.
+    """
+    seconds = max(reporter.seconds, 1e-9)
+    announce(
+        f"{records} records in {human_seconds(seconds)}: "
+        f"{records / seconds:.0f} records/s, {human_count(tokens / seconds)} tokens/s"
+    )
+    return settled(start, trainer) | {
+        "first_loss": reporter.losses[0],
+        "last_loss": reporter.losses[-1],
+        "tokens": tokens,
+        "seconds": round(seconds, 2),
+        "records_per_second": round(records / seconds, 1),
+        "tokens_per_second": round(tokens / seconds),
+    }
+
+
+def settled(start: Start, trainer: Trainer) -> dict[str, Any]:
+    """Of the counts what was settled before the first step: steps, peak of the learning rate, arithmetic."""
+    return {
+        "steps": trainer.state.global_step,
+        "learning_rate": trainer.args.learning_rate,
+        "precision": str(start.dtype).removeprefix("torch."),
+    }
