@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hanmo.errors import HanmoError
-from hanmo.posttrain import dpo, sft, training
+from hanmo.posttrain import distill, dpo, reward, sft, training
 from hanmo.posttrain.encode import IGNORE
 from hanmo.posttrain.scoring import pad_rows
-from hanmo.posttrain.settings import DpoSettings, SftSettings
+from hanmo.posttrain.settings import DistillSettings, DpoSettings, RewardSettings, SftSettings
 from hanmo.tokenizer import load
 from hanmo.tokenizer.chat import ChatFormat
 
@@ -180,26 +180,20 @@ def test_dpo_says_when_nothing_was_learnt(tiny_model_dir: Path, jsonl: Callable[
     assert any("nothing was learnt" in line for line in counts["warnings"])
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_a_killed_run_started_again_ends_at_the_same_weights(
-    stage: str, tiny_model_dir: Path, jsonl: Callable[..., Path], tmp_path: Path
+    tiny_model_dir: Path, jsonl: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if stage == "sft":
-        module, role, path = sft, "records", jsonl([dialogue(index) for index in range(120)])
-        options: Any = SftSettings(**FIXED, epochs=1, batch_size=4, log_every=1)
-    else:
-        module, role, path = dpo, "pairs", jsonl([pair(index) for index in range(120)])
-        options = DpoSettings(**FIXED, batch_size=4, log_every=1, learning_rate=1e-4)
-    inputs = {"model": [tiny_model_dir], role: [path]}
-    out = tmp_path / "killed"
+    path, out = jsonl([dialogue(index) for index in range(80)]), tmp_path / "killed"
+    options = SftSettings(**FIXED, epochs=1, batch_size=4, log_every=1, checkpoint_seconds=1e-6)
+    inputs = {"model": [tiny_model_dir], "records": [path]}
     script = (
         "import sys\nfrom pathlib import Path\n"
-        f"from hanmo.posttrain import {stage}\n"
-        f"from hanmo.posttrain.settings import {type(options).__name__} as Settings\n"
-        f"{stage}.run(Settings.model_validate_json(sys.argv[1]),"
-        " {'model': [Path(sys.argv[2])], sys.argv[3]: [Path(sys.argv[4])]}, Path(sys.argv[5]))\n"
+        "from hanmo.posttrain import sft\n"
+        "from hanmo.posttrain.settings import SftSettings\n"
+        "sft.run(SftSettings.model_validate_json(sys.argv[1]),"
+        " {'model': [Path(sys.argv[2])], 'records': [Path(sys.argv[3])]}, Path(sys.argv[4]))\n"
     )
-    command = [sys.executable, "-c", script, options.model_dump_json(), str(tiny_model_dir), role, str(path), str(out)]
+    command = [sys.executable, "-c", script, options.model_dump_json(), str(tiny_model_dir), str(path), str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -211,10 +205,59 @@ def test_a_killed_run_started_again_ends_at_the_same_weights(
     assert process.communicate()[0] == b""
     assert not (out / "model").exists() and (out / "trainer" / "begun.json").is_file()
 
-    module.run(options, inputs, out)
-    module.run(options, inputs, tmp_path / "undisturbed")
+    sft.run(options, inputs, out)
+    assert "goes on from step " in capsys.readouterr().err
+    sft.run(options, inputs, tmp_path / "undisturbed")
     assert same(weights(out), weights(tmp_path / "undisturbed"))
     assert not same(weights(out), load_file(tiny_model_dir / "model.safetensors"))
+
+
+class Stopped(BaseException):
+    """Ends a run as a signal would: nothing catches it."""
+
+
+@pytest.mark.parametrize("kind", ["lora", "packed", "dpo", "reward", "distill"])
+def test_a_stopped_run_goes_on_where_it_was_and_ends_at_the_same_weights(
+    kind: str, tiny_model_dir: Path, jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its second pass over the records, between two checkpoints, with a noise that is drawn at every step."""
+    fixed: dict[str, Any] = FIXED | {"epochs": 2, "batch_size": 8, "log_every": 2}
+    fixed |= {"evaluations": 1, "checkpoint_seconds": 1e-6}
+    inputs = {"model": [tiny_model_dir], "records": [jsonl(DIALOGUES[:28])], "pairs": [jsonl(PAIRS[:28], "p.jsonl")]}
+    module, options = {
+        "lora": (sft, SftSettings(**fixed, adapter="lora", rank=2, dropout=0.1)),
+        "packed": (sft, SftSettings(**fixed, packing=True, neftune=5)),
+        "dpo": (dpo, DpoSettings(**fixed, answers=4, answer_tokens=4)),
+        "reward": (reward, RewardSettings(**fixed)),
+        "distill": (distill, DistillSettings(**fixed)),
+    }[kind]
+    inputs |= {"teacher": [tiny_model_dir]} if kind == "distill" else {}
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    counts = module.run(options, inputs, whole)
+
+    step, made = training.Careful.training_step, []
+
+    def stopping(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        made.append(self.state.global_step)
+        if made[-1] == 7:
+            raise Stopped
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.Careful, "training_step", stopping)
+    with pytest.raises(Stopped):
+        module.run(options, inputs, halves)
+    assert [path.name for path in (halves / "trainer").glob("*step-*")] == ["step-6"]
+    monkeypatch.setattr(training.Careful, "training_step", step)
+    again = module.run(options, inputs, halves)
+
+    assert same(weights(halves), weights(whole))
+    timed = {"seconds", "records_per_second", "tokens_per_second"}
+    assert {name: again[name] for name in again.keys() - timed} == {
+        name: counts[name] for name in counts.keys() - timed
+    }
+    told = [[{name: line[name] for name in line.keys() - timed} for line in log_of(out)] for out in (halves, whole)]
+    assert told[0] == told[1]
+    assert not (halves / "trainer").exists()
 
 
 def test_errors_of_settings_and_models(tiny_model_dir: Path, jsonl: Callable[..., Path], tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 TRL's trainers (`hanmo.posttrain.losses` has the five losses) on pairs that we tokenise ourselves. The reference is the
 model as it came in; its log-probabilities are computed once, before the first step, so that no second model is held and
-no step pays for it. A killed run starts again from its own beginning: same pairs, same seed, same number of threads end
-at the same weights to the last bit.
+no step pays for it. A killed run goes on from its last checkpoint: same pairs, same seed, same number of threads end at
+the same weights to the last bit.
 
 Held-out pairs are measured before and after: the margin is `beta` times how much further the chosen answer has moved
 from the reference than the rejected one, the accuracy the share of pairs in which it is above zero (before training
@@ -137,7 +137,7 @@ def run(settings: DpoSettings, inputs: dict[str, list[Path]], out: Path) -> dict
     reporter = reporting.Reporter(
         out / "log.jsonl", settings.loss, _LOGGED, look if held else None, settings.evaluations
     )
-    reporting.train(trainer, reporter)
+    reporting.train(trainer, reporter, training.checkpoints(settings, out))
     found: dict[str, Any] = {}
     if held:
         found = {"kind": "preference", "loss": settings.loss, "beta": settings.strength}

@@ -25,7 +25,6 @@ import datasets
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -128,7 +127,7 @@ def _row(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
 
 def trainer_for(
     start: training.Start, settings: DpoSettings, out: Path, pairs: list[PairExample], reference: Tensor
-) -> Trainer:
+) -> training.Careful:
     """TRL's trainer for the loss that the settings name.
 
     Args:
@@ -185,7 +184,7 @@ def _kto(
     pairs: list[PairExample],
     reference: Tensor,
     shared: dict[str, Any],
-) -> Trainer:
+) -> training.Careful:
     """Every pair is two labelled answers. The KL is estimated on the answers of the next pair in the list."""
     others = pairs[1:] + pairs[:1]
     rows: dict[str, list[Any]] = {

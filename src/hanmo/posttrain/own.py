@@ -152,6 +152,7 @@ def _trainer(
         micro_tokens=settings.micro_batch * rows.context,
         recompute=settings.recompute,
         log_every=settings.log_every,
+        checkpoint_seconds=settings.checkpoint_seconds,
         eval_every=max(1, rows.total // batch // settings.evaluations),
     )
     watched = LabelledRows(held, rows.context, 1, settings.seed) if held else None

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hanmo.console import console, human_count, human_seconds, progress
+from hanmo.posttrain.resuming import Checkpoints, told_in
 
 if TYPE_CHECKING:
-    from hanmo.posttrain.training import Start
+    from hanmo.posttrain.training import Careful, Start
 
 
 class Reporter(TrainerCallback):
@@ -34,20 +35,43 @@ class Reporter(TrainerCallback):
         self.measured: list[dict[str, float]] = []
         self.losses: list[float] = []
         self.seconds = 0.0
+        self.keep_every: float | None = None
         self._paused = 0.0
+        self._tokens = 0
+        self._earlier = ""
+
+    def told(self) -> dict[str, Any]:
+        """All that has been told, for a run that goes on from here."""
+        return {
+            "log": self.path.read_text(encoding="utf-8"),
+            "measured": self.measured,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "tokens": self.last_tokens,
+        }
+
+    def go_on(self, told: dict[str, Any]) -> None:
+        """Take up what a killed run had told."""
+        if self.look:
+            # The stage that measures may want to see the start for itself.
+            self.look()
+        self.measured, self.losses, self.seconds = told["measured"], told["losses"], told["seconds"]
+        self._tokens, self._earlier = told["tokens"], told["log"]
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.file = self.path.open("w", encoding="utf-8", newline="\n")
+        self.file.write(self._earlier)
         self.bar = progress()
         self.bar.start()
         self.task = self.bar.add_task(self.title, total=state.max_steps, info="")
         self.marks = {round(state.max_steps * part / self.looks) for part in range(1, self.looks + 1)}
-        self._measure(state.global_step)
-        self.began = self.last = time.perf_counter()
+        if not self._earlier:
+            self._measure(state.global_step)
+        self.kept = self.last = time.perf_counter()
         self._paused = 0.0
-        self.last_tokens = 0
+        self.last_tokens = self._tokens
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.bar.update(self.task, completed=state.global_step)
@@ -68,7 +92,7 @@ class Reporter(TrainerCallback):
             return
         now = time.perf_counter()
         # Some of TRL's trainers do not count tokens.
-        tokens = int(logs.get("num_tokens", 0))
+        tokens = self._tokens + int(logs.get("num_tokens", 0))
         rate = (tokens - self.last_tokens) / max(now - self.last - self._paused, 1e-9)
         self.seconds += now - self.last - self._paused
         self.last, self.last_tokens, self._paused = now, tokens, 0.0
@@ -82,6 +106,10 @@ class Reporter(TrainerCallback):
             line |= {"tokens": tokens, "tokens_per_second": round(rate)}
         self._write(line | {"seconds": round(self.seconds, 2)})
         self.bar.update(self.task, info=f"loss {logs['loss']:.3f}, {human_count(rate)} tokens/s")
+        due = self.keep_every is not None and now - self.kept >= self.keep_every
+        if due and state.global_step < state.max_steps:
+            control.should_save = True
+            self.kept = now
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -109,12 +137,25 @@ class Reporter(TrainerCallback):
         self.file.flush()
 
 
-def train(trainer: Trainer, reporter: Reporter) -> None:
-    """Run the trainer under our reporter alone."""
+def train(trainer: Careful, reporter: Reporter, checkpoints: Checkpoints | None = None) -> None:
+    """Run the trainer under our reporter alone.
+
+    Args:
+        checkpoints: from the last of which a killed run goes on; None: it starts again.
+    """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(reporter)
+    last = None
+    if checkpoints:
+        last = checkpoints.last()
+        reporter.keep_every = checkpoints.seconds
+        trainer.keep = lambda trainer: checkpoints.write(trainer, reporter)
+    if last:
+        trainer.begun_at = int(last.name.rpartition("-")[2])
+        announce(f"goes on from step {trainer.begun_at}, where an earlier run was stopped")
+        reporter.go_on(told_in(last))
     try:
-        trainer.train()
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     finally:
         reporter.close()
 

@@ -170,7 +170,7 @@ def run(settings: RewardSettings, inputs: dict[str, list[Path]], out: Path) -> d
         return {f"validation_{name}": found[name] for name in ("loss", "margin", "accuracy", "ece")}
 
     reporter = reporting.Reporter(out / "log.jsonl", "reward", _LOGGED, look if held else None, settings.evaluations)
-    reporting.train(trainer, reporter)
+    reporting.train(trainer, reporter, training.checkpoints(settings, out))
     training.save(start, out, prepared.records)
     counts = {
         **prepared.counts,

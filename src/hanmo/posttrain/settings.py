@@ -100,6 +100,14 @@ class TuningSettings(RecordSettings):
     evaluations: int = setting(4, "looks at the held-out records after the first", affects="speed", ge=1)
 
 
+class ResumedSettings(Settings):
+    """Of the stages that go on where they were killed."""
+
+    checkpoint_seconds: float = setting(
+        300.0, "time between checkpoints, from which a killed run goes on", affects="speed", gt=0
+    )
+
+
 class AdapterSettings(Settings):
     """Which weights are tuned: all of the model, or small matrices beside them (`hanmo.posttrain.adapters`)."""
 
@@ -115,7 +123,7 @@ class AdapterSettings(Settings):
     merge: bool = setting(True, "also write the plain model with the adapter in its weights")
 
 
-class SftSettings(TuningSettings, AdapterSettings):
+class SftSettings(TuningSettings, ResumedSettings, AdapterSettings):
     """Supervised fine-tuning: loss on the assistant's words only."""
 
     form: SftForm = setting(
@@ -148,7 +156,7 @@ class DistillSettings(SftSettings):
     temperature: float = setting(1.0, "that both models' logits are divided by", gt=0)
 
 
-class PairSettings(TuningSettings):
+class PairSettings(TuningSettings, ResumedSettings):
     """What the stages that learn from preferences have in common."""
 
     form: PreferenceForm = setting(

@@ -3,8 +3,8 @@
 Classes that TRL does not know are tuned by `hanmo.posttrain.own`. For all others:
 
 TRL's `SFTTrainer` on records that we tokenise ourselves, with the loss on the assistant's words only. A killed run
-starts again from its own beginning (these runs are short): same records, same seed, same number of threads end at the
-same weights to the last bit, so the result is that of an undisturbed run.
+goes on from its last checkpoint, or from its beginning where it had none yet: same records, same seed, same number of
+threads end at the same weights to the last bit, so the result is that of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def tune(settings: SftSettings, inputs: dict[str, list[Path]], out: Path, teachi
     )
     look = (lambda: measure(held)) if held else None
     reporter = reporting.Reporter(out / "log.jsonl", "sft", _LOGGED, look, settings.evaluations)
-    reporting.train(trainer, reporter)
+    reporting.train(trainer, reporter, training.checkpoints(settings, out))
     tokens = prepared.records["train"]["tokens"] * settings.epochs
     ended = reporting.outcome(start, trainer, reporter, len(examples) * settings.epochs, tokens)
     if attached:

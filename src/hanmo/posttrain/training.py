@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ from hanmo.models.folder import resolve
 from hanmo.models.save import save_model
 from hanmo.posttrain.adapters import loading
 from hanmo.posttrain.attention import NAME
-from hanmo.posttrain.settings import AdapterSettings, TuningSettings
+from hanmo.posttrain.resuming import Checkpoints, load_trained
+from hanmo.posttrain.settings import AdapterSettings, ResumedSettings, TuningSettings
 from hanmo.pretrain.precision import choose, pick_device
 from hanmo.tokenizer import load as load_tokenizer
 from hanmo.tokenizer.chat import ChatFormat
@@ -130,7 +131,7 @@ def rate_for(parameters: int, factor: float) -> float:
 
 
 def clear(out: Path) -> None:
-    """Remove what an earlier, unfinished try left: these stages start again from their beginning."""
+    """Remove what an earlier, unfinished try left besides its checkpoints."""
     out.mkdir(parents=True, exist_ok=True)
     for pattern in LEFT_BEHIND:
         for path in out.glob(pattern):
@@ -138,6 +139,11 @@ def clear(out: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def checkpoints(settings: ResumedSettings, out: Path) -> Checkpoints:
+    """Where a stage's checkpoints are, until it is done."""
+    return Checkpoints(out / "trainer", settings.checkpoint_seconds)
 
 
 def _dtype(out: Path, device: torch.device, wanted: str) -> torch.dtype:
@@ -261,13 +267,27 @@ class Careful(Trainer):
     """Mixed in front of a trainer of TRL's: batches of like lengths, a stop at a broken loss, no telemetry."""
 
     lengths: Sequence[int]
+    #: Writes down how far it has come; None: a killed run starts again.
+    keep: Callable[[Trainer], None] | None = None
+    #: Optimiser steps that an earlier, killed run has made.
+    begun_at = 0
 
     def _send_telemetry(self) -> None:
         return
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return LikeLengths(self.lengths, batch, self.args.seed)
+        order = LikeLengths(self.lengths, batch, self.args.seed)
+        for _ in range(self.begun_at // math.ceil(len(self.lengths) / batch)):
+            list(order)  # Each pass has an order of its own, drawn after the one before.
+        return order
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        assert self.keep
+        self.keep(self)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.model, resume_from_checkpoint)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
