@@ -61,7 +61,14 @@ def shallow(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def task(folder: Path, settings: Any, longest: int = 64, cpu: bool = True) -> Task:
     config = AutoConfig.from_pretrained(folder)
-    return Task(settings, config, Records(longest, 0.5, 100, 2, 40.0 * 100), 128, 4, cpu)
+    return Task(
+        settings,
+        config,
+        Records(longest, 0.5, 100, 2, 40.0 * 100, 1 if isinstance(settings, SftSettings) else 2),
+        128,
+        4,
+        cpu,
+    )
 
 
 @pytest.mark.parametrize("recompute", [False, True])

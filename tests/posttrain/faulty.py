@@ -100,6 +100,25 @@ FORM_FAULTS: list[tuple[str, Any, list[str]]] = [
     ("qa", {"prompt": Q}, ["no question with an answer"]),
 ]
 
+#: (a faulty answer with a label, what the error must say); read for KTO.
+LABELLED_FAULTS: list[tuple[Any, list[str]]] = [
+    ({"prompt": Q, "completion": A, "label": None}, ["'label'", "null instead of true or false"]),
+    ({"prompt": Q, "completion": A, "label": 1}, ["'label'", "a number instead of true or false"]),
+    ({"prompt": Q, "completion": A, "label": "true"}, ["'label'", "text instead of true or false"]),
+    ({"prompt": Q, "completion": "", "label": True}, ["'completion'", "empty answer"]),
+    ({"prompt": Q, "completion": None, "label": True}, ["'completion'", "null instead of a list"]),
+    ({"prompt": "", "completion": A, "label": True}, ["'prompt'", "is empty"]),
+    ({"prompt": 7, "completion": A, "label": True}, ["'prompt'", "a number instead of a list"]),
+    ({"prompt": TURNS, "completion": A, "label": False}, ["'completion'", "roles out of order"]),
+    ({"completion": A, "label": False}, ["'completion'", "'assistant' comes first"]),
+    ({"prompt": Q, "completion": TURNS[0], "label": True}, ["'completion.content'", "out of order"]),
+    ({"prompt": Q, "completion": [TURNS[1], TURNS[0]], "label": True}, ["'completion[1].content'", "does not end"]),
+    ({"messages": TURNS[:1], "label": True}, ["no answer of an assistant"]),
+    ({"messages": [*TURNS, TURNS[0]], "label": True}, ["does not end with the assistant's answer"]),
+    ({"text": A, "label": True}, ["fits no known form"]),
+    ({"prompt": Q, "completion": A}, ["fits no known form of a preference"]),
+]
+
 #: (a faulty preference, what the error must say).
 PAIR_FAULTS: list[tuple[Any, list[str]]] = [
     ({"prompt": Q, "chosen": A}, ["'rejected'", "is missing"]),

@@ -18,14 +18,17 @@ from hanmo.tokenizer import load
 from hanmo.tokenizer.chat import ChatFormat
 
 from .conftest import dialogue, pair
-from .faulty import FORM_FAULTS, GOOD, PAIR_FAULTS, SFT_FAULTS, TURNS, A, Q
+from .faulty import FORM_FAULTS, GOOD, LABELLED_FAULTS, PAIR_FAULTS, SFT_FAULTS, TURNS, A, Q
 
 
 def test_every_kind_of_faulty_line_is_told_by_its_number(tmp_path: Path) -> None:
     assert len(SFT_FAULTS) + len(FORM_FAULTS) + len(PAIR_FAULTS) >= 40
     tables: dict[str, tuple[Any, list[Any]]] = {
         "dialogues": (GOOD, [line for line, _ in SFT_FAULTS] + [record for _, record, _ in FORM_FAULTS]),
-        "preferences": ({"prompt": Q, "chosen": A, "rejected": "不"}, [record for record, _ in PAIR_FAULTS]),
+        "preferences": (
+            {"prompt": Q, "chosen": A, "rejected": "不"},
+            [record for record, _ in PAIR_FAULTS + LABELLED_FAULTS],
+        ),
     }
     for kind, (good, lines) in tables.items():
         raw = [line if isinstance(line, str | bytes) else json.dumps(line, ensure_ascii=False) for line in lines]
@@ -70,6 +73,20 @@ def test_preferences_are_recognised_and_long_ones_counted(jsonl: Callable[..., P
     assert found["too_long"] == {"longer than max_length, dropped": 1}
     (ranked,) = check([jsonl([{"instruction": Q, "output": [A, "不", "没"]}], "ranked.jsonl")])["files"]
     assert (ranked["kind"], ranked["usable"], ranked["same_prompt"]) == ("preferences", 2, 1)
+
+
+def test_labels_of_single_answers_are_counted(jsonl: Callable[..., Path], tiny_model_dir: Path) -> None:
+    records = [{"prompt": Q, "completion": f"{index}号", "label": index > 0} for index in range(3)]
+    path = jsonl([*records, {"messages": TURNS, "label": False}])
+    (found,) = check([path], tiny_model_dir)["files"]
+    assert (found["kind"], found["form"], found["usable"], found["faults"]) == ("preferences", "labelled", 4, 0)
+    assert found["labels"] == {"true": 2, "false": 2} and found["same_prompt"] == 3
+    chat = ChatFormat(load(tiny_model_dir))
+    answers = [
+        sum(chat.encode([*TURNS[:1], {"role": "assistant", "content": text}])[1]) for text in ("0号", "1号", "2号", A)
+    ]
+    assert found["learnt_tokens"] == sum(answers)
+    assert "labels: true 2, false 2" in CliRunner().invoke(cli, ["data", "check", str(path)]).output
 
 
 def test_the_command_ends_with_2_where_a_line_is_faulty(jsonl: Callable[..., Path], tmp_path: Path) -> None:

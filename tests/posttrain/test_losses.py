@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,68 @@ def test_each_learns_to_prefer(loss: str, tiny_model_dir: Path, many: Path, tmp_
     assert found["margin"]["low"] > 0 and found["loss"] == loss
     assert found["after"]["validation_loss"] < found["before"]["validation_loss"]
     assert not any("nothing was learnt" in line for line in counts["warnings"])
+
+
+def singles(path: Path, labels: Sequence[bool]) -> Path:
+    """One answer of each pair with its label."""
+    records = [
+        {"prompt": pair(index)["prompt"], "completion": pair(index)["chosen" if label else "rejected"], "label": label}
+        for index, label in enumerate(labels)
+    ]
+    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records), encoding="utf-8")
+    return path
+
+
+def test_ktos_loss_on_single_answers_is_the_formulas(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Three good answers for every bad one: bad ones weigh three times as much."""
+    labels = [index % 4 != 3 for index in range(COUNT)]
+    path = singles(tmp_path / "single.jsonl", labels)
+    options = DpoSettings(
+        **FIXED, loss="kto", epochs=2, batch_size=COUNT, learning_rate=5e-4, warmup=0.0, validation=0.0, log_every=1
+    )
+    inputs = {"model": [tiny_model_dir], "pairs": [path]}
+    counts = dpo.run(options, inputs, tmp_path / "two")
+    assert counts["records"] == COUNT and counts["steps"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    dpo.run(options.model_copy(update={"epochs": 1}), inputs, tmp_path / "one")
+    good = torch.tensor(labels)
+    for line, folder in zip(lines, (tiny_model_dir, tmp_path / "one" / "model"), strict=True):
+        now, start = (torch.where(good, *sums(at)[0].T) for at in (folder, tiny_model_dir))
+        crossed = [mixed(at, good) for at in (folder, tiny_model_dir)]
+        z = (crossed[0] - crossed[1]).mean().clamp(min=0)
+        moved = 0.1 * (now - start - z)
+        losses = torch.where(good, 1 - torch.sigmoid(moved), 3 * (1 - torch.sigmoid(-moved)))
+        assert line["loss"] == pytest.approx(float(losses.mean()), rel=2e-3)
+    assert lines[1]["loss"] < lines[0]["loss"]
+
+
+def mixed(folder: Path, good: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the next record's answer behind each prompt, [answers]."""
+    return torch.where(good.roll(-1), *sums(folder, True)[0].T)
+
+
+def test_kto_learns_of_single_answers(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = singles(tmp_path / "single.jsonl", [index % 3 > 0 for index in range(60)])
+    options = DpoSettings(
+        **FIXED, loss="kto", epochs=2, batch_size=8, learning_rate=1e-3, validation=0.25, answers=2, answer_tokens=8
+    )
+    out = tmp_path / "out"
+    counts = dpo.run(options, {"model": [tiny_model_dir], "pairs": [path]}, out)
+    found = json.loads((out / "aligned.json").read_text(encoding="utf-8"))
+    assert found["single"] and found["n"] == counts["validation_records"] == 15
+    assert counts["validation_accuracy_before"] == 0.5 and counts["validation_margin_before"] == 0
+    assert counts["validation_accuracy_after"] > 0.9 and found["margin"]["low"] > 0
+    assert found["after"]["validation_loss"] < found["before"]["validation_loss"] == pytest.approx(0.5, abs=1e-4)
+    told = json.loads((out / "records.json").read_text(encoding="utf-8"))
+    assert told["train"]["chosen"] + told["train"]["rejected"] == 45
+    for bad, words in (({"micro_batch": 1}, "needs two answers in it; set micro_batch: 2"), ({"loss": "dpo"}, "kto")):
+        with pytest.raises(HanmoError, match=words):
+            dpo.run(options.model_copy(update=bad), {"model": [tiny_model_dir], "pairs": [path]}, tmp_path / "bad")
+    singles(path, [True] * 60)
+    with pytest.raises(HanmoError, match="answers to train on are labelled true: nothing tells good from bad"):
+        dpo.run(options, {"model": [tiny_model_dir], "pairs": [path]}, tmp_path / "bad")
+    with pytest.raises(HanmoError, match="is of a single answer"):
+        reward.run(RewardSettings(**FIXED), {"model": [tiny_model_dir], "pairs": [path]}, tmp_path / "bad")
 
 
 def test_answers_before_and_behind_are_compared_by_a_reward_model(

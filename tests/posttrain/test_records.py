@@ -22,7 +22,7 @@ from hanmo.posttrain.settings import DpoSettings, FileRule, SftSettings
 from hanmo.posttrain.sources import read_records
 
 from .conftest import dialogue, pair
-from .faulty import FORM_FAULTS, GOOD, PAIR_FAULTS, SFT_FAULTS, TURNS, A, Q
+from .faulty import FORM_FAULTS, GOOD, LABELLED_FAULTS, PAIR_FAULTS, SFT_FAULTS, TURNS, A, Q
 
 
 def sft(*paths: Path, **kwargs: Any) -> tuple[list[Any], Account]:
@@ -172,6 +172,52 @@ def test_a_faulty_preference_is_named(jsonl: Callable[..., Path], record: Any, w
         dpo(path)
     for word in [f"{path}:2: ", *words]:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("record", "words"), LABELLED_FAULTS)
+def test_a_faulty_labelled_answer_is_named(jsonl: Callable[..., Path], record: Any, words: list[str]) -> None:
+    path = jsonl([{"prompt": Q, "completion": A, "label": True}, record])
+    with pytest.raises(HanmoError) as caught:
+        dpo(path, loss="kto")
+    for word in [f"{path}:2: ", *words]:
+        assert word in str(caught.value)
+
+
+def test_labelled_answers_are_read_in_every_form_of_a_dialogue(jsonl: Callable[..., Path]) -> None:
+    asked = TURNS[:1]
+    spoken = [{"from": "human", "value": Q}, {"from": "gpt", "value": A}]
+    records = [
+        {"prompt": Q, "completion": A, "label": True},
+        {"prompt": asked, "completion": TURNS[1:], "label": False},
+        {"prompt": Q, "completion": {"role": "assistant", "content": A}, "system": "好", "label": True},
+        {"messages": TURNS, "label": False},
+        {"conversations": spoken, "label": True},
+        {"instruction": Q, "output": A, "label": True},
+        {"question": Q, "answer": A, "label": False, "lang": "zh"},
+    ]
+    for record in records:
+        (value,), account = dpo(jsonl([record]), loss="kto")
+        prompt = [{"role": "system", "content": "好"}, *asked] if "system" in record else asked
+        assert value == (prompt, A, record["label"])
+        assert account.files[0]["form"] == "labelled"
+        assert account.notes == ({"field 'lang' not used": 1} if "lang" in record else {})
+    pair = {"prompt": Q, "chosen": "甲", "rejected": "乙"}
+    values, _ = dpo(jsonl([pair, records[0]]), loss="kto", form="each")
+    assert [type(value).__name__ for value in values] == ["Pair", "Labelled"]
+    for other in ("dpo", "ipo", "orpo", "simpo"):
+        with pytest.raises(HanmoError, match=r"field 'label': is of a single answer.*loss: kto takes"):
+            dpo(jsonl([records[0]]), loss=other)
+
+
+def test_a_named_set_of_labelled_answers(jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    jsonl([{"talk": [{"from": "human", "value": Q}, {"from": "gpt", "value": A}], "good": False}], "mine.jsonl")
+    columns = {"messages": "talk", "kto_tag": "good"}
+    info = {"mine": {"file_name": "mine.jsonl", "formatting": "sharegpt", "columns": columns}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    (value,), _ = dpo(tmp_path, loss="kto")
+    assert value == (TURNS[:1], A, False)
+    with pytest.raises(HanmoError, match="none of its sets has dialogues"):
+        sft(tmp_path)
 
 
 def test_a_file_that_mixes_forms_is_refused_and_can_be_told_apart(jsonl: Callable[..., Path]) -> None:

@@ -185,6 +185,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "of {n} held-out pairs ranked right [{low}, {high}]",
         "的 {n} 个留出偏好对排序正确 [{low}, {high}]",
     ),
+    "answers_right": (
+        "of {n} held-out answers moved the way their labels say [{low}, {high}]",
+        "的 {n} 个留出回答按标签方向变动 [{low}, {high}]",
+    ),
     "calibration_error": ("calibration error [{low}, {high}]", "校准误差 [{low}, {high}]"),
     "longer_right": ("would be right by taking the longer answer", "若总选较长回答的正确率"),
     "length_correlation": ("correlation of reward and length", "奖励与长度的相关系数"),

@@ -28,6 +28,7 @@ from hanmo.plan.rehearsal import Batch, Rehearsed, rehearse
 from hanmo.posttrain import own, training
 from hanmo.posttrain.attention import NAME
 from hanmo.posttrain.encode import IGNORE, encode_pair, encode_parts
+from hanmo.posttrain.preferences import Labelled, labelled_of
 from hanmo.posttrain.records import Item, pair_kind, read_items, sft_kind
 from hanmo.posttrain.settings import AdapterSettings, DpoSettings, PairSettings, RewardSettings, SftSettings
 from hanmo.tokenizer import load as load_tokenizer
@@ -55,6 +56,7 @@ class Records:
         learnt: share of tokens that are scored, among the longest.
         count, held: how many are trained on, and held out; 0: not known.
         tokens: of all of them together, a pair's prompt counted twice; 0: not known.
+        answers: rows that one of them makes: a pair two.
     """
 
     longest: int
@@ -62,6 +64,7 @@ class Records:
     count: int = 0
     held: int = 0
     tokens: float = 0.0
+    answers: int = 1
 
     @property
     def mean(self) -> float:
@@ -83,18 +86,24 @@ def records_of(settings: Settings, files: list[Path], folder: Path | None, limit
     if isinstance(settings, SftSettings):
         items, _ = read_items(files, settings, sft_kind(settings))
         sizes = [sum(len(message["content"]) for message in item.value) for item in items]
+        answers = 1
     else:
         items, _ = read_items(files, settings, pair_kind(settings))
+        if any(isinstance(item.value, Labelled) for item in items):
+            items = [item._replace(value=one) for item in items for one in labelled_of(item.value)]
+            answers = 1
+        else:
+            answers = 2
         sizes = [
             sum(len(message["content"]) for message in item.value.prompt)
-            + max(len(item.value.chosen), len(item.value.rejected))
+            + max(len(one.answer) for one in labelled_of(item.value))
             for item in items
         ]
     order = sorted(range(len(items)), key=lambda index: -sizes[index])
     sides = [_encoded(chat, settings, items[index], limit) for index in order[:LOOKED_AT]]
     long = [row for side in sides for row in side]
     if not long:
-        return Records(limit)
+        return Records(limit, answers=answers)
     longest = max(length for length, _ in long)
     top = [row for row in long if row[0] >= 0.8 * longest]
     # A sample evenly over all sizes stands for the rest.
@@ -102,7 +111,7 @@ def records_of(settings: Settings, files: list[Path], folder: Path | None, limit
     train = round(len(items) * (1 - settings.validation))
     mean = sum(length for side in some for length, _ in side) / max(1, len(some))
     learnt = sum(count for _, count in top) / sum(length for length, _ in top)
-    return Records(longest, learnt, max(1, train), len(items) - train, mean * train)
+    return Records(longest, learnt, max(1, train), len(items) - train, mean * train, answers)
 
 
 def _encoded(chat: ChatFormat | None, settings: Settings, item: Item, limit: int) -> list[tuple[int, int]]:
@@ -115,7 +124,7 @@ def _encoded(chat: ChatFormat | None, settings: Settings, item: Item, limit: int
     pair = encode_pair(chat, item.value, limit, Counter())
     if pair is None:
         return []
-    return [(len(pair.prompt_ids) + len(side), len(side)) for side in (pair.chosen_ids, pair.rejected_ids)]
+    return [(len(pair.prompt_ids) + len(ids), len(ids)) for _, ids in pair.sides]
 
 
 def _estimated(settings: Settings, item: Item, limit: int) -> list[tuple[int, int]]:
@@ -126,7 +135,7 @@ def _estimated(settings: Settings, item: Item, limit: int) -> list[tuple[int, in
         total = min(limit, round(sum(size for size, _ in every)) + 5 * len(every))
         return [(total, min(total, round(sum(size for size, learnt in every if learnt))))]
     prompt = TOKENS_A_CHARACTER * sum(len(message["content"]) for message in item.value.prompt)
-    sides = [round(TOKENS_A_CHARACTER * len(side)) for side in (item.value.chosen, item.value.rejected)]
+    sides = [round(TOKENS_A_CHARACTER * len(one.answer)) for one in labelled_of(item.value)]
     return [(min(limit, round(prompt) + side + 10), min(limit, side)) for side in sides]
 
 
@@ -144,15 +153,14 @@ class Task:
     @property
     def micro(self) -> int:
         """Records (or pairs) in a forward pass, as the stage would take them."""
-        sides = 1 if isinstance(self.settings, SftSettings) else 2
-        return training.micro_batch(self.settings, sides * self.records.longest)
+        return training.micro_batch(self.settings, self.records.answers * self.records.longest)
 
     def batch(self, micro: int, settings: Settings) -> tuple[Batch, Batch]:
         """The largest batch of a step, and of a look at held-out records."""
         longest, learnt = self.records.longest, self.records.learnt
         # Of pairs, the references of all are looked at, too.
         there = self.records.held if isinstance(settings, SftSettings | RewardSettings) else self.records.count
-        sides = 1 if isinstance(settings, SftSettings) else 2
+        sides = self.records.answers
         at_once = training.looked_at_once(settings, longest)
         looked = Batch(max(1, min(at_once, sides * there) if self.records.count else at_once), longest, learnt)
         if isinstance(settings, SftSettings):
@@ -161,7 +169,7 @@ class Task:
                 return Batch(math.ceil(micro * longest / length), length, learnt, masked=True), looked
             return Batch(micro, longest, learnt), looked
         every = isinstance(settings, DpoSettings) and settings.loss in ("orpo", "simpo")
-        return Batch(2 * micro, longest, learnt, logits=every), looked
+        return Batch(sides * micro, longest, learnt, logits=every), looked
 
     @functools.cache  # noqa: B019 - a task lives as long as its plan
     def rehearsed(self, micro: int, recompute: bool) -> Rehearsed:

@@ -86,7 +86,7 @@ def _task(stage: Stage, stages: dict[str, Stage], config: Any, device: Device) -
     model = stage.sources["model"][0]
     paths = [path for path in files if isinstance(path, Path)]
     if len(paths) < len(files):
-        records = Records(room)
+        records = Records(room, answers=1 if isinstance(settings, SftSettings) else 2)
     else:
         records = records_of(settings, paths, resolve(model) if isinstance(model, Path) else None, room)
     return Task(settings, config, records, room, device.width, device.cpu)

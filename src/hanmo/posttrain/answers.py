@@ -18,9 +18,8 @@ from hanmo.evaluate.generate import generate
 from hanmo.models.folder import resolve
 from hanmo.posttrain import training
 from hanmo.posttrain.calibration import mean_interval
-from hanmo.posttrain.encode import IGNORE, PairExample
+from hanmo.posttrain.encode import IGNORE
 from hanmo.posttrain.forms import Dialogue
-from hanmo.posttrain.preferences import Pair
 from hanmo.posttrain.reward import RewardModel
 from hanmo.posttrain.scoring import sequence_log_probs, use_label_scoring
 from hanmo.posttrain.settings import DpoSettings
@@ -36,8 +35,8 @@ class Prompt(NamedTuple):
     ids: list[int]
 
 
-def held_prompts(pairs: Sequence[PairExample], texts: Sequence[Pair], most: int) -> list[Prompt]:
-    """The prompts of held-out pairs, each once, at most so many."""
+def held_prompts(pairs: Sequence[Any], texts: Sequence[Any], most: int) -> list[Prompt]:
+    """The prompts of held-out pairs or single answers, each once, at most so many."""
     found = {tuple(pair.prompt_ids): text.prompt for pair, text in zip(pairs, texts, strict=True)}
     return [Prompt(messages, list(ids)) for ids, messages in list(found.items())[:most]]
 

@@ -88,3 +88,14 @@ def mean_interval(values: Sequence[float], resamples: int = 2000, seed: int = 7)
     draws = np.random.default_rng(seed).integers(0, len(found), (resamples, len(found)))
     low, high = np.quantile(found[draws].mean(axis=1), [0.025, 0.975])
     return {"mean": float(found.mean()), "low": float(low), "high": float(high)}
+
+
+def difference_interval(
+    left: Sequence[float], right: Sequence[float], resamples: int = 2000, seed: int = 7
+) -> dict[str, float]:
+    """{mean, low, high} of the difference of two groups' means: the bootstrap's 95 % interval, over each group."""
+    sides = [np.asarray(values, dtype=np.float64) for values in (left, right)]
+    generator = np.random.default_rng(seed)
+    drawn = [side[generator.integers(0, len(side), (resamples, len(side)))].mean(axis=1) for side in sides]
+    low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+    return {"mean": float(sides[0].mean() - sides[1].mean()), "low": float(low), "high": float(high)}

@@ -15,6 +15,7 @@ from hanmo.models.folder import resolve
 from hanmo.posttrain import forms, preferences
 from hanmo.posttrain.encode import IGNORE, encode_pair, encode_parts
 from hanmo.posttrain.faults import Fault
+from hanmo.posttrain.preferences import labelled_of
 from hanmo.posttrain.records import Account, Item, Kind, pair_kind, read_file, sft_kind, sources_of
 from hanmo.posttrain.settings import DpoSettings, SftSettings
 from hanmo.posttrain.sources import read_records
@@ -31,6 +32,7 @@ class _Seen:
     characters: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     learnt: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
     turns: Counter[int] = field(default_factory=Counter)
     lengths: Counter[str] = field(default_factory=Counter)
@@ -55,8 +57,9 @@ def check(
 
     Returns:
         {"files": [{"file", "kind", "form", "records", "usable", "faults", "faulty": [{"line", "why"}], "duplicates",
-        "same_prompt", "characters", "tokens", "learnt_tokens", "roles", "turns", "too_long", "notes"}], "context",
-        "faults"}; percentiles by their names ("p50" ... "max"), tokens only with a tokenizer.
+        "same_prompt", "characters", "tokens", "learnt_tokens", "labels", "roles", "turns", "too_long", "notes"}],
+        "context", "faults"}; percentiles by their names ("p50" ... "max"), tokens only with a tokenizer, labels only of
+        single answers that have one.
 
     Raises:
         HanmoError: no such file; a tokenizer without chat markers.
@@ -84,7 +87,7 @@ def _chat(folder: Path, context: int) -> tuple[Any, int]:
 def _sources(path: Path, kind: str, sets: list[str]) -> list[tuple[Kind, Any, Any]]:
     """(kind, settings, files) of a path; a folder may hold both kinds."""
     common: dict[str, Any] = {"form": "each", "on_bad_record": "skip", "sets": sets}
-    dialogues, pairs = SftSettings(**common), DpoSettings(**common)
+    dialogues, pairs = SftSettings(**common), DpoSettings(**common, loss="kto")
     ways = {"dialogues": (sft_kind(dialogues), dialogues), "preferences": (pair_kind(pairs), pairs)}
     if kind != "auto":
         one, settings = ways[kind]
@@ -145,6 +148,7 @@ def _file(file: Path, named: Any, kind: Kind, settings: Any, chat: Any, limit: i
         "same_prompt": sum(count - 1 for count in prompts.values()),
         "characters": _percentiles(seen.characters),
         **({"tokens": _percentiles(seen.tokens), "learnt_tokens": seen.learnt} if chat else {}),
+        **({"labels": {name: seen.labels[name] for name in ("true", "false")}} if seen.labels else {}),
         "roles": dict(seen.roles.most_common()),
         "turns": {str(count): seen.turns[count] for count in sorted(seen.turns)},
         "too_long": dict(seen.lengths.most_common()),
@@ -155,11 +159,14 @@ def _file(file: Path, named: Any, kind: Kind, settings: Any, chat: Any, limit: i
 def _look(item: Item, kind: Kind, seen: _Seen, chat: Any, limit: int, too_long: str) -> None:
     dialogue = kind.what == "dialogue"
     value = item.value
-    messages = value if dialogue else [*value.prompt, {"role": "assistant", "content": value.chosen}]
+    sides = [] if dialogue else [one.answer for one in labelled_of(value)]
+    messages = value if dialogue else [*value.prompt, {"role": "assistant", "content": sides[0]}]
+    if not dialogue and len(sides) == 1:
+        seen.labels["true" if value.good else "false"] += 1
     seen.roles.update(message["role"] for message in messages)
     seen.turns[sum(message["role"] == "assistant" for message in messages)] += 1
     longest = sum(len(message["content"]) for message in messages)
-    seen.characters.append(longest if dialogue else longest + max(0, len(value.rejected) - len(value.chosen)))
+    seen.characters.append(longest if dialogue else longest + max(map(len, sides)) - len(sides[0]))
     if chat is None:
         return
     whole = 1 << 31
@@ -175,7 +182,7 @@ def _look(item: Item, kind: Kind, seen: _Seen, chat: Any, limit: int, too_long: 
     if limit and pair.length > limit:
         seen.lengths["longer than max_length, dropped"] += 1
     else:
-        seen.learnt += len(pair.chosen_ids) + len(pair.rejected_ids)
+        seen.learnt += sum(len(ids) for _, ids in pair.sides)
 
 
 def _percentiles(values: list[int]) -> dict[str, int]:

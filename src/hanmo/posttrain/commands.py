@@ -86,6 +86,8 @@ def _show(found: dict[str, Any]) -> None:
 
 def _details(one: dict[str, Any], context: int | None, named: bool) -> None:
     lines = []
+    if one.get("labels"):
+        lines.append("labels: " + ", ".join(f"{label} {count:,}" for label, count in one["labels"].items()))
     if one["roles"]:
         lines.append("roles: " + ", ".join(f"{role} {count:,}" for role, count in one["roles"].items()))
         lines.append("answers in a record: " + ", ".join(f"{n} ({count:,})" for n, count in one["turns"].items()))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from hanmo.posttrain.forms import Dialogue
-from hanmo.posttrain.preferences import Pair
+from hanmo.posttrain.preferences import Labelled, Pair
 from hanmo.tokenizer.chat import ChatFormat, encode_text
 
 #: The label of a token that takes no part in the loss.
@@ -39,6 +39,29 @@ class PairExample(NamedTuple):
     def length(self) -> int:
         """Tokens of the longer side."""
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+    @property
+    def sides(self) -> list[tuple[bool, list[int]]]:
+        """(whether it is the better one, ids) of each answer."""
+        return [(True, self.chosen_ids), (False, self.rejected_ids)]
+
+
+class SingleExample(NamedTuple):
+    """One answer with its label: ids of the prompt with the opening of the answer, and of the answer."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    good: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+    @property
+    def sides(self) -> list[tuple[bool, list[int]]]:
+        """As a pair's."""
+        return [(self.good, self.answer_ids)]
 
 
 def encode_dialogue(
@@ -106,20 +129,30 @@ def _split(chat: ChatFormat, dialogue: Dialogue, limit: int) -> list[Dialogue]:
     return parts
 
 
-def encode_pair(chat: ChatFormat, pair: Pair, limit: int, notes: Counter[str]) -> PairExample | None:
-    """Ids of a pair, or None where a side is longer than `limit` (a cut answer would be judged for what it is not)."""
-    texts = [*(message["content"] for message in pair.prompt), pair.chosen, pair.rejected]
+@overload
+def encode_pair(chat: ChatFormat, pair: Pair, limit: int, notes: Counter[str]) -> PairExample | None: ...
+@overload
+def encode_pair(chat: ChatFormat, pair: Labelled, limit: int, notes: Counter[str]) -> SingleExample | None: ...
+def encode_pair(
+    chat: ChatFormat, pair: Pair | Labelled, limit: int, notes: Counter[str]
+) -> PairExample | SingleExample | None:
+    """Ids of a pair or of a single answer, or None where a side is longer than `limit` (a cut answer would be judged
+    for what it is not).
+    """
+    answers = (pair.answer,) if isinstance(pair, Labelled) else (pair.chosen, pair.rejected)
+    texts = [*(message["content"] for message in pair.prompt), *answers]
     if any(len(text) > limit * LONGEST for text in texts):
         notes["longer than max_length, dropped"] += 1
         return None
     prompt, _ = chat.encode(pair.prompt, add_generation_prompt=True)
     sides = []
-    for answer in (pair.chosen, pair.rejected):
+    for answer in answers:
         ids, mask = chat.encode([*pair.prompt, {"role": "assistant", "content": answer}])
         end = len(mask) - mask[::-1].index(1)
         assert ids[: len(prompt)] == prompt, "the chat format must open an answer as it ends a prompt"
         sides.append(ids[len(prompt) : end])
-    example = PairExample(prompt, *sides)
+    single = isinstance(pair, Labelled)
+    example = SingleExample(prompt, sides[0], pair.good) if single else PairExample(prompt, *sides)
     if example.length > limit:
         notes["longer than max_length, dropped"] += 1
         return None

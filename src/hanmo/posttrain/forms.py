@@ -53,6 +53,8 @@ SHAREGPT_ROLES = {
     "tool": "tool",
 }
 MESSAGE_ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
+#: The note of a dialogue that goes on behind the assistant's last answer.
+CUT = "dialogues cut behind their last answer"
 #: Names of question and answer in flat records.
 QUESTION_ANSWER = (
     ("question", "answer"),
@@ -332,7 +334,7 @@ def dialogues_of(record: Record, form: str, rule: FileRule, notes: Counter[str])
     for turns in PARSERS[form](record, rule):
         dialogue, cut = check_dialogue(with_tools(with_system(turns, rule.system), tools))
         if cut:
-            notes["dialogues cut behind their last answer"] += 1
+            notes[CUT] += 1
         dialogues.append(dialogue)
     if form in READ_FIELDS:
         for name in record.keys() - READ_FIELDS[form]:

@@ -15,6 +15,7 @@ IPO is taken per token, as TRL does after its authors. TRL keeps ORPO and SimPO 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from trl.experimental.utils import DPODataCollatorWithPadding
 
 from hanmo.errors import HanmoError
 from hanmo.posttrain import training
-from hanmo.posttrain.encode import IGNORE, PairExample
+from hanmo.posttrain.encode import IGNORE
 from hanmo.posttrain.scoring import pad_rows, sequence_log_probs, use_label_scoring
 from hanmo.posttrain.settings import DpoSettings
 
@@ -92,7 +93,7 @@ class _PairCollator:
         self.pad = pad
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        sides = [_row(row["prompt_ids"], row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
+        sides = [labelled_row(row["prompt_ids"], row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
         ids, labels, real = pad_rows(sides, self.pad)
         return {
             "input_ids": ids,
@@ -112,7 +113,7 @@ class _SingleCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         batch: dict[str, Tensor] = {}
         for prefix in ("", "KL_"):
-            sides = [_row(row["prompt_ids"], row[f"{prefix}completion_ids"]) for row in rows]
+            sides = [labelled_row(row["prompt_ids"], row[f"{prefix}completion_ids"]) for row in rows]
             ids, labels, real = pad_rows(sides, self.pad)
             batch |= {f"{prefix}input_ids": ids, f"{prefix}attention_mask": real}
             batch[f"{prefix}completion_mask"] = (labels != IGNORE).long()
@@ -120,26 +121,27 @@ class _SingleCollator:
         return batch
 
 
-def _row(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
-    """Ids and labels."""
+def labelled_row(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
+    """Ids of a prompt with an answer, and labels that are the answer's."""
     return prompt + answer, [IGNORE] * len(prompt) + answer
 
 
 def trainer_for(
-    start: training.Start, settings: DpoSettings, out: Path, pairs: list[PairExample], reference: Tensor
+    start: training.Start, settings: DpoSettings, out: Path, pairs: Sequence[Any], reference: Tensor
 ) -> training.Careful:
     """TRL's trainer for the loss that the settings name.
 
     Args:
-        reference: log-probabilities of the pairs' answers under the model as it is now, [pairs, 2].
+        pairs: `PairExample`s; for KTO also `SingleExample`s.
+        reference: log-probabilities of the answers under the model as it is now, [pairs, 2] or [answers].
 
     Raises:
         HanmoError: KTO with one answer in a forward pass.
     """
-    lengths = [2 * pair.length for pair in pairs]
     shared: dict[str, Any] = {"model": start.model, "processing_class": start.chat.tokenizer}
     if settings.loss == "kto":
         return _kto(start, settings, out, pairs, reference, shared)
+    lengths = [2 * pair.length for pair in pairs]
     arguments = training.common_arguments(start, settings, out, lengths, _RATE)
     arguments |= {"beta": settings.strength}
     if settings.loss in ("dpo", "ipo"):
@@ -164,7 +166,7 @@ def trainer_for(
         )
     rows = {}
     for side, place in (("chosen", 1), ("rejected", 2)):
-        sides = [_row(pair.prompt_ids, pair[place]) for pair in pairs]
+        sides = [labelled_row(pair.prompt_ids, pair[place]) for pair in pairs]
         rows |= {f"{side}_input_ids": [ids for ids, _ in sides], f"{side}_labels": [labels for _, labels in sides]}
         rows[f"{side}_attention_mask"] = [[1] * len(ids) for ids, _ in sides]
     shared |= {
@@ -181,17 +183,23 @@ def _kto(
     start: training.Start,
     settings: DpoSettings,
     out: Path,
-    pairs: list[PairExample],
+    pairs: Sequence[Any],
     reference: Tensor,
     shared: dict[str, Any],
 ) -> training.Careful:
-    """Every pair is two labelled answers. The KL is estimated on the answers of the next pair in the list."""
-    others = pairs[1:] + pairs[:1]
+    """Every pair is two labelled answers. The KL is estimated on the answers of the next pair or single answer in the
+    list. Where one label is rarer, its answers weigh more, so that both sides weigh the same.
+    """
+    each = len(pairs[0].sides)
+    answers = [(pair.prompt_ids, ids, good) for pair in pairs for good, ids in pair.sides]
+    others = answers[each:] + answers[:each]
+    good = sum(label for _, _, label in answers)
+    balance = (len(answers) - good) / good
     rows: dict[str, list[Any]] = {
-        "prompt_ids": [pair.prompt_ids for pair in pairs for _ in range(2)],
-        "completion_ids": [answer for pair in pairs for answer in (pair.chosen_ids, pair.rejected_ids)],
-        "KL_completion_ids": [answer for pair in others for answer in (pair.chosen_ids, pair.rejected_ids)],
-        "label": [label for _ in pairs for label in (True, False)],
+        "prompt_ids": [prompt for prompt, _, _ in answers],
+        "completion_ids": [ids for _, ids, _ in answers],
+        "KL_completion_ids": [ids for _, ids, _ in others],
+        "label": [label for _, _, label in answers],
         "ref_logps": reference.flatten().tolist(),
     }
     context = getattr(start.model.config, "max_position_embeddings", None) or start.limit
@@ -199,7 +207,7 @@ def _kto(
         answer[: context - len(prompt)]
         for prompt, answer in zip(rows["prompt_ids"], rows["KL_completion_ids"], strict=True)
     ]
-    crossed = [_row(*one) for one in zip(rows["prompt_ids"], rows["KL_completion_ids"], strict=True)]
+    crossed = [labelled_row(*one) for one in zip(rows["prompt_ids"], rows["KL_completion_ids"], strict=True)]
     start.model.eval()
     with start.autocast():
         batch = training.looked_at_once(settings, max(len(ids) for ids, _ in crossed))
@@ -208,17 +216,19 @@ def _kto(
     start.model.train()
     rows["ref_KL_logps"] = torch.cat(found).tolist()
     lengths = [len(ids) for ids, _ in crossed]
-    doubled = settings.model_copy(
-        update={"batch_size": 2 * settings.batch_size, "micro_batch": 2 * settings.micro_batch}
+    counted = settings.model_copy(
+        update={"batch_size": each * settings.batch_size, "micro_batch": each * settings.micro_batch}
     )
-    arguments = training.common_arguments(start, doubled, out, lengths, _RATE)
+    arguments = training.common_arguments(start, counted, out, lengths, _RATE)
     if arguments["per_device_train_batch_size"] < 2:
         raise HanmoError(
-            "loss kto estimates the KL over a forward pass and needs two answers in it; set micro_batch: 1"
+            "loss kto estimates the KL over a forward pass and needs two answers in it; "
+            f"set micro_batch: {2 // each}" + ("" if settings.batch_size > 1 else " and a larger batch_size")
         )
+    weights: dict[str, Any] = {"desirable_weight": max(1.0, balance), "undesirable_weight": max(1.0, 1 / balance)}
     return _Single(
         lengths,
-        args=KTOConfig(**arguments, beta=settings.strength, max_length=None, precompute_ref_log_probs=True),
+        args=KTOConfig(**arguments, **weights, beta=settings.strength, max_length=None, precompute_ref_log_probs=True),
         data_collator=_SingleCollator(start.pad),
         train_dataset=datasets.Dataset.from_dict(rows),
         **shared,

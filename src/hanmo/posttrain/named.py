@@ -20,7 +20,7 @@ from hanmo.posttrain.faults import Fault
 INFO = "dataset_info.json"
 #: Column of an alpaca set -> our field, with the name it has where none is given; others are left out unless named.
 _ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
-_OPTIONAL = ("system", "tools", "history", "chosen", "rejected", "messages")
+_OPTIONAL = ("system", "tools", "history", "chosen", "rejected", "messages", "kto_tag")
 _TAGS = {
     "role_tag": "from",
     "content_tag": "value",
@@ -102,7 +102,7 @@ def sets_of(path: Path, wanted: list[str], ranking: bool) -> list[Named]:
             raise HanmoError(f"{path}: there is no set '{name}'{nearest(name, said)} (there are {', '.join(said)})")
     found = []
     for name, entry in said.items():
-        if name not in wanted and (wanted or bool(entry.get("ranking")) != ranking or "file_name" not in entry):
+        if name not in wanted and (wanted or _ranks(entry) != ranking or "file_name" not in entry):
             continue
         found.append(_named(path, name, entry))
         if found[-1].ranking != ranking:
@@ -111,6 +111,12 @@ def sets_of(path: Path, wanted: list[str], ranking: bool) -> list[Named]:
     if not found:
         raise HanmoError(f"{path}: none of its sets has {'preferences' if ranking else 'dialogues'} in a file here")
     return found
+
+
+def _ranks(entry: Mapping[str, Any]) -> bool:
+    """Whether a set has preferences: pairs, or answers with labels (for KTO)."""
+    columns = entry.get("columns")
+    return bool(entry.get("ranking")) or (isinstance(columns, Mapping) and "kto_tag" in columns)
 
 
 def _named(path: Path, name: str, entry: Mapping[str, Any]) -> Named:
@@ -140,4 +146,6 @@ def _named(path: Path, name: str, entry: Mapping[str, Any]) -> Named:
     names |= {key: columns[key] for key in ("system", "tools", "history", "chosen", "rejected") if key in columns}
     if ranking:
         names = {"chosen": "chosen", "rejected": "rejected"} | names
-    return Named(name, file, ranking, names, tags, int(entry.get("num_samples") or 0))
+    if "kto_tag" in columns:
+        names["label"] = columns["kto_tag"]
+    return Named(name, file, _ranks(entry), names, tags, int(entry.get("num_samples") or 0))

@@ -7,17 +7,20 @@
 | sharegpt | `{"conversations": [{"from": "human", "value": ...}], "chosen": {"from": "gpt", ...} or text, ...}` |
 | ranked | `{"instruction": ..., "input"?: ..., "output": [best, ..., worst], "history"?: ...}` |
 | medicalgpt | `{"system": ..., "history": ..., "question": ..., "response_chosen": ..., "response_rejected": ...}` |
+| labelled | `{"prompt": text or messages, "completion": text or messages, "label": true or false}`, or a dialogue \
+  of any form with a `label`: what its last answer is worth |
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hanmo.posttrain import forms
-from hanmo.posttrain.faults import Fault
+from hanmo.posttrain.faults import Fault, kind_of
 from hanmo.posttrain.forms import MESSAGE_ROLES, SHAREGPT_ROLES, Dialogue, Record, Turn, text_of
+from hanmo.posttrain.settings import FileRule
 
 
 class Pair(NamedTuple):
@@ -26,6 +29,21 @@ class Pair(NamedTuple):
     prompt: Dialogue
     chosen: str
     rejected: str
+
+
+class Labelled(NamedTuple):
+    """A prompt that ends with something to answer, one answer, and whether it is a good one."""
+
+    prompt: Dialogue
+    answer: str
+    good: bool
+
+
+def labelled_of(value: Pair | Labelled) -> list[Labelled]:
+    """Single answers with labels: a pair is two of them."""
+    if isinstance(value, Labelled):
+        return [value]
+    return [Labelled(value.prompt, value.chosen, True), Labelled(value.prompt, value.rejected, False)]
 
 
 def _listed(items: Any, field: str) -> list[Turn]:
@@ -68,16 +86,38 @@ def _join(prompt: list[Turn], chosen: list[Turn], rejected: list[Turn]) -> list[
     return [Pair(better[:-1], better[-1]["content"], worse[-1]["content"])]
 
 
-def _pair(record: Record, ranked: str) -> list[Pair]:
+def _prompt(record: Record) -> list[Turn]:
+    """The prompt as text or messages, behind the record's system message; none where there is no such field."""
     prompt = record.get("prompt")
-    if isinstance(prompt, str):
-        turns = [Turn("user", prompt, "prompt")]
-    elif prompt is None:
-        turns = []
+    if prompt is None:
+        return []
+    turns = [Turn("user", prompt, "prompt")] if isinstance(prompt, str) else _listed(prompt, "prompt")
+    return forms.with_system(turns, text_of(record, "system", optional=True))
+
+
+def _pair(record: Record, ranked: str) -> list[Pair]:
+    return _join(_prompt(record), _answer(record, "chosen"), _answer(record, "rejected"))
+
+
+def _labelled(record: Record, ranked: str) -> list[Labelled]:
+    if "label" not in record:
+        raise Fault("label", "is missing", f"the record has {forms.fields_of(record)}")
+    good = record["label"]
+    if not isinstance(good, bool):
+        raise Fault("label", f"is {kind_of(good)} instead of true or false")
+    if "completion" in record:
+        turns = [*_prompt(record), *_answer(record, "completion")]
+        dialogue, cut = forms.check_dialogue(turns)
+        if cut:
+            raise Fault(turns[-1].field, "does not end with the assistant's answer")
+        dialogues = [dialogue]
     else:
-        turns = _listed(prompt, "prompt")
-    turns = forms.with_system(turns, text_of(record, "system", optional=True)) if turns else turns
-    return _join(turns, _answer(record, "chosen"), _answer(record, "rejected"))
+        rest = {name: value for name, value in record.items() if name != "label"}
+        notes: Counter[str] = Counter()
+        dialogues = forms.dialogues_of(rest, forms.recognise(rest), FileRule(), notes)
+        if notes[forms.CUT]:
+            raise Fault("", "the dialogue does not end with the assistant's answer, which the label would be of")
+    return [Labelled(dialogue[:-1], dialogue[-1]["content"], good) for dialogue in dialogues]
 
 
 def _alpaca(record: Record, ranked: str) -> list[Pair]:
@@ -116,12 +156,13 @@ def _ranked(record: Record, ranked: str) -> list[Pair]:
     return [pair for better, worse in pairs for pair in _join(turns, sides[better], sides[worse])]
 
 
-PARSERS: dict[str, Callable[[Record, str], list[Pair]]] = {
+PARSERS: dict[str, Callable[[Record, str], Sequence[Pair | Labelled]]] = {
     "pair": _pair,
     "alpaca": _alpaca,
     "sharegpt": _sharegpt,
     "ranked": _ranked,
     "medicalgpt": _medicalgpt,
+    "labelled": _labelled,
 }
 _ALPACA = {"instruction", "input", "system", "history"}
 READ_FIELDS = {
@@ -130,6 +171,7 @@ READ_FIELDS = {
     "sharegpt": {"conversations", "system", "chosen", "rejected"},
     "ranked": _ALPACA | {"output"},
     "medicalgpt": {"system", "history", "question", "response_chosen", "response_rejected"},
+    "labelled": {"label", "completion", "system"} | set().union(*forms.READ_FIELDS.values()),
 }
 
 
@@ -146,20 +188,31 @@ def recognise(record: Record) -> str:
             if field in record:
                 return form
         return "pair"
+    if "label" in record and ("completion" in record or isinstance(record["label"], bool)):
+        return "labelled"
     if "instruction" in record and isinstance(record.get("output"), list):
         return "ranked"
     raise Fault(
         "",
         "fits no known form of a preference",
-        f": its fields are {forms.fields_of(record)}; prompt, chosen and rejected are needed",
+        f": its fields are {forms.fields_of(record)}; prompt, chosen and rejected are needed, or prompt, completion "
+        "and label",
     )
 
 
-def pairs_of(record: Record, form: str, ranked: str, notes: Counter[str]) -> list[Pair]:
-    """The pairs of one record; what was passed over goes into `notes`."""
+def pairs_of(record: Record, form: str, ranked: str, single: bool, notes: Counter[str]) -> list[Pair | Labelled]:
+    """The pairs of one record, or its labelled answers; what was passed over goes into `notes`.
+
+    Args:
+        single: whether answers are taken that are compared with no other.
+    """
     pairs = []
+    if form == "labelled" and not single:
+        raise Fault(
+            "label", "is of a single answer", "pairs of answers are compared here; loss: kto takes such records"
+        )
     for pair in PARSERS[form](record, ranked):
-        if pair.chosen == pair.rejected:
+        if isinstance(pair, Pair) and pair.chosen == pair.rejected:
             notes["pairs of two equal answers left out"] += 1
         else:
             pairs.append(pair)

@@ -23,12 +23,12 @@ from hanmo.posttrain import forms, preferences
 from hanmo.posttrain.faults import Fault
 from hanmo.posttrain.forms import Record
 from hanmo.posttrain.named import INFO, Named, sets_of
-from hanmo.posttrain.settings import FileRule, PairSettings, RecordSettings
+from hanmo.posttrain.settings import DpoSettings, FileRule, PairSettings, RecordSettings
 from hanmo.posttrain.sources import Place, files_of, read_records
 
 
 class Item(NamedTuple):
-    """A dialogue (list of messages) or a `Pair`, with its number in reading order and where it was read."""
+    """A dialogue (list of messages), `Pair` or `Labelled`, with its number in reading order and where it was read."""
 
     number: int
     value: Any
@@ -106,10 +106,13 @@ def sft_kind(settings: RecordSettings) -> Kind:
 
 
 def pair_kind(settings: PairSettings) -> Kind:
-    """Pairs for reward models and preference tuning."""
+    """Pairs for reward models and preference tuning; single answers with labels for the loss that takes them."""
+    single = isinstance(settings, DpoSettings) and settings.loss == "kto"
 
-    def parse(record: Record, form: str, rule: FileRule, notes: Counter[str]) -> list[preferences.Pair]:
-        return preferences.pairs_of(record, form, settings.ranked_pairs, notes)
+    def parse(
+        record: Record, form: str, rule: FileRule, notes: Counter[str]
+    ) -> list[preferences.Pair | preferences.Labelled]:
+        return preferences.pairs_of(record, form, settings.ranked_pairs, single, notes)
 
     return Kind(
         "preference",

@@ -13,7 +13,7 @@ from hanmo.stage import Settings, factory, setting
 SftForm = Literal["auto", "each", "messages", "sharegpt", "alpaca", "turns", "instances", "qa", "template"]
 #: The rewards of reinforcement learning (`hanmo.posttrain.rl.rewards` says what each gives).
 REWARDS = ("exact", "choice", "arithmetic", "format", "length", "verse", "model")
-PreferenceForm = Literal["auto", "each", "pair", "alpaca", "sharegpt", "ranked", "medicalgpt"]
+PreferenceForm = Literal["auto", "each", "pair", "alpaca", "sharegpt", "ranked", "medicalgpt", "labelled"]
 
 
 class FileRule(Settings):
