@@ -158,7 +158,7 @@ def test_a_models_own_byte_fallback_vocabulary_streams_whole_characters(tmp_path
     from tokenizers import Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
 
-    from hanmo.serve.engines.transformers import _AnyStream, _byte_pieces
+    from hanmo.serve.engines.words import _AnyStream, _byte_pieces
 
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁你": 256, "好": 257, "<unk>": 258}
     raw = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,15 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from hanmo.errors import HanmoError
+from hanmo.serve.typed import _History
+
 #: Where the scripted engine lies.
 TESTS = Path(__file__).resolve().parents[1]
 TALK = """
 import sys
 sys.path.insert(0, {here!r})
 from scripted_engine import ScriptedEngine
+from pathlib import Path
 from hanmo.errors import HanmoError
+from hanmo.serve.plugins import Frame
 from hanmo.serve.sampling import Sampling
 from hanmo.serve.terminal import chat_loop
+
+def find(message):
+    if message == "lost":
+        raise HanmoError("nothing answers")
+    return message.upper()
 
 def script(prompt):
     question = prompt.splitlines()[-1]
@@ -29,12 +40,21 @@ def script(prompt):
         raise HanmoError("out of memory")
     return ("[" + "|".join(prompt.splitlines()) + "]").encode()
 
-chat_loop(ScriptedEngine(script, delay={delay}, context={context}), system={system!a}, sampling=Sampling())
+chat_loop(
+    ScriptedEngine(script, delay={delay}, context={context}),
+    system={system!a},
+    sampling=Sampling(),
+    frame=Frame({prefix!a}, "", {{"found": find}} if {prefix!a} else ()),
+    history={history!a} and Path({history!a}),
+)
 """
 
 
-def command(delay: float = 0.0, context: int = 200_000, system: str | None = None) -> list[str]:
-    return [sys.executable, "-c", TALK.format(here=str(TESTS), delay=delay, context=context, system=system)]
+def command(
+    delay: float = 0.0, context: int = 200_000, system: str | None = None, prefix: str = "", history: Path | str = ""
+) -> list[str]:
+    given = {"delay": delay, "context": context, "system": system, "prefix": prefix, "history": str(history)}
+    return [sys.executable, "-c", TALK.format(here=str(TESTS), **given)]
 
 
 def piped(lines: list[str], **options) -> tuple[list[str], str]:
@@ -70,6 +90,34 @@ def test_the_oldest_turns_are_dropped_with_a_note():
     assert "forgotten" in notes
     _, notes = piped(["x" * 200], context=140)
     assert "context is 140" in notes
+
+
+def test_messages_of_several_lines_and_what_stands_around_each():
+    lines = ["one\\", "two", '"""', "/a", "", "b", '"""', "lost", "c", '"""', "open"]
+    out, notes = piped(lines, prefix="{found}: ")
+    first = "[ONE|TWO: one|two]"
+    second = f"[ONE|TWO: one|two|{first}|/A||B: /a||b]"
+    assert out[:2] == [first, second]
+    assert "plugin 'found': nothing answers" in notes
+    assert out[2].endswith("|C: c]") and "lost" not in out[2]  # what was not sent is not remembered
+    assert out[3].endswith("|OPEN: open]")
+    _, notes = piped(["/set beams 4"])
+    assert "no beam search" in notes
+
+
+def test_the_history_is_private_trimmed_and_checked(tmp_path):
+    path = tmp_path / "deep" / "history"
+    assert _History(path).past == []
+    past = _History(path)
+    past.add("一\n二")
+    past.add(" ")
+    assert path.read_text(encoding="utf-8") == '"一\\n二"\n' and path.stat().st_mode & 0o077 == 0
+    assert _History(path).past == ["一\n二"]
+    path.write_text("".join(f'"{number}"\n' for number in range(1501)))
+    assert len(_History(path).past) == len(_History(path).past) == 1000
+    path.write_text('"a"\n{}\n')
+    with pytest.raises(HanmoError, match=r"history:2: no history of a chat"):
+        _History(path)
 
 
 def test_a_real_model_through_the_public_function(tiny_gguf):
@@ -124,8 +172,10 @@ class Terminal:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_control_c_stops_an_answer_and_control_d_the_program():
-    terminal = Terminal(command(delay=0.005))
+def test_control_c_stops_an_answer_and_control_d_the_program(tmp_path):
+    history = tmp_path / "history"
+    history.write_text('"before"\n')
+    terminal = Terminal(command(delay=0.005, history=history))
     try:
         terminal.wait_for("> ")
         terminal.type("long\n")
@@ -139,6 +189,14 @@ def test_control_c_stops_an_answer_and_control_d_the_program():
         terminal.wait_for("Ctrl-D leaves")
         terminal.wait_for("> ")
         terminal.type("你好\n")
+        terminal.wait_for("|你好]")
+        terminal.wait_for("> ")
+        terminal.type('"""\na\nb\n"""\n')
+        terminal.wait_for("|a|b]")
+        terminal.wait_for("> ")
+        assert [json.loads(line) for line in history.read_bytes().splitlines()] == ["before", "long", "你好", "a\nb"]
+        time.sleep(0.2)
+        terminal.type("\x1b[A\x1b[A\n")  # the arrow key, twice
         terminal.wait_for("|你好]")
         terminal.wait_for("> ")
         terminal.type("\x04")

@@ -18,6 +18,7 @@ from hanmo.serve.sampling import Sampling
 
 if TYPE_CHECKING:
     from hanmo.serve.engines import Completion, Kind
+    from hanmo.serve.plugins import Plugins
 
 __all__ = ["Sampling", "chat", "generate", "serve"]
 
@@ -31,6 +32,8 @@ def generate(
     as_chat: bool = False,
     prefix: str = "",
     suffix: str = "",
+    plugins: Plugins = (),
+    clip: bool = True,
     batch_size: int = 8,
     sampling: Sampling | None = None,
     context: int | None = None,
@@ -46,11 +49,15 @@ def generate(
         prompts: texts to continue.
         input: a file of more prompts: .jsonl (maybe .gz, .zst, .xz) with {"prompt": text} on each line, or one prompt
             per line in any other file.
-        output: a .jsonl file for {"prompt", "completion", "tokens", "finish_reason"} per prompt, written when all are
-            done; None prints prompt and completion to stdout.
+        output: a .jsonl file for {"prompt", "completion", "prompt_tokens", "tokens", "finish_reason"} per prompt, and
+            "clipped" where characters were left out. It appears when all are done; until then the answers lie in
+            OUTPUT.partial, and the same call goes on behind them. None prints prompts and completions to stdout.
         as_chat: put each prompt to the model as a question, instead of having it continued.
         prefix, suffix: texts before and behind every prompt, for instance what tells a task. The files at `output` name
             the prompts without them.
+        plugins: what fills placeholders such as {search} in prefix and suffix: "NAME OPTION=VALUE …" each, or functions
+            from the prompt to a text by name. See `hanmo.serve.plugins`.
+        clip: a prompt that is too long loses its beginning, with a warning; otherwise it is an error.
         batch_size: prompts computed together where the engine can.
         sampling: how to draw; the default draws at most 256 tokens.
         context: tokens of prompt and answer together; None takes the model's own, at most 8192.
@@ -64,6 +71,7 @@ def generate(
         HanmoError: no prompt, a bad file, a prompt that does not fit, a model that cannot be loaded.
     """
     from hanmo.serve.completion import run
+    from hanmo.serve.plugins import Frame
 
     return run(
         model,
@@ -71,8 +79,8 @@ def generate(
         input=Path(input) if input is not None else None,
         output=Path(output) if output is not None else None,
         as_chat=as_chat,
-        prefix=prefix,
-        suffix=suffix,
+        frame=Frame(prefix, suffix, plugins),
+        clip=clip,
         batch_size=batch_size,
         sampling=sampling or Sampling(max_tokens=256),
         context=context,
@@ -85,6 +93,10 @@ def chat(
     model: Path | str,
     *,
     system: str | None = None,
+    prefix: str = "",
+    suffix: str = "",
+    plugins: Plugins = (),
+    history: Path | str | None = None,
     sampling: Sampling | None = None,
     context: int | None = None,
     device: str = "auto",
@@ -95,6 +107,9 @@ def chat(
     Args:
         model: a model folder, a stage's folder or a .gguf file, with a chat template.
         system: a system message that stays at the head of the conversation.
+        prefix, suffix: texts before and behind every message.
+        plugins: what fills placeholders in them, see `generate`.
+        history: a file for what is typed in a terminal; None keeps none.
         sampling: how to draw; `/set` changes it in the chat.
         context: tokens of conversation and answer together; the oldest turns are dropped to keep within it.
         device: a torch device, or "auto".
@@ -104,11 +119,19 @@ def chat(
         HanmoError: the model cannot be loaded or has no chat template.
     """
     from hanmo.serve.engines import open_engine
+    from hanmo.serve.plugins import Frame
     from hanmo.serve.terminal import chat_loop
 
+    frame = Frame(prefix, suffix, plugins)
     engine = open_engine(model, context=context, device=device, threads=threads)
     try:
-        chat_loop(engine, system=system, sampling=sampling or Sampling())
+        chat_loop(
+            engine,
+            system=system,
+            sampling=sampling or Sampling(),
+            frame=frame,
+            history=Path(history) if history is not None else None,
+        )
     finally:
         engine.close()
 

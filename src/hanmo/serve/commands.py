@@ -16,12 +16,36 @@ def _talking(command: Any) -> Any:
             click.option("--temperature", type=float, help="0 takes the likeliest token; 0.7 is the default."),
             click.option("--top-p", type=float, help="Draw from the likeliest tokens of this share; 0.9."),
             click.option("--top-k", type=int, help="Draw from so many of the likeliest tokens; 0 is off."),
+            click.option("--min-p", type=float, help="Drop tokens less likely than this share of the likeliest; 0."),
             click.option("--repetition-penalty", type=float, help="Above 1 makes repetition dearer."),
+            click.option("--presence-penalty", type=float, help="Taken from the logit of what was written; 0."),
+            click.option("--frequency-penalty", type=float, help="Taken from it for each time; 0."),
             click.option("--seed", type=int, help="Makes the draw repeatable."),
             click.option("--stop", multiple=True, help="End an answer before this text (may be given several times)."),
             click.option("--context", type=int, help="Tokens of prompt and answer together."),
             click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps, ..."),
             click.option("--threads", type=int, help="CPU threads."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _framed(command: Any) -> Any:
+    """The options that generate and chat share beside those."""
+    for option in reversed(
+        [
+            click.option("--prefix", default="", help="Text before every prompt or message; may have {PLUGIN} in it."),
+            click.option("--suffix", default="", help="Text behind it."),
+            click.option(
+                "--plugin",
+                "plugins",
+                multiple=True,
+                metavar="'NAME OPTION=VALUE …'",
+                help="Fills {NAME} in them: 'search folder=PATH' from texts, 'web' from the web; or one installed.",
+            ),
+            click.option("--beams", type=int, help="Take the likeliest of so many answers; 1 draws. Model folders."),
+            click.option("--length-penalty", type=float, help="Above 0, a beam search favours long answers; 1."),
         ]
     ):
         command = option(command)
@@ -43,9 +67,10 @@ def _sampling(given: dict[str, Any], **defaults: Any) -> Any:
 @click.argument("prompts", nargs=-1)
 @click.option("--input", type=click.Path(path_type=Path), help="A file of prompts: one a line, or jsonl {prompt}.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write completions there as jsonl.")
-@click.option("--prefix", default="", help="Text before every prompt.")
-@click.option("--suffix", default="", help="Text behind every prompt.")
 @click.option("--as-chat", is_flag=True, help="Ask the prompts as questions instead of continuing them.")
+@click.option("--clip/--no-clip", default=True, help="Cut the beginning of prompts that are too long, or refuse them.")
+@click.option("--batch-size", default=8, show_default=True, help="Prompts computed together, where the engine can.")
+@_framed
 @_talking
 def generate(model: Path, prompts: tuple[str, ...], **given: Any) -> None:
     """Continue PROMPTS with a MODEL (a model folder, a stage's folder or a .gguf file)."""
@@ -58,13 +83,17 @@ def generate(model: Path, prompts: tuple[str, ...], **given: Any) -> None:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--system", help="A system message at the head of the conversation.")
+@click.option("--history", help="A file for what you type; off keeps none.  [default: in ~/.local/state/hanmo]")
+@_framed
 @_talking
-def chat(model: Path, **given: Any) -> None:
+def chat(model: Path, history: str | None, **given: Any) -> None:
     """Talk to a MODEL in the terminal; /help there lists what can be done."""
     from hanmo.serve import chat as function
+    from hanmo.serve.typed import default_history
 
     sampling = _sampling(given)
-    function(model, sampling=sampling, **given)
+    kept = None if history == "off" else Path(history) if history else default_history()
+    function(model, sampling=sampling, history=kept, **given)
 
 
 @click.command()

@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-import orjson
-
-from hanmo.console import progress
+from hanmo.console import console, progress
 from hanmo.errors import HanmoError
-from hanmo.files import atomic_write, open_binary, read_jsonl
+from hanmo.files import fingerprint_json, fingerprint_path, open_binary, read_jsonl
 from hanmo.models.folder import is_encoder_decoder
 from hanmo.serve.engines import Completion, Engine, open_engine
+from hanmo.serve.plugins import Frame
 from hanmo.serve.prompt import PromptTooLong
+from hanmo.serve.results import Results
 from hanmo.serve.sampling import Sampling
 from hanmo.serve.text import for_terminal, whole_text
 
-if TYPE_CHECKING:
-    from hanmo.serve.gaps import GapFiller
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt as the model gets it, with what stands around it; `clipped` characters did not fit."""
+
+    text: str
+    ids: list[int]
+    clipped: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a prompt; see `Asked`."""
+
+    completion: Completion
+    asked: str = ""
+    clipped: int = 0
+
+
+class Answerer(Protocol):
+    """Answers prompts together; `first` is the number of the first of them, from 0."""
+
+    def __call__(self, texts: Sequence[str], first: int) -> list[Answer]: ...
 
 
 def run(
@@ -29,8 +52,8 @@ def run(
     input: Path | None,
     output: Path | None,
     as_chat: bool,
-    prefix: str,
-    suffix: str,
+    frame: Frame,
+    clip: bool,
     batch_size: int,
     sampling: Sampling,
     context: int | None,
@@ -39,45 +62,122 @@ def run(
 ) -> list[Completion]:
     """See `hanmo.serve.generate`."""
     given = [*prompts, *(read_prompts(input) if input is not None else [])]
-    texts = [prefix + text + suffix for text in given]
-    if not texts:
+    if not given:
         raise HanmoError("nothing to complete: give a prompt, or a file of prompts with --input")
+    if batch_size < 1:
+        raise HanmoError(f"batch_size: must be 1 or more, is {batch_size}")
+    for number, text in enumerate(given, 1):
+        if not whole_text(text):
+            raise HanmoError(f"prompt {number}: not valid text (is the terminal's encoding UTF-8?)")
     if is_encoder_decoder(model):
-        if as_chat or sampling.stop:
-            raise HanmoError(f"{model}: an encoder-decoder fills gaps; --as-chat and --stop are for others")
-        from hanmo.serve.gaps import GapFiller
-
-        return _filled(GapFiller(model, device, threads), texts, output, batch_size, sampling)
+        return _fill_gaps(model, given, output, as_chat, frame, batch_size, sampling, device, threads)
     engine = open_engine(model, context=context, device=device, threads=threads)
     try:
-        encoded = [_encode(engine, text, as_chat, number) for number, text in enumerate(texts, 1)]
-        if output is None and len(texts) == 1:
-            return [_print_one(engine, texts[0], encoded[0], as_chat, sampling)]
-        answers = list(_batches(engine, encoded, batch_size, sampling))
+        engine.check(sampling)
+        writer = _Writer(engine, sampling, frame, as_chat, clip)
+        if frame.steady:  # what does not fit is said before the first answer is computed
+            writer.prepare(given)
+        if output is None and len(given) == 1:
+            return [_print_one(writer, given[0])]
+        settings = [asdict(sampling), as_chat, clip, engine.context]
+        answers = _answers(writer, model, given, frame, settings, output, batch_size)
+        writer.warn(answers)
         if output is None:
-            for text, answer in zip(texts, answers, strict=True):
-                print(for_terminal(_whole(engine, "" if as_chat else text, answer.text)), end="\n\n")
-        else:
-            _write(output, given, answers)
-        return answers
+            for answer in answers:
+                whole, new = "" if as_chat else answer.asked, answer.completion.text
+                print(for_terminal(new + whole if engine.backward else whole + new), end="\n\n")
+        return [answer.completion for answer in answers]
     finally:
         engine.close()
 
 
-def _filled(
-    filler: GapFiller, texts: Sequence[str], output: Path | None, batch_size: int, sampling: Sampling
+class _Writer:
+    """Puts prompts to an engine.
+
+    A prompt that leaves too little room for an answer loses its beginning (for a model that writes from right to left:
+    its end), where it may, but nothing of what the frame puts around it.
+    """
+
+    def __init__(self, engine: Engine, sampling: Sampling, frame: Frame, as_chat: bool, clip: bool) -> None:
+        self.engine, self.sampling, self.as_chat = engine, sampling, as_chat
+        self._frame, self._clip = frame, clip
+        # A quarter of the context, unless less is wanted.
+        self._reserve = min(engine.context // 4, sampling.max_tokens or engine.context)
+        self._ready: list[Asked] = []
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Encode all prompts now."""
+        self._ready = [self.ask(text, number) for number, text in enumerate(texts, 1)]
+
+    def ask(self, text: str, number: int) -> Asked:
+        """What the model gets for prompt `number` (from 1)."""
+        if self._ready:
+            return self._ready[number - 1]
+        before, behind = self._frame.around(text)
+
+        def cut(count: int) -> Asked:
+            kept = text[: len(text) - count] if self.engine.backward else text[count:]
+            whole = before + kept + behind
+            if self.as_chat:
+                return Asked(whole, self.engine.encode_chat([{"role": "user", "content": whole}]), count)
+            return Asked(whole, self.engine.encode(whole), count)
+
+        room = self.engine.context - self._reserve
+        found = cut(0)
+        if self._clip and len(found.ids) > room:
+            # Fewer characters may once in a while be more tokens; a search by halves then cuts a few too many.
+            low, high = 1, len(text)
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if len(cut(middle).ids) <= room else (middle + 1, high)
+            found = cut(low)
+        try:
+            self.engine.check_room(found.ids)
+        except PromptTooLong as error:
+            raise HanmoError(f"prompt {number}: {error}") from None
+        return found
+
+    def __call__(self, texts: Sequence[str], first: int) -> list[Answer]:
+        asked = [self.ask(text, number) for number, text in enumerate(texts, first + 1)]
+        found = self.engine.complete([one.ids for one in asked], self.sampling, first=first)
+        return [Answer(one, prompt.text, prompt.clipped) for one, prompt in zip(found, asked, strict=True)]
+
+    def warn(self, answers: Sequence[Answer]) -> None:
+        """Say how many prompts were cut."""
+        cut = [answer.clipped for answer in answers if answer.clipped]
+        if cut:
+            end = "end" if self.engine.backward else "beginning"
+            console.print(
+                f"{len(cut)} of {len(answers)} prompts are too long for the context of {self.engine.context} tokens "
+                f"and lost their {end}, {sum(cut)} characters in all (--no-clip refuses them)"
+            )
+
+
+def _fill_gaps(
+    model: Path | str,
+    given: Sequence[str],
+    output: Path | None,
+    as_chat: bool,
+    frame: Frame,
+    batch_size: int,
+    sampling: Sampling,
+    device: str,
+    threads: int | None,
 ) -> list[Completion]:
-    for number, text in enumerate(texts, 1):
-        _check(text, number)
-    answers = []
-    for start in range(0, len(texts), batch_size):
-        answers += filler.complete(texts[start : start + batch_size], sampling, first=start)
-    if output is not None:
-        _write(output, texts, answers)
-    else:
+    if as_chat or sampling.stop or sampling.beams > 1:
+        raise HanmoError(f"{model}: an encoder-decoder fills gaps; --as-chat, --stop and --beams are for others")
+    from hanmo.serve.gaps import GapFiller
+
+    filler = GapFiller(model, device, threads)
+
+    def fill(texts: Sequence[str], first: int) -> list[Answer]:
+        return [Answer(one) for one in filler.complete([frame(text) for text in texts], sampling, first=first)]
+
+    answers = _answers(fill, model, given, frame, [asdict(sampling)], output, batch_size)
+    if output is None:
         for answer in answers:
-            print(for_terminal(answer.text))
-    return answers
+            print(for_terminal(answer.completion.text))
+    return [answer.completion for answer in answers]
 
 
 def read_prompts(path: Path) -> Iterator[str]:
@@ -107,58 +207,75 @@ def read_prompts(path: Path) -> Iterator[str]:
         raise HanmoError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _encode(engine: Engine, text: str, as_chat: bool, number: int) -> list[int]:
-    _check(text, number)
-    ids = engine.encode_chat([{"role": "user", "content": text}]) if as_chat else engine.encode(text)
-    try:
-        engine.check_room(ids)
-    except PromptTooLong as error:
-        raise HanmoError(f"prompt {number}: {error}") from None
-    return ids
-
-
-def _check(text: str, number: int) -> None:
-    if not whole_text(text):
-        raise HanmoError(f"prompt {number}: not valid text (is the terminal's encoding UTF-8?)")
-
-
-def _print_one(engine: Engine, text: str, ids: list[int], as_chat: bool, sampling: Sampling) -> Completion:
-    before, behind = ("", "") if as_chat else ("", text) if engine.backward else (text, "")
+def _print_one(writer: _Writer, text: str) -> Completion:
+    engine = writer.engine
+    asked = writer.ask(text, 1)
+    whole = "" if writer.as_chat else asked.text
+    before, behind = ("", whole) if engine.backward else (whole, "")
     sys.stdout.write(for_terminal(before))
     parts = []
-    for delta in engine.stream(ids, sampling):
+    for delta in engine.stream(asked.ids, writer.sampling):
         parts.append(delta.text)
         sys.stdout.write(for_terminal(delta.text))
         sys.stdout.flush()
         last = delta
     sys.stdout.write(for_terminal(behind) + "\n")
     assert last.finish is not None
-    return Completion("".join(parts), len(ids), last.tokens, last.finish)
+    found = Completion("".join(parts), len(asked.ids), last.tokens, last.finish)
+    writer.warn([Answer(found, asked.text, asked.clipped)])
+    return found
 
 
-def _whole(engine: Engine, text: str, new: str) -> str:
-    """Prompt and answer as they stand on the page."""
-    return new + text if engine.backward else text + new
+def _answers(
+    answer: Answerer,
+    model: Path | str,
+    texts: Sequence[str],
+    frame: Frame,
+    settings: list[object],
+    output: Path | None,
+    batch_size: int,
+) -> list[Answer]:
+    """Answer all, batch by batch; with a file, each batch is kept as it comes."""
+    if output is None:
+        return list(_batches(answer, texts, 0, batch_size))
+    key = fingerprint_json([fingerprint_path(model), list(texts), frame.settings, settings])
+    with Results(output, key, len(texts), batch_size) as results:
+        found = [_from_record(record) for record in results.done]
+        held: list[Answer] = []
+        for one in _batches(answer, texts, len(found), batch_size):
+            held.append(one)
+            if len(held) == batch_size or len(found) + len(held) == len(texts):
+                place = len(found)
+                results.add([_to_record(text, one) for text, one in zip(texts[place:], held, strict=False)])
+                found += held
+                held = []
+    return found
 
 
-def _batches(
-    engine: Engine, encoded: Sequence[Sequence[int]], batch_size: int, sampling: Sampling
-) -> Iterator[Completion]:
+def _batches(answer: Answerer, texts: Sequence[str], done: int, batch_size: int) -> Iterator[Answer]:
+    began, tokens = time.monotonic(), 0
     with progress() as bar:
-        task = bar.add_task("prompts", total=len(encoded), info="")
-        for start in range(0, len(encoded), batch_size):
-            batch = encoded[start : start + batch_size]
-            yield from engine.complete(batch, sampling, first=start)
-            bar.advance(task, len(batch))
+        task = bar.add_task("prompts", total=len(texts), completed=done, info="")
+        for start in range(done, len(texts), batch_size):
+            found = answer(texts[start : start + batch_size], start)
+            tokens += sum(one.completion.completion_tokens for one in found)
+            yield from found
+            rate = tokens / (time.monotonic() - began)
+            bar.update(task, advance=len(found), info=f"{start + len(found)} of {len(texts)}, {rate:.0f} tokens/s")
 
 
-def _write(path: Path, texts: Sequence[str], answers: Sequence[Completion]) -> None:
-    with atomic_write(path, "wb") as file:
-        for text, answer in zip(texts, answers, strict=True):
-            record = {
-                "prompt": text,
-                "completion": answer.text,
-                "tokens": answer.completion_tokens,
-                "finish_reason": answer.finish,
-            }
-            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+def _to_record(text: str, answer: Answer) -> dict[str, object]:
+    completion = answer.completion
+    record: dict[str, object] = {
+        "prompt": text,
+        "completion": completion.text,
+        "prompt_tokens": completion.prompt_tokens,
+        "tokens": completion.completion_tokens,
+        "finish_reason": completion.finish,
+    }
+    return {**record, "clipped": answer.clipped} if answer.clipped else record
+
+
+def _from_record(record: dict[str, Any]) -> Answer:
+    completion = Completion(record["completion"], record["prompt_tokens"], record["tokens"], record["finish_reason"])
+    return Answer(completion, clipped=record.get("clipped", 0))

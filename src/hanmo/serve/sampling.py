@@ -19,8 +19,10 @@ LIMITS: dict[str, tuple[float, float]] = {
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
     "seed": (-(2**63), 2**63 - 1),
+    "beams": (1, 64),
+    "length_penalty": (-10, 10),
 }
-_WHOLE = ("max_tokens", "top_k", "seed")
+_WHOLE = ("max_tokens", "top_k", "seed", "beams")
 _OFF: dict[str, Any] = {
     "max_tokens": None,
     "top_p": 1.0,
@@ -31,6 +33,7 @@ _OFF: dict[str, Any] = {
     "frequency_penalty": 0.0,
     "seed": None,
     "stop": (),
+    "beams": 1,
 }
 _MAX_STOPS, _MAX_STOP_LENGTH = 16, 500
 
@@ -68,6 +71,10 @@ class Sampling:
         logit_bias: (id, what is added to its logit), -100 to 100.
         json_schema: the answer is JSON of this schema, given as text; for engines that can.
         grammar: the answer is of this grammar, in llama.cpp's GBNF; for engines that can.
+        beams: above 1, the likeliest of so many answers that are followed side by side (beam search); nothing is drawn
+            then, and of the settings above only max_tokens, repetition_penalty and stop count. For engines that can.
+        length_penalty: answers of a beam search are judged by their log probability divided by their length to this
+            power; above 0 favours long ones.
     """
 
     max_tokens: int | None = None
@@ -84,6 +91,8 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     json_schema: str | None = None
     grammar: str | None = None
+    beams: int = 1
+    length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         for name, (least, greatest) in LIMITS.items():
@@ -110,7 +119,7 @@ class Sampling:
     @property
     def greedy(self) -> bool:
         """Whether no chance is involved."""
-        return self.temperature == 0
+        return self.temperature == 0 or self.beams > 1
 
     @property
     def bound(self) -> bool:

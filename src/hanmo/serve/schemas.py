@@ -121,7 +121,7 @@ class GenerationRequest(Request):
         Raises:
             SamplingError: `stop` is no good (all else was checked when parsing).
         """
-        chosen: dict[str, Any] = {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
+        chosen: dict[str, Any] = {name: value for name in LIMITS if (value := getattr(self, name, None)) is not None}
         if self.stop is not None:
             chosen["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if self.logit_bias:

@@ -12,7 +12,8 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from hanmo.console import console
 from hanmo.errors import HanmoError, nearest
@@ -20,42 +21,56 @@ from hanmo.serve.engines.base import Engine
 from hanmo.serve.prompt import fit_history
 from hanmo.serve.sampling import Sampling
 from hanmo.serve.text import for_terminal, whole_text
+from hanmo.serve.typed import messages
 from hanmo.tokenizer.chat import Message
 
 _COMMANDS = {
     "/reset": "forget the conversation",
     "/set": "show the settings; /set temperature 0.7 changes one, /set seed off clears it",
+    '"""': "begins and ends a message of several lines; so does a \\ at the end of a line",
     "/help": "this list",
     "/exit": "leave (so does Ctrl-D); Ctrl-C ends an answer",
 }
 
 
-def chat_loop(engine: Engine, *, system: str | None, sampling: Sampling) -> None:
-    """Read lines and answer them until /exit or the end of the input. See `hanmo.serve.chat`.
+def chat_loop(
+    engine: Engine,
+    *,
+    system: str | None,
+    sampling: Sampling,
+    frame: Callable[[str], str] = str,
+    history: Path | None = None,
+) -> None:
+    """Read messages and answer them until /exit or the end of the input. See `hanmo.serve.chat`.
+
+    Args:
+        frame: what the model is asked, of what was typed.
+        history: a file for what is typed in a terminal.
 
     Raises:
-        HanmoError: the model has no chat template, or the system message does not fit.
+        HanmoError: the model has no chat template, the system message does not fit, or the history cannot be read.
     """
     _use_utf8()
-    chat = _Chat(engine, system, sampling)
+    chat = _Chat(engine, system, sampling, frame)
     chat.check()
     if sys.stdin.isatty():
         console.print(f"{engine.name}, context {engine.context} tokens. /help lists what can be done.", soft_wrap=True)
-    for line in _lines():
-        if not line.strip():
+    for message in messages(history, lambda: _note("/exit or Ctrl-D leaves")):
+        if not message.strip():
             continue
         try:
-            if line.startswith("/"):
-                if not chat.command(line):
+            if message.startswith("/") and "\n" not in message:
+                if not chat.command(message):
                     return
             else:
-                chat.answer(line)
+                chat.answer(message)
         except HanmoError as error:
             _note(str(error))
 
 
 class _Chat:
-    def __init__(self, engine: Engine, system: str | None, sampling: Sampling) -> None:
+    def __init__(self, engine: Engine, system: str | None, sampling: Sampling, frame: Callable[[str], str]) -> None:
+        self._frame = frame
         self._engine = engine
         self._head: list[Message] = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._head)
@@ -63,6 +78,7 @@ class _Chat:
 
     def check(self) -> None:
         """Raise what would make every answer fail."""
+        self._engine.check(self._sampling)
         if not all(whole_text(str(message["content"])) for message in self._head):
             raise HanmoError("the system message is not valid text (is the terminal's encoding UTF-8?)")
         self._engine.check_room(self._engine.encode_chat([*self._head, {"role": "user", "content": "?"}]))
@@ -88,7 +104,9 @@ class _Chat:
     def _set(self, rest: str) -> None:
         name, _, value = rest.strip().partition(" ")
         if value:
-            self._sampling = self._sampling.changed(name, value.strip())
+            changed = self._sampling.changed(name, value.strip())
+            self._engine.check(changed)
+            self._sampling = changed
         elif name:
             getattr(self._sampling.changed(name, "off"), name)  # an unknown name is said to be so
         for field in dataclasses.fields(Sampling):
@@ -100,8 +118,8 @@ class _Chat:
         """Answer a message; it and the answer become part of the conversation."""
         room = self._engine.context // 4
         reserve = min(room, self._sampling.max_tokens or room)
-        messages = [*self._messages, {"role": "user", "content": text}]
-        kept, ids, dropped = fit_history(messages, self._engine.encode_chat, self._engine.context, reserve)
+        asked = [*self._messages, {"role": "user", "content": self._frame(text)}]
+        kept, ids, dropped = fit_history(asked, self._engine.encode_chat, self._engine.context, reserve)
         if dropped:
             _note(f"the context is full: the oldest {dropped} messages are forgotten")
         parts: list[str] = []
@@ -139,24 +157,6 @@ def _interruptible() -> Iterator[threading.Event]:
         yield cancel
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _lines() -> Iterator[str]:
-    """Lines from the terminal (with a prompt and line editing) or from a pipe, without their ends."""
-    if not sys.stdin.isatty():
-        yield from (line.rstrip("\r\n") for line in sys.stdin)
-        return
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (gives input() its editing keys)
-    while True:
-        try:
-            yield input("> ")
-        except EOFError:
-            print()
-            return
-        except KeyboardInterrupt:
-            print()
-            _note("/exit or Ctrl-D leaves")
 
 
 def _use_utf8() -> None:

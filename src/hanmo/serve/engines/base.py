@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from hanmo.errors import HanmoError
 from hanmo.serve.prompt import too_long
 from hanmo.serve.sampler import ScoredToken
-from hanmo.serve.sampling import Sampling
+from hanmo.serve.sampling import Sampling, SamplingError
 from hanmo.serve.text import StopStrings
 from hanmo.tokenizer.chat import Message
 
@@ -92,6 +92,7 @@ class Engine(ABC):
         stop_ids: ids that end an answer.
         can_chat: whether there is a chat template.
         can_bind: whether it holds an answer to a grammar or a JSON schema.
+        can_beam: whether it has a beam search.
         backward: it writes from right to left, what stands before a prompt: ids come from the last to the first, of
             prompts and of answers, and an answer's text is there when it has ended.
     """
@@ -103,6 +104,7 @@ class Engine(ABC):
     stop_ids: frozenset[int]
     can_chat: bool
     can_bind: bool = False
+    can_beam: bool = False
     backward: bool = False
 
     @property
@@ -194,6 +196,13 @@ class Engine(ABC):
             text = "".join(piece.text for piece in pieces)
             answers.append(Completion(text, len(prompt), last.tokens, last.finish))
         return answers
+
+    def check(self, sampling: Sampling) -> None:
+        """Raise `SamplingError` for what this engine cannot do."""
+        if sampling.beams > 1 and not self.can_beam:
+            raise SamplingError(
+                "beams", f"{self.name}'s engine has no beam search; transformers has (folders, without pinyin)"
+            )
 
     def check_room(self, prompt: Sequence[int]) -> None:
         """Raise `PromptTooLong` when not even one token of an answer fits behind `prompt`."""

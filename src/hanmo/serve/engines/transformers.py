@@ -10,15 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
-import hanmo.tokenizer
 from hanmo.errors import HanmoError
 from hanmo.models.families import must_write
 from hanmo.models.folder import resolve
@@ -27,12 +26,12 @@ from hanmo.models.linglong.generation import Readings, reader_of
 from hanmo.serve.engines import model_name
 from hanmo.serve.engines.base import DEFAULT_CONTEXT, Completion, Detokenizer, TokenEngine
 from hanmo.serve.engines.batching import Batcher
+from hanmo.serve.engines.beams import likeliest
+from hanmo.serve.engines.words import Words
 from hanmo.serve.pooling import pooled
-from hanmo.serve.prompt import ForeignTemplate, in_house, is_ours
 from hanmo.serve.sampler import Sampler
 from hanmo.serve.sampling import Sampling
-from hanmo.serve.text import REPLACEMENT, Utf8Stream
-from hanmo.tokenizer.chat import ChatFormat, Message
+from hanmo.tokenizer.chat import Message
 
 #: A long prompt is read in parts of so many tokens, so that it can be cancelled and its activations stay small.
 _PREFILL = 512
@@ -61,22 +60,14 @@ class TransformersEngine(TokenEngine):
         own = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT
         self.context = min(own, context or DEFAULT_CONTEXT)
 
-        tokenizer = hanmo.tokenizer.load(folder)
-        # For good, not call by call: what users write never holds special tokens, and no thread may see it otherwise.
-        tokenizer.backend_tokenizer.encode_special_tokens = True
-        self._tokenizer = tokenizer
-        self._encode_lock = threading.Lock()
-        self.vocab_size = min(len(tokenizer), config.vocab_size)
-        self._pieces = _byte_pieces(tokenizer)
-        # Documents of a unified model begin so, whatever its tokenizer is used for elsewhere.
-        self._opening = cast(int, tokenizer.cls_token_id) if config.model_type == "hanmo_unified" else None
-        self._linglong = config.model_type == LingLongConfig.model_type
-        self.backward = self._linglong and config.backward
-        self._chat = _chat_encoder(tokenizer, self.backward)
-        self.can_chat = self._chat is not None
-        self._reader = reader_of(folder) if self._linglong and config.use_pinyin else None
+        self._words = words = Words(folder, self._model.config)
+        self.vocab_size, self.stop_ids = words.vocab_size, words.stop_ids
+        self.can_chat, self.backward = words.can_chat, words.backward
+        self._reader = (
+            reader_of(folder) if config.model_type == LingLongConfig.model_type and config.use_pinyin else None
+        )
         self._readings = Readings(self._reader) if self._reader else None
-        self.stop_ids = self._find_stops()
+        self.can_beam = self._readings is None
         self._reset()
         self._batcher: Batcher | None = None
         # Readings depend on the whole row, and a window's cache does not keep every position.
@@ -85,55 +76,21 @@ class TransformersEngine(TokenEngine):
             self.lock = threading.BoundedSemaphore(parallel)
             self._batcher = Batcher(self._model, self.context, _PREFILL)
 
-    def _find_stops(self) -> frozenset[int]:
-        found: set[int] = set()
-        for source in (self._model.generation_config, self._model.config, self._tokenizer):
-            ids = getattr(source, "eos_token_id", None)
-            found.update(ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids])
-        if isinstance(self._chat, ChatFormat):
-            found.update(self._chat.stop_ids)
-        return frozenset(found)
-
     def encode(self, text: str) -> list[int]:
-        # A LingLong model saw nothing around its documents but what opens and ends them.
-        with self._encode_lock:
-            plain = self._opening is not None or self._linglong
-            ids = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=not plain).ids
-        if self._opening is not None:
-            return [self._opening, *ids]
-        if self.backward:
-            ids.reverse()
-        if isinstance(self._chat, ChatFormat):
-            return [self._chat.end_of_text, *ids]  # as every document stood in training
-        if self._linglong and self._model.config.bos_token_id is not None:
-            return [self._model.config.bos_token_id, *ids]
-        if ids:
-            return ids
-        start = self._tokenizer.bos_token_id
-        start = self._tokenizer.eos_token_id if start is None else start
-        if start is None:
-            raise HanmoError("the prompt is empty and the model has no token that begins a document")
-        return [cast(int, start)]
+        return self._words.encode(text)
 
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
-        if self._chat is None:
-            raise HanmoError(f"{self.name}: has no chat template (a base model?); it can only continue text")
-        with self._encode_lock:
-            if isinstance(self._chat, ChatFormat):
-                return self._chat.encode(in_house(messages, tools), add_generation_prompt=True)[0]
-            return self._chat.encode(messages, tools)
+        return self._words.encode_chat(messages, tools)
 
     def piece(self, token: int) -> bytes:
-        if self._pieces is not None and self._pieces[token]:
-            return self._pieces[token]
-        return self._tokenizer.backend_tokenizer.decode([token], skip_special_tokens=False).encode()
+        return self._words.piece(token)
 
     def embed(self, texts: Sequence[str], pooling: str) -> tuple[list[list[float]], int]:
         with self._batcher.computing if self._batcher is not None else self.lock:
-            return pooled(self._model, self._tokenizer, texts, pooling)
+            return pooled(self._model, self._words.tokenizer, texts, pooling)
 
     def detokenizer(self) -> Detokenizer:
-        return _PieceStream(self._pieces) if self._pieces is not None else _AnyStream(self._tokenizer)
+        return self._words.detokenizer()
 
     def _reset(self) -> None:
         self._cache = DynamicCache(config=self._model.config)
@@ -170,6 +127,10 @@ class TransformersEngine(TokenEngine):
     def tokens(
         self, prompt: Sequence[int], sampling: Sampling, cancel: threading.Event, index: int = 0
     ) -> Iterator[int]:
+        if sampling.beams > 1:
+            most = min(self.context - len(prompt), sampling.max_tokens or self.context)
+            yield from likeliest(self._model, prompt, sampling, most, self.vocab_size, self.stop_ids, cancel)
+            return
         if self._batcher is not None:
             yield from self._batcher.tokens(prompt, Sampler(sampling, prompt, self.vocab_size, index), cancel)
             return
@@ -216,7 +177,7 @@ class TransformersEngine(TokenEngine):
         """Answer several prompts in one batch, padded on the left."""
         for prompt in prompts:
             self.check_room(prompt)
-        if len(prompts) < 2:
+        if len(prompts) < 2 or sampling.beams > 1:
             return super().complete(prompts, sampling, cancel=cancel, first=first)
         cancel = cancel or threading.Event()
         with self.lock:
@@ -317,84 +278,3 @@ def _load(folder: Path, device: torch.device) -> Any:
     if not isinstance(model, GenerationMixin):
         raise HanmoError(f"{folder}: {type(model).__name__} does not write text")
     return model.to(device).eval()  # type: ignore[arg-type]
-
-
-def _chat_encoder(tokenizer: PreTrainedTokenizerFast, leftward: bool) -> ChatFormat | ForeignTemplate | None:
-    template = tokenizer.chat_template
-    if not isinstance(template, str):
-        return None
-    if is_ours(template):
-        return ChatFormat(tokenizer, leftward)
-    if leftward:
-        return None  # whose text would have to stand in which order, a template does not say
-    added = tokenizer.added_tokens_decoder.values()
-
-    def encode(text: str, special: bool) -> list[int]:
-        backend = tokenizer.backend_tokenizer
-        backend.encode_special_tokens = not special
-        try:
-            return backend.encode(text, add_special_tokens=False).ids
-        finally:
-            backend.encode_special_tokens = True
-
-    variables = {"bos_token": str(tokenizer.bos_token or ""), "eos_token": str(tokenizer.eos_token or "")}
-    return ForeignTemplate(template, variables, [token.content for token in added], encode)
-
-
-def _byte_pieces(tokenizer: PreTrainedTokenizerFast) -> list[bytes] | None:
-    """The bytes of every id of a byte-level tokenizer (special tokens: none), or None for another kind."""
-    decoder = tokenizer.backend_tokenizer.decoder
-    if decoder is None or "ByteLevel" not in type(decoder).__name__:
-        return None
-    to_byte = {character: byte for byte, character in _byte_characters().items()}
-    pieces = []
-    added = tokenizer.added_tokens_decoder
-    for index, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
-        if index in added:
-            pieces.append(b"" if added[index].special else added[index].content.encode())
-        elif token is None:
-            pieces.append(b"")
-        else:
-            pieces.append(b"".join(bytes([to_byte[c]]) if c in to_byte else c.encode() for c in token))
-    return pieces
-
-
-def _byte_characters() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte, which byte-level vocabularies are written in."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {byte: chr(byte) for byte in plain}
-    others = (byte for byte in range(256) if byte not in table)
-    return table | {byte: chr(256 + place) for place, byte in enumerate(others)}
-
-
-class _PieceStream:
-    """Bytes by table: exact for byte-level vocabularies."""
-
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = pieces
-        self._characters = Utf8Stream()
-
-    def push(self, token: int) -> str:
-        return self._characters.push(self._pieces[token])
-
-
-class _AnyStream:
-    """The tokenizer's own decoder over a short window, for vocabularies that are not byte-level.
-
-    Not the library's `DecodeStream`: that one raises when bytes come that never become a character.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._decode = tokenizer.backend_tokenizer.decode
-        #: The latest ids; the first `_shown` of them are in the text already and only give context (spaces, joins).
-        self._ids: list[int] = []
-        self._shown = 0
-
-    def push(self, token: int) -> str:
-        self._ids.append(token)
-        before, now = self._decode(self._ids[: self._shown]), self._decode(self._ids)
-        if now.endswith(REPLACEMENT) and len(self._ids) - self._shown < 4:
-            return ""  # a character has at most four bytes, so it may still come
-        self._ids = self._ids[self._shown :]
-        self._shown = len(self._ids)
-        return now[len(before) :].replace(REPLACEMENT, "")
