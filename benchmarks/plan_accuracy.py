@@ -11,21 +11,14 @@ there) and judged by those of CHECK, which the fit never sees.
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: What is compared, by its name in "plan" and "error".
-NAMES = ("peak", "tokens_per_second")
-RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"
+from planned import Check, fit_prices
 
 
 def _run(preset: str, context: int, batch: int, micro: int = 0, **more: Any) -> dict[str, Any]:
@@ -209,24 +202,19 @@ def compare(runs: list[dict[str, Any]], prices: tuple[float, ...]) -> list[dict[
 
 
 def fit(runs: list[dict[str, Any]]) -> tuple[float, ...]:
-    """Prices of the kinds of work, none negative, with the smallest squares of relative errors of the seconds."""
-    import numpy as np
-
+    """Prices of the kinds of work, from measured runs."""
     rows, seconds = [], []
     for item in compare(runs, (1.0,) * 5):
         rows.append(item["work"])
         seconds.append(item["run"]["batch_tokens"] / item["measured"]["tokens_per_second"] * item["measured"]["matmul"])
-    matrix = np.array(rows) / np.array(seconds)[:, None]
-    best: tuple[float, np.ndarray] = (float("inf"), np.zeros(5))
-    for taken in itertools.product((False, True), repeat=5):
-        columns = np.flatnonzero(taken)
-        prices = np.zeros(5)
-        if len(columns):
-            prices[columns] = np.linalg.lstsq(matrix[:, columns], np.ones(len(rows)), rcond=None)[0]
-        left = float(np.sum((matrix @ prices - 1) ** 2))
-        if (prices >= 0).all() and left < best[0]:
-            best = (left, prices)
-    return tuple(float(f"{price:.4g}") for price in best[1])
+    return fit_prices(rows, seconds)
+
+
+def in_use() -> tuple[float, ...]:
+    """The prices of `hanmo.plan.speed`."""
+    from hanmo.plan.speed import CPU_PRICES
+
+    return CPU_PRICES
 
 
 def published() -> list[dict[str, Any]]:
@@ -260,56 +248,17 @@ def published() -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
-    """Measure (or take the last measurements), fit, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--again", action="store_true", help="take the runs of the last result")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(json.loads(options.one), options.steps, options.threads)))
-        return
-
-    from hanmo.child import machine, versions
-    from hanmo.plan.speed import CPU_PRICES
-
-    if options.again:
-        last = json.loads(RESULT.read_text(encoding="utf-8"))
-        runs = [{name: item[name] for name in ("role", "run", "measured")} for item in last["runs"]]
-    else:
-        runs = []
-        for role, many in (("fit", FIT), ("check", CHECK), ("eager", EAGER)):
-            for run in many:
-                command = [sys.executable, __file__, "--one", json.dumps(run)]
-                command += ["--threads", str(options.threads), "--steps", str(options.steps)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                runs.append({"role": role, "run": run, "measured": json.loads(done.stdout.splitlines()[-1])})
-                print(runs[-1], file=sys.stderr)
-    prices = fit([item for item in runs if item["role"] == "fit"])
-    compared = compare(runs, CPU_PRICES)
-    checked = [item["error"] for item in compared if item["role"] == "check"]
-    result = {
-        "what": "what hanmo plan says beside what runs take",
-        "fitted_prices": prices,
-        "prices_in_use": CPU_PRICES,
-        "worst_error_of_checks": {
-            name: max((error[name] for error in checked if name in error), key=abs) for name in NAMES
-        },
-        "mean_error_of_checks": {
-            name: statistics.fmean(abs(error[name]) for error in checked if name in error) for name in NAMES
-        },
-        "runs": [{name: value for name, value in item.items() if name != "work"} for item in compared],
-        "published": published(),
-        "machine": machine(),
-        "versions": versions(),
-    }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for item in compared:
-        print(item["role"], item["run"], {name: f"{value:+.0%}" for name, value in item["error"].items()})
-    print(json.dumps({name: result[name] for name in ("fitted_prices", "prices_in_use", "worst_error_of_checks")}))
-
+CHECKS = Check(
+    script=Path(__file__).resolve(),
+    what="what hanmo plan says beside what runs take",
+    runs={"fit": FIT, "check": CHECK, "eager": EAGER},
+    measure=lambda run, options: measure(run, options.steps, options.threads),
+    fit=fit,
+    compare=compare,
+    prices=in_use,
+    options={"threads": 1, "steps": 3},
+    more=lambda: {"published": published()},
+)
 
 if __name__ == "__main__":
-    main()
+    CHECKS.main(__doc__ or "")

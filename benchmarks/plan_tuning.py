@@ -10,22 +10,17 @@ the runs of FIT and judged by those of CHECK.
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import json
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "plan_tuning.json"
+from planned import Check, fit_prices
+
 #: Tokens of the models' vocabulary.
 VOCABULARY = 8192
-NAMES = ("peak", "tokens_per_second")
 
 
 def _run(do: str, preset: str, characters: int, count: int = 24, **more: Any) -> dict[str, Any]:
@@ -152,6 +147,14 @@ def planned(run: dict[str, Any]) -> dict[str, Any]:
         return {"peak": task.need(task.micro, again).total, "work": row}
 
 
+def with_plans(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs, with "planned" in each."""
+    for item in runs:
+        if "planned" not in item:
+            item["planned"] = planned(item["run"])
+    return runs
+
+
 def compare(runs: list[dict[str, Any]], prices: tuple[float, ...]) -> list[dict[str, Any]]:
     """Put the errors beside what was measured; a run has "planned" already."""
     found = []
@@ -167,67 +170,29 @@ def compare(runs: list[dict[str, Any]], prices: tuple[float, ...]) -> list[dict[
 
 
 def fit(runs: list[dict[str, Any]]) -> tuple[float, ...]:
-    """Prices of the kinds of work, none negative, with the smallest squares of relative errors of the seconds."""
-    import numpy as np
-
+    """Prices of the kinds of work, from runs that have "planned"."""
     seconds = [item["measured"]["matmul"] / item["measured"]["tokens_per_second"] for item in runs]
-    matrix = np.array([item["planned"]["work"] for item in runs]) / np.array(seconds)[:, None]
-    best: tuple[float, np.ndarray] = (float("inf"), np.zeros(3))
-    for taken in itertools.product((False, True), repeat=3):
-        columns, prices = np.flatnonzero(taken), np.zeros(3)
-        if len(columns):
-            prices[columns] = np.linalg.lstsq(matrix[:, columns], np.ones(len(runs)), rcond=None)[0]
-        left = float(np.sum((matrix @ prices - 1) ** 2))
-        if (prices >= 0).all() and left < best[0]:
-            best = (left, prices)
-    return tuple(float(f"{price:.4g}") for price in best[1])
+    return fit_prices([item["planned"]["work"] for item in runs], seconds)
 
 
-def main() -> None:
-    """Measure (or take the last measurements), fit, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", action="store_true", help="take the runs of the last result")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(json.loads(options.one))))
-        return
-
-    from hanmo.child import machine, versions
+def in_use() -> tuple[float, ...]:
+    """The prices of `hanmo.plan.tuning_cost`."""
     from hanmo.plan.tuning_cost import CPU_PRICES
 
-    if options.again:
-        last = json.loads(RESULT.read_text(encoding="utf-8"))
-        runs = [{name: item[name] for name in ("role", "run", "measured")} for item in last["runs"]]
-    else:
-        runs = []
-        for role, many in (("fit", FIT), ("check", CHECK)):
-            for run in many:
-                command = [sys.executable, __file__, "--one", json.dumps(run)]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-                runs.append({"role": role, "run": run, "measured": json.loads(done.stdout.splitlines()[-1])})
-                print(runs[-1], file=sys.stderr)
-    for item in runs:
-        item["planned"] = planned(item["run"])
-    prices = fit([item for item in runs if item["role"] == "fit"])
-    compared = compare(runs, CPU_PRICES)
-    checked = [item["error"] for item in compared if item["role"] == "check"]
-    result = {
-        "what": "what hanmo plan says of tuning beside what runs take",
-        "fitted_prices": prices,
-        "prices_in_use": CPU_PRICES,
-        "worst_error_of_checks": {name: max((error[name] for error in checked), key=abs) for name in NAMES},
-        "mean_error_of_checks": {name: statistics.fmean(abs(error[name]) for error in checked) for name in NAMES},
-        "runs": compared,
-        "machine": machine(),
-        "versions": versions(),
-    }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for item in compared:
-        print(item["role"], item["run"], {name: f"{value:+.0%}" for name, value in item["error"].items()})
-    print(json.dumps({name: result[name] for name in ("fitted_prices", "prices_in_use", "worst_error_of_checks")}))
+    return CPU_PRICES
 
+
+CHECKS = Check(
+    script=Path(__file__).resolve(),
+    what="what hanmo plan says of tuning beside what runs take",
+    runs={"fit": FIT, "check": CHECK},
+    measure=lambda run, _: measure(run),
+    fit=lambda runs: fit(with_plans(runs)),
+    compare=lambda runs, prices: compare(with_plans(runs), prices),
+    prices=in_use,
+    options={},
+)
 
 if __name__ == "__main__":
-    main()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    CHECKS.main(__doc__ or "")

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "plan_accuracy.py"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import plan_accuracy
+
 #: What is promised: the largest error of a run that the constants were not fitted to.
 MEMORY, SPEED = 0.15, 0.25
-
-
-def benchmark():
-    spec = importlib.util.spec_from_file_location("plan_accuracy", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_measured_runs() -> None:
     from hanmo.plan.speed import CPU_PRICES
 
-    script = benchmark()
-    last = json.loads(script.RESULT.read_text(encoding="utf-8"))
-    compared = script.compare(last["runs"], CPU_PRICES)
+    last = json.loads(plan_accuracy.CHECKS.result.read_text(encoding="utf-8"))
+    compared = plan_accuracy.compare(last["runs"], CPU_PRICES)
     checked = [item for item in compared if item["role"] == "check"]
     fitted = [item["run"] for item in compared if item["role"] == "fit"]
     assert len(checked) >= 5 and not any(item["run"] in fitted for item in checked)
@@ -35,7 +29,7 @@ def test_measured_runs() -> None:
 
 
 def test_published_runs() -> None:
-    llama, tiny = benchmark().published()
+    llama, tiny = plan_accuracy.published()
     assert llama["parameters"] == 1_235_314_688
     assert abs(llama["plans"]["by the rules"]["error"]) < 0.1
     assert abs(llama["plans"]["at its own MFU"]["error"]) < 0.1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -27,7 +26,10 @@ from hanmo.posttrain.attention import NAME
 from hanmo.posttrain.settings import AdapterSettings, DpoSettings, RewardSettings, SftSettings
 from hanmo.recipe import load_recipe
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "plan_tuning.py"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import plan_tuning as measuring
+
 #: What is promised: the largest error of a run.
 MEMORY, SPEED = 0.25, 0.30
 CPU = Device("cpu", 1e11, 64e9, cpu=True, width=4, measured=True)
@@ -233,12 +235,8 @@ def test_a_stage_that_dies_of_too_little_memory_says_what_would_fit(
 def test_measured_runs() -> None:
     from hanmo.plan.tuning_cost import CPU_PRICES
 
-    spec = importlib.util.spec_from_file_location("plan_tuning", SCRIPT)
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    last = json.loads(script.RESULT.read_text(encoding="utf-8"))
-    compared = script.compare(last["runs"], CPU_PRICES)
+    last = json.loads(measuring.CHECKS.result.read_text(encoding="utf-8"))
+    compared = measuring.compare(last["runs"], CPU_PRICES)
     assert sum(item["role"] == "check" for item in compared) >= 5
     for item in compared:
         assert abs(item["error"]["peak"]) < MEMORY, item

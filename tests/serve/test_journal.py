@@ -94,6 +94,7 @@ def test_counts_are_told_to_prometheus(run_server, scripted):
     assert found["hanmo_first_token_seconds_count", "scripted"] == found["hanmo_waited_seconds_count", "scripted"] == 3
     assert found["hanmo_active", "scripted"] == found["hanmo_waiting", "scripted"] == 0
     assert found["hanmo_loaded", "scripted"] == found["hanmo_ready", "scripted"] == 1
+    assert found["hanmo_model_loads_total",] == 1 and found["hanmo_model_unloads_total",] == 0
 
 
 def test_counts_need_the_key(run_server, scripted):

@@ -113,6 +113,15 @@ def probe(name: str, precision: str, rate: bool) -> dict[str, Any]:
     }
 
 
+def of_process(name: str, precision: str, fp16: bool = False) -> Device:
+    """The device that this process computes on, with the memory that the process may have; see `precision.choose`."""
+    from hanmo.pretrain.precision import choose, pick_device
+
+    device = pick_device(name)
+    width = choose(device, precision, fp16=fp16).itemsize
+    return Device(device.type, 1.0, room(device), cpu=device.type == "cpu", width=width, measured=True)
+
+
 def room(device: Any) -> float:
     """Bytes that this process may have in all on a torch device: what it has, and what is free.
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from hanmo import ranks
 from hanmo.console import console, human_bytes
-from hanmo.errors import HanmoError
 from hanmo.files import read_json
 from hanmo.models.families import learns
 from hanmo.plan import devices
@@ -21,6 +20,7 @@ from hanmo.plan.devices import Device, here
 from hanmo.plan.memory import Layout, Need, need, pieces, rows_of
 from hanmo.plan.shape import Shape, of_folder, of_model, of_new
 from hanmo.plan.speed import tokens_per_second
+from hanmo.plan.telling import MARGIN, Found, advise, take
 from hanmo.pool import cores
 from hanmo.pretrain.rows import lanes_for
 from hanmo.pretrain.rules import batch_tokens
@@ -29,8 +29,6 @@ from hanmo.pretrain.settings import PretrainSettings
 if TYPE_CHECKING:
     from hanmo.pretrain.distributed import World
 
-#: Share of the memory at hand that a plan may fill: it is off by some percent itself, and others take memory, too.
-MARGIN = 0.92
 #: Tokens in a micro-batch at which fixed costs take half of the time, about.
 FIXED = {True: 64, False: 1024}  # on a CPU; on an accelerator
 #: Speed where threads share every operator, by that of lanes.
@@ -133,16 +131,15 @@ def fitted(settings: PretrainSettings, inputs: dict[str, list[Path]]) -> Pretrai
     device = here(settings.device, settings.precision, rate=False)
     shape = shape_of(settings, inputs)
     asked = layout_of(_known(settings, inputs), device, ranks.size() if ranks.grouped() else None)
-    wants, has = need(shape, asked).total, share_of(device, asked)
-    if wants <= has * MARGIN:
-        console.print(f"fit: about {human_bytes(wants)} of {human_bytes(has)}; nothing to change")
-        return settings
-    found = choose(shape, asked, device)
-    if found is None:
-        raise HanmoError(_nothing(shape, asked, has))
-    changed = changes(asked, found[0])
-    console.print(f"fit: {_words(changed)} (about {human_bytes(found[1].total)} of {human_bytes(has)}; same result)")
-    return settings.model_copy(update=changed)
+    has = share_of(device, asked)
+    return take(
+        settings, need(shape, asked), has, lambda: _other(shape, asked, device), lambda: _nothing(shape, asked, has)
+    )
+
+
+def _other(shape: Shape, asked: Layout, device: Device, below: float = float("inf")) -> Found | None:
+    found = choose(shape, asked, device, below)
+    return found and (changes(asked, found[0]), found[1])
 
 
 def _known(settings: PretrainSettings, inputs: dict[str, list[Path]]) -> PretrainSettings:
@@ -181,31 +178,20 @@ def explain(
     device = device or here(settings.device, settings.precision, rate=False)
     shape = shape_of(settings, inputs)
     asked = layout_of(_known(settings, inputs), device, ranks.size() if ranks.grouped() else None)
-    wants, has = need(shape, asked).total, share_of(device, asked)
-    if not sure and wants < 0.6 * has:
-        return ""
-    found = choose(shape, asked, device, below=0.85 * wants)
-    if found is None:
-        return _nothing(shape, asked, has)
-    return (
-        f"micro-batches of {asked.micro_tokens} tokens need about {human_bytes(wants)} and {human_bytes(has)} can be "
-        f"had: set {_words(changes(asked, found[0]))} (about {human_bytes(found[1].total)}, same result), or run it "
-        "with --fit"
+    wants, has = need(shape, asked), share_of(device, asked)
+    return advise(
+        f"micro-batches of {asked.micro_tokens} tokens",
+        wants,
+        has,
+        sure,
+        lambda: _other(shape, asked, device, 0.85 * wants.total),
+        lambda: _nothing(shape, asked, has),
     )
 
 
 def of_process(settings: PretrainSettings) -> Device:
     """The device that this process trains on, with the memory that the process may have."""
-    from hanmo.pretrain.precision import choose as dtype_of
-    from hanmo.pretrain.precision import pick_device
-
-    device = pick_device(settings.device)
-    width = dtype_of(device, settings.precision, fp16=True).itemsize
-    return Device(device.type, 1.0, devices.room(device), cpu=device.type == "cpu", width=width, measured=True)
-
-
-def _words(changed: dict[str, Any]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in changed.items())
+    return devices.of_process(settings.device, settings.precision, fp16=True)
 
 
 def _nothing(shape: Shape, asked: Layout, has: float) -> str:

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hanmo.console import human_bytes, human_count, human_seconds
+from rich.console import Console
+
+from hanmo.console import human_bytes, human_count
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
 from hanmo.plan.devices import USABLE, Device
-from hanmo.plan.fit import MARGIN, changes, choose, layout_of, share_of
+from hanmo.plan.fit import changes, choose, layout_of, share_of
 from hanmo.plan.memory import Layout, Need, detail, need
 from hanmo.plan.shape import Shape, of_folder, of_new
 from hanmo.plan.speed import tokens_per_second
+from hanmo.plan.telling import MARGIN, memory_of, table_of
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.recipe import Recipe, Stage
 
@@ -131,17 +134,7 @@ def _layout(layout: Layout) -> dict[str, Any]:
 def _memory(shape: Shape, layout: Layout, wants: Need, room: float) -> dict[str, Any]:
     other = need(shape, layout.with_(recompute=not layout.recompute))
     with_, without = (wants, other) if layout.recompute else (other, wants)
-    return {
-        "peak": wants.total,
-        "room": room if math.isfinite(room) else None,
-        "peak_at": wants.moment,
-        "peak_without_recompute": without.total,
-        "peak_with_recompute": with_.total,
-        "parts": {name: round(value) for name, value in detail(shape, layout).items()},
-        "process": wants.parts["process"],
-        "slack": wants.slack,
-        "moments": {name: round(value) for name, value in wants.moments.items()},
-    }
+    return memory_of(wants, without, with_, room, detail(shape, layout))
 
 
 def _shape(stage: Stage, stages: dict[str, Stage], recipe: str) -> Shape:
@@ -192,51 +185,23 @@ def _shards(stage: Stage, stages: dict[str, Stage], shape: Shape) -> float:
 
 def show(plans: list[dict[str, Any]], device: Device, price: float | None) -> None:
     """Print the plans for people."""
-    from rich.console import Console
-    from rich.table import Table
-
     out = Console()
     for plan in plans:
-        memory, layout = plan["memory"], plan["layout"]
         count = f"{plan['devices']} x {device.name}" if plan["devices"] > 1 else device.name
-        table = Table(show_header=False, title=f"{plan['stage']}: {plan['model']} on {count}", title_justify="left")
         embeddings, layers = (plan["parameters_by_part"][name] for name in ("embeddings", "layers"))
-        table.add_row(
-            "parameters",
-            f"{human_count(plan['parameters'])} ({human_count(embeddings)} embeddings of {plan['vocabulary']} tokens, "
-            f"{human_count(layers)} in layers)",
-        )
-        table.add_row("training", f"{human_count(plan['tokens'])} tokens, {plan['steps']} steps")
-        table.add_row("FLOPs a token", f"{human_count(plan['flops_per_token'])}")
-        parts = ", ".join(
-            f"{name.replace('_', ' ')} {human_bytes(value)}" for name, value in memory["parts"].items() if value
-        )
-        room = "" if memory["room"] is None else f" of {human_bytes(memory['room'])}"
-        table.add_row("memory a device", f"{human_bytes(memory['peak'])}{room}, at its most: {memory['peak_at']}")
-        table.add_row("its parts", parts)
-        table.add_row(
-            "recomputing",
-            f"{human_bytes(memory['peak_without_recompute'])} without, "
-            f"{human_bytes(memory['peak_with_recompute'])} with it",
-        )
-        table.add_row("layout", ", ".join(f"{name}: {value}" for name, value in layout.items()))
-        if not plan["fits"]:
-            table.add_row("fits", "no: a smaller preset, fsdp over more devices, or more memory is needed")
-        elif plan["settings"]:
-            table.add_row("to take", ", ".join(f"{name}: {value}" for name, value in plan["settings"].items()))
-        table.add_row("speed", f"{human_count(plan['tokens_per_second'])} tokens/s, MFU {plan['mfu']:.0%}")
-        table.add_row("time", human_seconds(plan["hours"] * 3600))
-        if plan["kwh"] is not None:
-            table.add_row("energy", f"{plan['kwh']:.3g} kWh at the boards' full power")
-        if price is not None:
-            table.add_row("cost", f"{plan['cost']:.2f} at {price:g} a device and hour")
+        facts = {
+            "parameters": f"{human_count(plan['parameters'])} ({human_count(embeddings)} embeddings of "
+            f"{plan['vocabulary']} tokens, {human_count(layers)} in layers)",
+            "training": f"{human_count(plan['tokens'])} tokens, {plan['steps']} steps",
+            "FLOPs a token": human_count(plan["flops_per_token"]),
+        }
         disk = plan["disk"]
-        table.add_row(
-            "disk",
+        on_disk = (
             f"shards {human_bytes(disk['shards'])}, checkpoints {human_bytes(disk['checkpoints'])} "
-            f"({human_bytes(disk['writing'])} more while one is written), model {human_bytes(disk['model'])}",
+            f"({human_bytes(disk['writing'])} more while one is written), model {human_bytes(disk['model'])}"
         )
-        out.print(table)
+        title = f"{plan['stage']}: {plan['model']} on {count}"
+        out.print(table_of(plan, title, facts, "a smaller preset, fsdp over more devices", on_disk, price))
     if plans and not device.cpu:
         out.print(_grounds(device), highlight=False, soft_wrap=True)
 

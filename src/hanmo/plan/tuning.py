@@ -17,14 +17,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from hanmo.console import console, human_bytes
-from hanmo.errors import HanmoError
+from hanmo.console import human_bytes
 from hanmo.models.folder import resolve
 from hanmo.plan import devices
 from hanmo.plan.devices import Device, here
-from hanmo.plan.fit import MARGIN
 from hanmo.plan.memory import Need
 from hanmo.plan.rehearsal import Batch, Rehearsed, rehearse
+from hanmo.plan.telling import MARGIN, Found, advise, take
 from hanmo.posttrain import own, training
 from hanmo.posttrain.attention import NAME
 from hanmo.posttrain.encode import IGNORE, encode_pair, encode_parts
@@ -249,18 +248,14 @@ def fitted(settings: Settings, inputs: dict[str, list[Path]]) -> Settings:
     task = task_of(settings, inputs, device)
     if task is None:
         return settings
-    wants = task.need(task.micro, settings.recompute == "layers").total
-    if wants <= device.memory * MARGIN:
-        console.print(f"fit: about {human_bytes(wants)} of {human_bytes(device.memory)}; nothing to change")
-        return settings
-    found = task.choose(device.memory * MARGIN)
-    if found is None:
-        raise HanmoError(_nothing(task, device.memory))
-    changed = task.changes(*found[:2])
-    console.print(
-        f"fit: {_words(changed)} (about {human_bytes(found[2].total)} of {human_bytes(device.memory)}; same result)"
-    )
-    return settings.model_copy(update=changed)
+    has = device.memory
+    wants = task.need(task.micro, settings.recompute == "layers")
+    return take(settings, wants, has, lambda: _other(task, has * MARGIN), lambda: _nothing(task, has))
+
+
+def _other(task: Task, most: float) -> Found | None:
+    found = task.choose(most)
+    return found and (task.changes(*found[:2]), found[2])
 
 
 def explain(settings: Settings, inputs: dict[str, list[Path]], device: Device | None = None, sure: bool = True) -> str:
@@ -269,32 +264,22 @@ def explain(settings: Settings, inputs: dict[str, list[Path]], device: Device | 
     task = task_of(settings, inputs, device)
     if task is None:
         return ""
-    micro, has = task.micro, device.memory
-    wants = task.need(micro, settings.recompute == "layers").total
-    if not sure and wants < 0.6 * has:
-        return ""
-    found = task.choose(min(0.85 * wants, has * MARGIN))
-    if found is None:
-        return _nothing(task, has)
+    has = device.memory
+    wants = task.need(task.micro, settings.recompute == "layers")
     what = "records" if isinstance(settings, SftSettings) else "pairs"
-    return (
-        f"{micro} {what} of up to {task.records.longest} tokens in a forward pass need about {human_bytes(wants)} and "
-        f"{human_bytes(has)} can be had: set {_words(task.changes(*found[:2]))} (about {human_bytes(found[2].total)}, "
-        "same result), or run it with --fit"
+    return advise(
+        f"{task.micro} {what} of up to {task.records.longest} tokens in a forward pass",
+        wants,
+        has,
+        sure,
+        lambda: _other(task, min(0.85 * wants.total, has * MARGIN)),
+        lambda: _nothing(task, has),
     )
 
 
 def of_process(settings: Settings) -> Device:
     """The device that this process tunes on, with the memory that the process may have."""
-    from hanmo.pretrain.precision import choose, pick_device
-
-    device = pick_device(settings.device)
-    width = choose(device, settings.precision).itemsize
-    return Device(device.type, 1.0, devices.room(device), cpu=device.type == "cpu", width=width, measured=True)
-
-
-def _words(changed: dict[str, Any]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in changed.items())
+    return devices.of_process(settings.device, settings.precision)
 
 
 def _nothing(task: Task, has: float) -> str:

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from transformers import AutoConfig, PreTrainedConfig
 
-from hanmo.console import console, human_bytes, human_count, human_seconds
+from hanmo.console import console, human_bytes, human_count
 from hanmo.errors import HanmoError
 from hanmo.models.folder import resolve
 from hanmo.plan.devices import USABLE, Device
-from hanmo.plan.fit import MARGIN
 from hanmo.plan.memory import Need
 from hanmo.plan.shape import Shape, of_config
 from hanmo.plan.speed import efficiency
+from hanmo.plan.telling import MARGIN, memory_of, table_of
 from hanmo.plan.training import vocabulary_of
 from hanmo.plan.tuning import PLANNER, Records, Settings, Task, records_of, room_of
 from hanmo.posttrain import own
@@ -151,22 +150,13 @@ def plan_stage(
 def _memory(task: Task, micro: int, again: bool, wants: Need, room: float) -> dict[str, Any]:
     seen = task.rehearsed(micro, again)
     with_, without = (wants if flag == again else task.need(micro, flag) for flag in (True, False))
-    return {
-        "peak": wants.total,
-        "room": room if math.isfinite(room) else None,
-        "peak_at": wants.moment,
-        "peak_without_recompute": without.total,
-        "peak_with_recompute": with_.total,
-        "parts": {
-            "weights": round(seen.weights),
-            "gradients": 4 * seen.trained,
-            "optimiser_state": 8 * seen.trained,
-            "activations": round(seen.kept),
-        },
-        "process": wants.parts["process"],
-        "slack": wants.slack,
-        "moments": {name: round(value) for name, value in wants.moments.items()},
+    parts = {
+        "weights": seen.weights,
+        "gradients": 4 * seen.trained,
+        "optimiser_state": 8 * seen.trained,
+        "activations": seen.kept,
     }
+    return memory_of(wants, without, with_, room, parts)
 
 
 def work(task: Task, shape: Shape, micro: int, again: bool) -> tuple[float, float, float]:
@@ -207,45 +197,17 @@ def show(plans: list[dict[str, Any]], device: Device, price: float | None) -> No
     """Print the plans for people."""
     out = Console()
     for plan in plans:
-        memory = plan["memory"]
-        title = f"{plan['stage']} ({plan['do']}): {plan['model']} on {device.name}"
-        table = Table(show_header=False, title=title, title_justify="left")
-        table.add_row(
-            "parameters",
-            f"{human_count(plan['parameters'])}, {human_count(plan['trained_parameters'])} of them learn",
-        )
-        if plan["records"] is None:
-            table.add_row("records", f"not there yet; planned for the longest allowed, {plan['longest']} tokens")
-        else:
-            table.add_row(
-                "records",
+        parameters, learn = (human_count(plan[name]) for name in ("parameters", "trained_parameters"))
+        records = f"not there yet; planned for the longest allowed, {plan['longest']} tokens"
+        if plan["records"] is not None:
+            records = (
                 f"{plan['records']}, the longest of {plan['longest']} tokens; {human_count(plan['tokens'])} tokens and "
-                f"{plan['steps']} steps in all",
+                f"{plan['steps']} steps in all"
             )
-        parts = ", ".join(f"{name.replace('_', ' ')} {human_bytes(size)}" for name, size in memory["parts"].items())
-        room = "" if memory["room"] is None else f" of {human_bytes(memory['room'])}"
-        table.add_row("memory", f"{human_bytes(memory['peak'])}{room}, at its most: {memory['peak_at']}")
-        table.add_row("its parts", parts)
-        table.add_row(
-            "recomputing",
-            f"{human_bytes(memory['peak_without_recompute'])} without, "
-            f"{human_bytes(memory['peak_with_recompute'])} with it",
-        )
-        table.add_row("layout", ", ".join(f"{name}: {value}" for name, value in plan["layout"].items()))
-        if not plan["fits"]:
-            table.add_row("fits", "no: a smaller max_length, adapter: lora, or more memory is needed")
-        elif plan["settings"]:
-            table.add_row("to take", ", ".join(f"{name}: {value}" for name, value in plan["settings"].items()))
-        table.add_row("speed", f"{human_count(plan['tokens_per_second'])} tokens/s, MFU {plan['mfu']:.0%}")
-        if plan["hours"] is not None:
-            table.add_row("time", human_seconds(plan["hours"] * 3600))
-        if plan["kwh"] is not None:
-            table.add_row("energy", f"{plan['kwh']:.3g} kWh at the board's full power")
-        if price is not None and plan["cost"] is not None:
-            table.add_row("cost", f"{plan['cost']:.2f} at {price:g} a device and hour")
+        facts = {"parameters": f"{parameters}, {learn} of them learn", "records": records}
+        title = f"{plan['stage']} ({plan['do']}): {plan['model']} on {device.name}"
         disk = ", ".join(f"{name} {human_bytes(size)}" for name, size in plan["disk"].items() if size)
-        table.add_row("disk", disk)
-        out.print(table)
+        out.print(table_of(plan, title, facts, "a smaller max_length, adapter: lora", disk, price))
     if plans and not device.cpu:
         out.print(
             "The speed of tuning on accelerators is an assumption: no measured run stands behind it.", soft_wrap=True

@@ -91,6 +91,10 @@ class _Lines(Collector):
         restarts = CounterMetricFamily(
             "hanmo_engine_restarts", "Times an engine's process was started again.", labels=["model"]
         )
+        loads = CounterMetricFamily("hanmo_model_loads", "Times a model was loaded.")
+        loads.add_metric([], self._models.loads)
+        unloads = CounterMetricFamily("hanmo_model_unloads", "Times a model was unloaded, for another's sake.")
+        unloads.add_metric([], self._models.unloads)
         workers = self._models.workers
         for name in self._models.entries:
             worker = workers.get(name)
@@ -102,4 +106,4 @@ class _Lines(Collector):
                 process = getattr(worker.engine, "process", None)
                 if process is not None:
                     restarts.add_metric([name], process.restarts)
-        yield from (active, waiting, loaded, ready, restarts)
+        yield from (active, waiting, loaded, ready, restarts, loads, unloads)
