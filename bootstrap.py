@@ -218,9 +218,12 @@ def test(extra: list[str]) -> int:
     faults = check(env)
     marks = [] if any(word.startswith("-m") for word in extra) else ["-m", "not parity"]
     # Most of the time goes into processes that are started and waited for: two at a time take half of it. The tests of
-    # a file stay together, since they share what is made once for them.
-    several = [] if any(word.startswith("-n") for word in extra) else ["-n", "2", "--dist", "loadfile"]
+    # a file stay together, since they share what is made once for them; long files are begun first (tests/conftest.py).
+    together = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    several = [] if any(word.startswith("-n") for word in extra) else together
     code = call(env, str(env.python), "-m", "pytest", *marks, *several, *extra)
+    if faults:  # said before the tests, and out of sight by now
+        say("check: lint or types have faults; they stand above the tests (`make check` shows them alone)")
     return code or int(bool(faults))
 
 

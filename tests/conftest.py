@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from nest import warm
+from shown import Pages, environment
 
 # Tests must not reach for a hub, and one thread per test process keeps parallel runs honest.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,6 +28,30 @@ TEXT = (
     "小猫醒了，喵喵地叫。小红给它一条小鱼，小猫高兴地吃了。The cat is happy, 他们也很高兴。\n"
     "今天是2024年3月5日，星期二。天气晴朗，最高气温18度。\ndef add(a, b):\n    return a + b\n"
 )
+
+
+#: The files that take longest, in the order in which they are begun: the last one to end decides when all have.
+LONGEST = ("test_corridor.py", "test_pages.py", "test_readme.py", "test_tutorials.py", "test_run.py", "test_slurm.py")
+LONGEST += ("test_kills.py", "test_executors.py", "test_remote.py", "test_corpus_faults.py", "test_tuning.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    """How pages are run: by a warm `hanmo` (see `nest`) where there can be one; HANMO_COLD=1 takes the real program."""
+    base = tmp_path_factory.getbasetemp()
+    # Whichever process of pytest-xdist runs them, what they share is made once.
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-blocks"
+    shared.mkdir(exist_ok=True)
+    if sys.platform != "linux" or os.environ.get("HANMO_COLD") or not hasattr(os, "pidfd_open"):
+        yield Pages(shared, None)
+        return
+    with warm(tmp_path_factory.mktemp("nest"), environment()) as programs:
+        yield Pages(shared, programs)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ WORDS = ["春天", "花园", "小明", "老师", "学校", "下雨", "高兴", "
 #: Tasks and buckets are many where the stage that plans them thinks in kilobytes. Only its process needs to know.
 _SMALL = """
 import sys
-if "hanmo.child" in sys.orig_argv:
+if {"hanmo", "hanmo.child"} & set(sys.orig_argv):
     from hanmo.corpus import inputs, stage
     inputs.TASK, stage.BUCKET = 20_000, 40_000
 """

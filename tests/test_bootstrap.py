@@ -278,7 +278,8 @@ def test_test_is_check_and_then_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
     assert bootstrap.main(["test", "-k", "chat"]) == 0
     assert [words[0] for words in calls.ran] == ["ruff", "ruff", "pyright", "python"]
-    assert calls.ran[-1][1:] == ["-m", "pytest", "-m", "not parity", "-n", "2", "--dist", "loadfile", "-k", "chat"]
+    several = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    assert calls.ran[-1][1:] == ["-m", "pytest", "-m", "not parity", *several, "-k", "chat"]
     assert bootstrap.main(["test", "-n0"]) == 0
     assert calls.ran[-1][1:] == ["-m", "pytest", "-m", "not parity", "-n0"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
@@ -15,6 +16,7 @@ from hanmo.errors import HanmoError, describe_os_error
 from hanmo.models.commands import COMMANDS as MODEL_COMMANDS
 from hanmo.plan.commands import models, plan
 from hanmo.posttrain.commands import COMMANDS as DATA_COMMANDS
+from hanmo.process import ours
 from hanmo.publish.commands import publish
 from hanmo.remote import is_url
 from hanmo.serve.commands import COMMANDS as TALKING
@@ -196,7 +198,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal's code page may lack a character; no reason to stop
             stream.reconfigure(errors="replace")
     try:
-        cli(standalone_mode=False)
+        # Where somebody else's program has called us, torch may have threads and devices open.
+        with ours() if "torch" not in sys.modules else contextlib.nullcontext():
+            cli(standalone_mode=False)
     except HanmoError as error:
         _fail(str(error))
     except click.exceptions.Abort:

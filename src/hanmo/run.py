@@ -15,8 +15,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +27,7 @@ from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
 from hanmo.plan.shortage import fitted, killed_advice
+from hanmo.process import StageProcess, computing, start_stage
 from hanmo.recipe import Recipe, Stage
 from hanmo.remote import as_path, faults, home_of, is_remote, remove_tree
 from hanmo.stage import Affects, Settings, StageKind, affects_of, by_effect
@@ -180,46 +179,46 @@ def follow() -> None:
         _child(told["stage"], KINDS[told["do"]], out, ranks.together(f"{told['number']}-{told['stage']}"))
 
 
+class _Stopped(BaseException):
+    """A stop was asked for while a stage's process was being started."""
+
+
 def _child(name: str, kind: StageKind, out: Path, environment: dict[str, str]) -> None:
     """Start a stage's process, pass signals on to it, and wait.
 
     The child leads a process group of its own and holds a pipe to us: when we die it ends itself with all its workers
     (`hanmo.child`), and when it dies we sweep up after it.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", kind.process, str(out)],
-        stdin=subprocess.PIPE,
-        stdout=2,
-        start_new_session=os.name == "posix",
-        env=environment,
-    )
+    process: StageProcess | None = None
     stopped: float | None = None
 
     def stop(*_: Any) -> None:
         nonlocal stopped
         stopped = stopped or time.monotonic()
-        process.terminate()
+        if process is None:
+            raise _Stopped
+        process.send(signal.SIGTERM)
 
     handlers = {}
     with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
         asking = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
         handlers = {number: signal.signal(number, stop) for number in asking}
+    status = 0
     try:
-        while True:
-            try:
-                status = process.wait(timeout=1)
-                break
-            except subprocess.TimeoutExpired:
+        with contextlib.suppress(_Stopped):
+            process = start_stage(kind, out, environment)
+            while (ended := process.wait(1)) is None:
                 if stopped is not None and time.monotonic() > stopped + GRACE:
-                    process.kill()
+                    process.send(getattr(signal, "SIGKILL", signal.SIGTERM))
+            status = ended
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if os.name == "posix":
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-        if process.stdin:  # workers in sessions of their own end when it closes
-            process.stdin.close()
+        if process is not None:
+            if os.name == "posix":
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.let_go()
     if stopped is not None:
         console.print(f"stopped in stage '{name}'; the same command goes on from there")
         raise SystemExit(130)
@@ -313,6 +312,7 @@ def _run_recipe(
         console.print(f"[bold]{label}[/]: {what.action}{f' ({what.reason})' if what.reason else ''}")
         if not dry:
             if fit:
+                computing()
                 job.settings = fitted(job.kind, job.settings, job.inputs)
             manifest = execute(job, what)
             ran.add(job.name)

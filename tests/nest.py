@@ -1,0 +1,159 @@
+"""A warm `hanmo` for the tests that run whole pages: each of their commands would import for seconds what the one
+before has imported.
+
+    python nest.py FOLDER
+
+puts a program `hanmo` into FOLDER/bin and then, for each call of it, forks an interpreter that has imported all stages:
+it does what the real one does, with the caller's arguments, folder and streams. A call whose environment is not the
+nest's own (libraries read variables when they are imported) starts the real one instead. Linux only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+#: Variables that differ from shell to shell; no library reads them when it is imported.
+SHELL = {"_", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL"}
+CALLER = """\
+#!{python} -IS
+import json, os, socket, sys
+nest = socket.socket(socket.AF_UNIX)
+nest.connect({address!r})
+asked = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(nest, [len(asked).to_bytes(8, "big")], [0, 1, 2])
+nest.sendall(asked)
+answer = nest.recv(8)
+if answer == b"not me":
+    os.execv({real!r}, [{real!r}, *sys.argv[1:]])
+sys.exit(int(answer or 137))
+"""
+
+
+@contextlib.contextmanager
+def warm(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
+    """Inside, the folder that is yielded holds a warm `hanmo`."""
+    words = [sys.executable, str(Path(__file__).resolve()), str(folder)]
+    nest = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "bin" / "hanmo").exists():
+            assert nest.poll() is None and time.monotonic() < deadline, "the nest does not start"
+            time.sleep(0.05)
+        yield folder / "bin"
+    finally:
+        nest.kill()
+        nest.wait()
+
+
+def main(folder: Path) -> None:
+    # Before imports: some libraries set variables of their own.
+    given = {name: value for name, value in os.environ.items() if name not in SHELL}
+    from hanmo import cli
+    from hanmo.stages import KINDS
+
+    for kind in KINDS.values():
+        kind.load()
+    with socket.socket(socket.AF_UNIX) as door:
+        address = str(folder / "door")
+        door.bind(address)
+        door.listen()
+        program = folder / "bin" / "hanmo"
+        program.parent.mkdir()
+        real = str(Path(sys.executable).parent / "hanmo")
+        new = program.with_name("new")
+        new.write_text(CALLER.format(python=sys.executable, address=address, real=real), encoding="utf-8")
+        new.chmod(0o755)
+        new.rename(program)
+        answer(door, given, cli.main)
+
+
+def answer(door: socket.socket, given: dict[str, str], command: Callable[[], None]) -> None:
+    """Fork for each call, tell its caller how it ended, and end it with its caller."""
+    events = selectors.DefaultSelector()
+    events.register(door, selectors.EVENT_READ)
+    events.register(0, selectors.EVENT_READ, "parent")
+    children: dict[int, tuple[int, socket.socket]] = {}
+    while True:
+        for key, _ in events.select():
+            if key.fileobj is door:
+                caller, _ = door.accept()
+                if call := understood(caller, given):
+                    pid = os.fork()
+                    if pid == 0:
+                        hatch(call, command)
+                    for stream in call[3]:
+                        os.close(stream)
+                    end = os.pidfd_open(pid)
+                    children[pid] = (end, caller)
+                    events.register(end, selectors.EVENT_READ, pid)
+                    events.register(caller, selectors.EVENT_READ, -pid)
+            elif key.data == "parent":  # the tests are over
+                return
+            elif key.data < 0:  # the caller is gone
+                events.unregister(key.fileobj)
+                if -key.data in children:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(-key.data, signal.SIGTERM)
+            else:
+                end, caller = children.pop(key.data)
+                status = os.waitstatus_to_exitcode(os.waitpid(key.data, 0)[1])
+                events.unregister(end)
+                os.close(end)
+                with contextlib.suppress(KeyError):
+                    events.unregister(caller)
+                with contextlib.suppress(OSError):
+                    caller.sendall(str(status if status >= 0 else 128 - status).encode())
+                caller.close()
+
+
+def understood(caller: socket.socket, given: dict[str, str]) -> tuple[list[str], str, dict[str, str], list[int]] | None:
+    """What a caller wants; None where it has to go to the real program."""
+    size, streams, _, _ = socket.recv_fds(caller, 8, 3)
+    asked = b""
+    while len(asked) < int.from_bytes(size, "big"):
+        asked += caller.recv(1 << 16)
+    words, folder, environment = json.loads(asked)
+    if {k: v for k, v in environment.items() if k not in SHELL} != given:
+        caller.sendall(b"not me")
+        for stream in streams:
+            os.close(stream)
+        caller.close()
+        return None
+    return words, folder, environment, streams
+
+
+def hatch(call: tuple[list[str], str, dict[str, str], list[int]], command: Callable[[], None]) -> None:
+    """In the fork: be the caller's `hanmo`."""
+    from hanmo.process import leave, ours
+
+    words, folder, environment, streams = call
+    os.setsid()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.closerange(3, 256)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv = ["hanmo", *words]
+
+    def act() -> int:
+        with ours():
+            command()
+        return 0
+
+    leave(act)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
