@@ -9,10 +9,11 @@ from typing import Any
 from hanmo import ranks
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
+from hanmo.models import hub
 from hanmo.plan.shortage import fitted
 from hanmo.recipe import check_settings, load_recipe
 from hanmo.remote import as_path, is_remote, is_url
-from hanmo.run import Job, Plan, execute, follow, plan, run_recipe, source_result
+from hanmo.run import Job, Plan, execute, follow, plan, run_recipe, taken
 from hanmo.stages import KINDS
 
 PathLike = str | Path
@@ -56,7 +57,9 @@ def _run_stage(
         if not item.many and len(given.get(item.role, [])) > 1:
             raise HanmoError(f"{do}: {item.role} takes one path, {len(given[item.role])} are given")
     checked = check_settings(what, settings, do).anchored(Path.cwd())
-    results = {role: [source_result(path) for path in paths] for role, paths in given.items()}
+    found = {role: [taken(path, out) for path in paths] for role, paths in given.items()}
+    given = {role: [path for path, _ in pairs] for role, pairs in found.items()}
+    results = {role: [result for _, result in pairs] for role, pairs in found.items()}
     job = Job(out.name if is_remote(out) else out.resolve().name, what, checked, given, out, results)
     todo: Plan = plan(job)
     if todo.action == "skip":
@@ -81,7 +84,13 @@ def run(
 
 def _paths(value: PathLike | Iterable[PathLike]) -> list[Path]:
     items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-    return [as_path(item) if is_url(str(item)) else Path(item).expanduser().resolve() for item in items]
+    return [_path(str(item)) for item in items]
+
+
+def _path(item: str) -> Path:
+    if is_url(item):
+        return as_path(item)
+    return Path(item) if hub.named(item) else Path(item).expanduser().resolve()
 
 
 def microworld(out: PathLike, **settings: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ one.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from hanmo.errors import HanmoError, nearest
 from hanmo.files import expand
+from hanmo.models import hub
 from hanmo.remote import as_path, is_url
 from hanmo.stage import Settings, StageKind
 from hanmo.stages import KINDS, kind
@@ -202,21 +204,34 @@ def _sources(raw: Any, what: StageKind, names: list[str], path: Path, where: str
         values = value if isinstance(value, list) else [value]
         if len(values) > 1 and not item.many:
             raise HanmoError(f"{where}: from: {role}: takes one, {len(values)} are given")
-        sources[item.role] = [_source(str(one), names, path, f"{where}: from: {role}") for one in values]
+        sources[item.role] = [_source(str(one), names, path, f"{where}: from: {role}", item.role) for one in values]
     missing = [item.role for item in what.inputs if item.required and not sources.get(item.role)]
     if missing:
         raise HanmoError(f"{where}: needs `from: {{{missing[0]}: ...}}` ({what.role(missing[0]).doc})")  # type: ignore[union-attr]
     return sources
 
 
-def _source(value: str, names: list[str], path: Path, where: str) -> str | Path:
+def _source(value: str, names: list[str], path: Path, where: str, role: str) -> str | Path:
     if value in names:
         return value
     if is_url(value):
         return as_path(value)
+    if hub.named(os.path.expandvars(value)):
+        return _named_model(os.path.expandvars(value), role, where)
     if "/" in value or "\\" in value or value.startswith("$"):
         return expand(value, path.parent)
     raise HanmoError(f"{where}: no stage '{value}'{nearest(value, names)} (a path needs a slash: ./{value})")
+
+
+def _named_model(value: str, role: str, where: str) -> Path:
+    """A model by its name on a hub, which is no path but is handed on as one until it is fetched."""
+    if role not in hub.ROLES:
+        raise HanmoError(
+            f"{where}: '{value}' is a name on a hub; {', '.join(hub.ROLES)} can be given by name, and corpora by "
+            "`sources`"
+        )
+    hub.repository(value)  # a slip is told before anything runs
+    return Path(value)
 
 
 def _sorted(stages: list[Stage], path: Path) -> list[Stage]:

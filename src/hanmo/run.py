@@ -26,6 +26,7 @@ from hanmo import ranks
 from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
+from hanmo.models import hub
 from hanmo.plan.shortage import fitted, killed_advice
 from hanmo.process import StageProcess, computing, start_stage
 from hanmo.recipe import Recipe, Stage
@@ -236,7 +237,7 @@ def _child(name: str, kind: StageKind, out: Path, environment: dict[str, str]) -
 def jobs_of(recipe: Recipe, out: Path) -> list[Job]:
     """The jobs of a recipe in running order, their keys chained through what they read."""
     jobs: dict[str, Job] = {}
-    outside: dict[Path, str] = {}
+    outside: dict[Path, tuple[Path, str]] = {}
     for stage in recipe.stages:
         inputs: dict[str, list[Path]] = {}
         results: dict[str, list[str]] = {}
@@ -245,11 +246,26 @@ def jobs_of(recipe: Recipe, out: Path) -> list[Job]:
                 if isinstance(item, str):
                     path, result = jobs[item].out, jobs[item].result()
                 else:
-                    path, result = item, outside.setdefault(item, source_result(item))
+                    if item not in outside:
+                        outside[item] = taken(item, out / stage.name)
+                    path, result = outside[item]
                 inputs.setdefault(role, []).append(path)
                 results.setdefault(role, []).append(result)
         jobs[stage.name] = Job(stage.name, stage.kind, stage.settings, inputs, out / stage.name, results)
     return list(jobs.values())
+
+
+def taken(path: Path, out: Path) -> tuple[Path, str]:
+    """(where an input from outside a recipe is, its fingerprint); a model by name is fetched.
+
+    Args:
+        out: the folder of the stage that reads it, which knows which revision of a model it has read before.
+    """
+    if not hub.named(path):
+        return path, source_result(path)
+    before = _maybe(out / "manifest.json") or _maybe(out / "stage.json") or {}
+    known = [result for results in before.get("results", {}).values() for result in results]
+    return hub.fetched(path, next((one for one in known if one.startswith(hub.repository(path))), ""))
 
 
 def source_result(path: Path) -> str:

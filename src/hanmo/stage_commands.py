@@ -18,14 +18,21 @@ from pydantic_core import PydanticUndefined
 
 from hanmo import ranks
 from hanmo.errors import HanmoError, nearest
+from hanmo.models import hub
 from hanmo.remote import as_path, is_url
 from hanmo.stage import Settings, StageKind
 
 
 class Place(click.Path):
-    """A path, or the URL of something elsewhere (see `hanmo.remote`)."""
+    """A path, the URL of something elsewhere (see `hanmo.remote`), or a model's name on a hub (`hanmo.models.hub`)."""
+
+    def __init__(self, *, by_name: bool = False, **given: Any) -> None:
+        super().__init__(**given)
+        self.by_name = by_name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self.by_name and hub.named(value):
+            return Path(value)
         return as_path(value) if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
 
 
@@ -62,7 +69,7 @@ def stage_command(what: StageKind, room: tuple[str, str] | None = None) -> click
         options.append(
             click.Option(
                 [f"--{item.role}", f"input_{item.role}"],
-                type=Place(exists=True, path_type=Path),
+                type=Place(exists=True, path_type=Path, by_name=item.role in hub.ROLES),
                 required=item.required,
                 multiple=item.many,
                 help=item.doc + (" (may be given several times)" if item.many else ""),

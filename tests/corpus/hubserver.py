@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from serving import served
 
 SHA = "5c0ffee" + "0" * 33
 OLDER = "01de4" + "0" * 35
@@ -45,16 +46,8 @@ class Hub:
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with served(_Handler, hub=hub) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -63,6 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_GET(self) -> None:
         hub = self.hub
@@ -73,12 +69,14 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         path = unquote(parts.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        if path.startswith("/api/datasets/"):
-            self._hugging_face(path.removeprefix("/api/datasets/"), query)
-        elif path.startswith("/datasets/"):
+        if path.startswith(("/api/datasets/", "/api/models/")):
+            self._hugging_face(path.split("/", 3)[3], query)
+        elif "/resolve/" in path:
             self._resolve(path)
         elif path.startswith("/cdn/"):
             self._body(hub.files[path.removeprefix("/cdn/")])
+        elif path.startswith("/api/v1/models/"):
+            self._modelscope_model(path.removeprefix("/api/v1/models/"), query)
         elif path.startswith("/api/v1/datasets/"):
             self._modelscope(path.removeprefix("/api/v1/datasets/"), query)
         else:
@@ -136,6 +134,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     # ModelScope
 
+    def _modelscope_model(self, path: str, query: dict[str, str]) -> None:
+        hub = self.hub
+        if not path.startswith(hub.repo):
+            return self._answer(404, b'{"Code":10010205001,"Message":"the model is not found"}')
+        if path == f"{hub.repo}/repo/files":
+            files = [
+                {"Path": n, "Name": n, "Type": "blob", "Size": len(d), "Sha256": hashlib.sha256(d).hexdigest()}
+                for n, d in sorted(hub.files.items())
+            ]
+            return self._json({"Code": 200, "Success": True, "Data": {"Files": files}})
+        if path == f"{hub.repo}/repo" and query["FilePath"] in hub.files:
+            return self._body(hub.files[query["FilePath"]])
+        self._json({"Code": 200, "Success": True, "Data": {"Id": 1, "Path": hub.repo, "Name": hub.repo}})
+
     def _modelscope(self, path: str, query: dict[str, str]) -> None:
         hub = self.hub
         if path == hub.repo:
@@ -166,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         status, start, end = 200, 0, len(data)
         asked = self.headers.get("range", "")
-        headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "Accept-Ranges": "bytes", "X-Repo-Commit": hub.head}
         if asked and hub.ranges:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             status, start, end = 206, int(first), min(len(data), int(last) + 1 if last else len(data))
@@ -178,6 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
         for key, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(key, value)
         self.end_headers()
+        if self.command == "HEAD":
+            return
         if tear and self.hub.tear and self.hub.tears > 0 and len(body) > self.hub.tear:
             self.hub.tears -= 1
             self.wfile.write(body[: self.hub.tear])

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from hanmo.errors import HanmoError, nearest
 from hanmo.extras import need
 from hanmo.files import read_json, whole_folder, write_json
+from hanmo.models.allocator import return_freed_memory
 from hanmo.models.folder import resolve
 from hanmo.models.save import save_model
 from hanmo.posttrain.settings import AdapterSettings
@@ -123,9 +124,10 @@ def finish(start: Start, out: Path, records: dict[str, Any], merged: bool) -> No
     tokenizer.chat_template = start.chat.template
     save_adapter(start.model, tokenizer, out / "adapter")
     if merged:
-        # The base is loaded once more, whole and in fp32: the frozen one has to go first.
+        # The base is loaded once more, whole and in fp32: the frozen one has to go first, and what training had taken.
         del start.model
         gc.collect()
+        return_freed_memory()
         merge(out / "adapter", out / "model")
     shutil.rmtree(out / "trainer", ignore_errors=True)
     write_json(out / "records.json", records)
