@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from nest import warm
-from shown import Pages, environment
+from nest import warm, warm_interpreter
+from shown import Pages
 
 # Tests must not reach for a hub, and one thread per test process keeps parallel runs honest.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What messages say is looked for in English, whatever the language of the machine.
+os.environ["HANMO_LANG"] = "en"
 
 # A busy machine is not a fault: hypothesis would fail an example that takes more than 200 ms.
 settings.register_profile("hanmo", deadline=None)
@@ -41,17 +43,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
-    """How pages are run: by a warm `hanmo` (see `nest`) where there can be one; HANMO_COLD=1 takes the real program."""
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
+    """A folder with a warm `hanmo` and `python` (see `nest`); None where there can be none, or with HANMO_COLD=1."""
+    if sys.platform != "linux" or os.environ.get("HANMO_COLD") or not hasattr(os, "pidfd_open"):
+        yield None
+        return
+    with warm(tmp_path_factory.mktemp("nest")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def warm_stages(programs: Path | None) -> Iterator[None]:
+    """Stages that are run by this process, and commands of `sys.executable`, start warm."""
+    with warm_interpreter(programs):
+        yield
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory, programs: Path | None) -> Pages:
+    """How pages are run."""
     base = tmp_path_factory.getbasetemp()
     # Whichever process of pytest-xdist runs them, what they share is made once.
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-blocks"
     shared.mkdir(exist_ok=True)
-    if sys.platform != "linux" or os.environ.get("HANMO_COLD") or not hasattr(os, "pidfd_open"):
-        yield Pages(shared, None)
-        return
-    with warm(tmp_path_factory.mktemp("nest"), environment()) as programs:
-        yield Pages(shared, programs)
+    return Pages(shared, programs)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,17 @@
-"""A warm `hanmo` for the tests that run whole pages: each of their commands would import for seconds what the one
-before has imported.
+"""A warm `hanmo` for tests with many commands: each would import for seconds what the one before has imported.
 
     python nest.py FOLDER
 
-puts a program `hanmo` into FOLDER/bin and then, for each call of it, forks an interpreter that has imported all stages:
-it does what the real one does, with the caller's arguments, folder and streams. A call whose environment is not the
-nest's own (libraries read variables when they are imported) starts the real one instead. Linux only.
+puts the programs `hanmo` and `python` into FOLDER/bin and then, for each call of them, forks an interpreter that has
+imported all stages: it does what the real one does, with the caller's arguments, folder and streams. A call whose
+environment is not the nest's own (libraries read variables when they are imported), or of another module than those of
+`hanmo` and its stages, starts the real program instead. Linux only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import selectors
@@ -19,9 +20,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from shown import environment
+
+#: What `python -m` is asked for here.
+MODULES = ("hanmo", "hanmo.child", "hanmo.pretrain.launch")
 #: Variables that differ from shell to shell; no library reads them when it is imported.
 SHELL = {"_", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL"}
 CALLER = """\
@@ -29,7 +36,7 @@ CALLER = """\
 import json, os, socket, sys
 nest = socket.socket(socket.AF_UNIX)
 nest.connect({address!r})
-asked = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+asked = json.dumps([{before!r} + sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(nest, [len(asked).to_bytes(8, "big")], [0, 1, 2])
 nest.sendall(asked)
 answer = nest.recv(8)
@@ -40,10 +47,10 @@ sys.exit(int(answer or 137))
 
 
 @contextlib.contextmanager
-def warm(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
-    """Inside, the folder that is yielded holds a warm `hanmo`."""
+def warm(folder: Path) -> Iterator[Path]:
+    """Inside, the folder that is yielded holds the warm programs."""
     words = [sys.executable, str(Path(__file__).resolve()), str(folder)]
-    nest = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE)
+    nest = subprocess.Popen(words, env=environment(), stdin=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 120
         while not (folder / "bin" / "hanmo").exists():
@@ -55,29 +62,43 @@ def warm(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
         nest.wait()
 
 
+@contextlib.contextmanager
+def warm_interpreter(programs: Path | None) -> Iterator[None]:
+    """Inside, `[sys.executable, "-m", "hanmo", …]` and the stages that this process runs start warm."""
+    if programs is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment().items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "executable", str(programs / "python"))
+        yield
+
+
 def main(folder: Path) -> None:
     # Before imports: some libraries set variables of their own.
     given = {name: value for name, value in os.environ.items() if name not in SHELL}
-    from hanmo import cli
     from hanmo.stages import KINDS
 
+    for module in MODULES:
+        importlib.import_module("hanmo.cli" if module == "hanmo" else module)
     for kind in KINDS.values():
         kind.load()
     with socket.socket(socket.AF_UNIX) as door:
         address = str(folder / "door")
         door.bind(address)
         door.listen()
-        program = folder / "bin" / "hanmo"
-        program.parent.mkdir()
-        real = str(Path(sys.executable).parent / "hanmo")
-        new = program.with_name("new")
-        new.write_text(CALLER.format(python=sys.executable, address=address, real=real), encoding="utf-8")
-        new.chmod(0o755)
-        new.rename(program)
-        answer(door, given, cli.main)
+        (folder / "new").mkdir()
+        for name, before in (("hanmo", ["-m", "hanmo"]), ("python", [])):
+            program, real = folder / "new" / name, str(Path(sys.executable).parent / name)
+            code = CALLER.format(python=sys.executable, address=address, before=before, real=real)
+            program.write_text(code, encoding="utf-8")
+            program.chmod(0o755)
+        (folder / "new").rename(folder / "bin")
+        answer(door, given)
 
 
-def answer(door: socket.socket, given: dict[str, str], command: Callable[[], None]) -> None:
+def answer(door: socket.socket, given: dict[str, str]) -> None:
     """Fork for each call, tell its caller how it ended, and end it with its caller."""
     events = selectors.DefaultSelector()
     events.register(door, selectors.EVENT_READ)
@@ -90,7 +111,7 @@ def answer(door: socket.socket, given: dict[str, str], command: Callable[[], Non
                 if call := understood(caller, given):
                     pid = os.fork()
                     if pid == 0:
-                        hatch(call, command)
+                        hatch(call)
                     for stream in call[3]:
                         os.close(stream)
                     end = os.pidfd_open(pid)
@@ -123,7 +144,8 @@ def understood(caller: socket.socket, given: dict[str, str]) -> tuple[list[str],
     while len(asked) < int.from_bytes(size, "big"):
         asked += caller.recv(1 << 16)
     words, folder, environment = json.loads(asked)
-    if {k: v for k, v in environment.items() if k not in SHELL} != given:
+    ours = len(words) > 1 and words[0] == "-m" and words[1] in MODULES
+    if not ours or {k: v for k, v in environment.items() if k not in SHELL} != given:
         caller.sendall(b"not me")
         for stream in streams:
             os.close(stream)
@@ -132,11 +154,13 @@ def understood(caller: socket.socket, given: dict[str, str]) -> tuple[list[str],
     return words, folder, environment, streams
 
 
-def hatch(call: tuple[list[str], str, dict[str, str], list[int]], command: Callable[[], None]) -> None:
-    """In the fork: be the caller's `hanmo`."""
+def hatch(call: tuple[list[str], str, dict[str, str], list[int]]) -> None:
+    """In the fork: be what the caller asked for."""
     from hanmo.process import leave, ours
+    from hanmo.remote import as_path
 
-    words, folder, environment, streams = call
+    (_, name, *words), folder, environment, streams = call
+    module = importlib.import_module("hanmo.cli" if name == "hanmo" else name)
     os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -145,12 +169,15 @@ def hatch(call: tuple[list[str], str, dict[str, str], list[int]], command: Calla
     sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
     os.chdir(folder)
     os.environ.update(environment)
-    sys.argv = ["hanmo", *words]
+    sys.argv = [str(module.__file__), *words]
 
     def act() -> int:
-        with ours():
-            command()
-        return 0
+        if name == "hanmo":
+            with ours():
+                module.main()
+            return 0
+        sys.modules["__main__"] = module
+        return module.main(as_path(words[0]))
 
     leave(act)
 

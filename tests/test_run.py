@@ -17,6 +17,7 @@ from hanmo import api
 from hanmo.errors import HanmoError
 from hanmo.recipe import load_recipe
 from hanmo.run import run_recipe, status
+from nest import warm_interpreter
 
 RECIPE = """
 name: small
@@ -52,11 +53,12 @@ def recipe(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, programs: Path | None) -> tuple[Path, Path]:
     """(A recipe over forty little files, a run of it with `LONG` settings that nothing disturbed.)"""
     folder = tmp_path_factory.mktemp("undisturbed")
     path = write_recipe(folder)
-    actions(path, folder / "run", *LONG)
+    with warm_interpreter(programs):
+        actions(path, folder / "run", *LONG)
     return path, folder / "run"
 
 
@@ -69,6 +71,7 @@ def weights(out: Path) -> bytes:
     return (out / "base" / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_the_life_of_a_run(recipe: Path, tmp_path: Path, capfd) -> None:
     out = tmp_path / "run"
     assert set(actions(recipe, out, dry=True).values()) == {"run"} and not out.exists()
@@ -106,6 +109,7 @@ def test_the_life_of_a_run(recipe: Path, tmp_path: Path, capfd) -> None:
     assert manifest["counts"]["steps"] == 20 and manifest["peak_memory_mb"] > 50 and manifest["versions"]["torch"]
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_forced_from_a_stage(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     actions(recipe, out, until="tokens")
@@ -124,6 +128,7 @@ def test_a_foreign_folder_is_not_touched(recipe: Path, tmp_path: Path) -> None:
     assert (folder / "thesis.docx").read_text() == "years of work"
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_a_failed_stage_says_why_and_leaves_no_result(recipe: Path, tmp_path: Path) -> None:
     words = ["run", str(recipe), "--out", str(tmp_path / "run"), "text.quality.min_chars=5000"]
     command = [sys.executable, "-m", "hanmo", *words]
@@ -134,6 +139,7 @@ def test_a_failed_stage_says_why_and_leaves_no_result(recipe: Path, tmp_path: Pa
     assert not (tmp_path / "run" / "text" / "manifest.json").exists()
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_a_stage_that_is_refused_at_once_leaves_no_folder(recipe: Path, tmp_path: Path, capfd) -> None:
     recipe.write_text("stages:\n  - {do: tokenizer, from: ./raw, vocab_size: 300}\n", encoding="utf-8")
     with pytest.raises(SystemExit) as failed:
@@ -171,6 +177,7 @@ def test_killed_runs_end_like_undisturbed_ones(
     assert sorted(set(steps)) == list(range(126))  # 0 is the line that names the yardstick
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_api_runs_one_stage(tmp_path: Path) -> None:
     raw = tmp_path / "text.jsonl"
     lines = [json.dumps({"text": SENTENCE.format(i, i * 3, i + 8)}, ensure_ascii=False) for i in range(30)]

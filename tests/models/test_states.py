@@ -117,6 +117,7 @@ def test_encoder_decoders(kind: str, tiny_tokenizer_dir: Path, tmp_path: Path) -
     assert learns <= {"decoder", "lm_head", "lm_head_bias"} and "decoder" in learns
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_the_command(tiny_model_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "states.safetensors"
     command = [sys.executable, "-m", "hanmo", "model", "hidden", str(tiny_model_dir), "--text", TEXTS[0], "--text"]

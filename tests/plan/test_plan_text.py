@@ -66,6 +66,7 @@ def write_recipe(folder: Path, documents: int) -> Path:
     return recipe
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_a_recipe_is_measured_on_its_own_sources(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, 700)
     command = [sys.executable, "-m", "hanmo", "plan", str(recipe), "--sample", "2", "--json", "--text", "1TB"]

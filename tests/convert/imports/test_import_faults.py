@@ -172,6 +172,7 @@ def test_leftovers_are_refused_by_name_and_listed_when_left_out(tmp_path: Path) 
     assert record["config_unused"] == ["summary_type"] and record == read_json(tmp_path / "out" / "import.json")
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_the_command_replaces_its_own_result_alone(tmp_path: Path) -> None:
     source = folder(tmp_path / "there", fabricate(gpt2_shapes()), None)
     settings = tmp_path / "gpt2.yaml"
