@@ -10,7 +10,10 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class HanmoError(Exception):
@@ -25,6 +28,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the closest of `known`, or an empty string when nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def chosen(what: str, name: str, known: Mapping[str, T], aliases: Mapping[str, str]) -> T:
+    """The entry of a table that is called so, or by another name that it has; case does not matter.
+
+    Args:
+        what: what the table's entries are called.
+
+    Raises:
+        HanmoError: there is none; with the nearest, and all.
+    """
+    name = aliases.get(name.lower(), name.lower())
+    if name not in known:
+        raise HanmoError(f"{what} '{name}' is unknown{nearest(name, known)} (known: {', '.join(known)})")
+    return known[name]
 
 
 _MISPLACED = {

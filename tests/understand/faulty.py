@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Faulty(NamedTuple):
-    """A line that cannot be used, of a task whose other lines are sound."""
-
-    task: str
-    name: str
-    line: str
-    says: str
-
+from changed_records import GONE, Faulty, changed
 
 #: A sound record of each task.
 SOUND: dict[str, dict[str, Any]] = {
@@ -33,9 +24,8 @@ SOUND: dict[str, dict[str, Any]] = {
     "cluener": {"text": "张三在北京", "label": {"name": {"张三": [[0, 1]]}}},
 }
 #: Of each task: name of the kind, path of the field, its value (a function of nothing: the field is taken away).
-_GONE = object()
 _CHANGES: list[tuple[str, str, tuple[str | int, ...], Any, str]] = [
-    ("afqmc", "a sentence is missing", ("sentence2",), _GONE, "'sentence2': is missing"),
+    ("afqmc", "a sentence is missing", ("sentence2",), GONE, "'sentence2': is missing"),
     ("afqmc", "a sentence is null", ("sentence1",), None, "'sentence1': is null instead of text"),
     ("afqmc", "a sentence is empty", ("sentence1",), "  ", "'sentence1': is empty"),
     ("afqmc", "a sentence is a list", ("sentence1",), ["我"], "'sentence1': is a list"),
@@ -46,18 +36,18 @@ _CHANGES: list[tuple[str, str, tuple[str | int, ...], Any, str]] = [
     ("tnews", "the topic's name for its number", ("label",), "news_story", "'news_story'"),
     ("tnews", "an id that is an object", ("id",), {}, "'id': is an object"),
     ("ocnli", "a label in another spelling", ("label",), "Entailment", "'Entailment'"),
-    ("csl", "keywords are missing", ("keyword",), _GONE, "'keyword': is missing"),
+    ("csl", "keywords are missing", ("keyword",), GONE, "'keyword': is missing"),
     ("csl", "keywords are one text", ("keyword",), "关键", "'keyword': must be a list"),
     ("csl", "no keywords", ("keyword",), [], "'keyword': must be a list"),
     ("csl", "a keyword is a number", ("keyword", 0), 3, "'keyword': holds something that is no text"),
-    ("csl", "no abstract", ("abst",), _GONE, "'abst': is missing"),
-    ("wsc", "no target", ("target",), _GONE, "'target': is missing"),
+    ("csl", "no abstract", ("abst",), GONE, "'abst': is missing"),
+    ("wsc", "no target", ("target",), GONE, "'target': is missing"),
     ("wsc", "the target is text", ("target",), "他", "'target': is text"),
-    ("wsc", "a span is missing", ("target", "span1_text"), _GONE, "'target.span1_text': is missing"),
+    ("wsc", "a span is missing", ("target", "span1_text"), GONE, "'target.span1_text': is missing"),
     ("wsc", "a span is not in the text", ("target", "span1_text"), "李四", "is not where the span stands"),
     ("wsc", "a place is text", ("target", "span2_index"), "3", "'target.span2_index': must be a place"),
     ("wsc", "a place below zero", ("target", "span2_index"), -1, "'target.span2_index': must be a place"),
-    ("chid", "no candidates", ("candidates",), _GONE, "'candidates': is missing"),
+    ("chid", "no candidates", ("candidates",), GONE, "'candidates': is missing"),
     ("chid", "one candidate", ("candidates",), ["一二三四"], "'candidates': must be a list of two"),
     ("chid", "a candidate is null", ("candidates", 0), None, "'candidates': holds something"),
     ("chid", "no gap", ("content",), "他来了", "has no gap"),
@@ -76,16 +66,7 @@ _CHANGES: list[tuple[str, str, tuple[str | int, ...], Any, str]] = [
 
 def kinds() -> Iterator[Faulty]:
     """All kinds: one field changed, and lines that are no records at all."""
-    for task, name, path, value, says in _CHANGES:
-        record: Any = copy.deepcopy(SOUND[task])
-        place = record
-        for step in path[:-1]:
-            place = place[step]
-        if value is _GONE:
-            del place[path[-1]]
-        else:
-            place[path[-1]] = value
-        yield Faulty(task, name, json.dumps(record, ensure_ascii=False), says)
+    yield from changed(SOUND, _CHANGES)
     for task in ("afqmc", "wsc"):
         sound = json.dumps(SOUND[task], ensure_ascii=False)
         yield Faulty(task, "cut off", sound[:-4], "not JSON")

@@ -90,6 +90,22 @@ def text_of(record: Record, field: str, where: str = "", optional: bool = False)
     return value
 
 
+def filled_text(record: Record, field: str) -> str:
+    """A field that must hold text.
+
+    Raises:
+        Fault: it is missing, empty, or something else.
+    """
+    if field not in record:
+        raise Fault(field, "is missing", f"it has {fields_of(record)}")
+    value = record[field]
+    if not isinstance(value, str):
+        raise Fault(field, f"is {kind_of(value)} instead of text")
+    if not value.strip():
+        raise Fault(field, "is empty")
+    return value
+
+
 def fields_of(record: Record) -> str:
     """The names of a record's fields, for an error line."""
     return ", ".join(list(record)[:12]) or "no fields"

@@ -7,7 +7,6 @@ What cannot be used stops the stage with file, line and field, or is left out an
 from __future__ import annotations
 
 import heapq
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import xxhash
 
 from hanmo.errors import HanmoError, nearest
 from hanmo.posttrain import forms, preferences
-from hanmo.posttrain.faults import Fault
+from hanmo.posttrain.faults import Fault, refusal
 from hanmo.posttrain.forms import Record
 from hanmo.posttrain.named import INFO, Named, sets_of
 from hanmo.posttrain.settings import DpoSettings, FileRule, PairSettings, RecordSettings
@@ -83,8 +82,7 @@ class Account:
 
     def skip(self, place: Place, fault: Fault) -> None:
         """Count a record that was left out."""
-        field = re.sub(r"\[\d+\]", "[]", fault.field)
-        self.skipped[f"{field}: {fault.reason}" if field else fault.reason] += 1
+        self.skipped[fault.kind] += 1
         if self.listed is None or len(self.skipped_at) < self.listed:
             self.skipped_at.append({"file": str(place.file), "line": place.line, "why": str(fault)})
 
@@ -232,8 +230,8 @@ def read_file(
         rule = rule.model_copy(update={"max_records": named.max_records})
     form = _fixed_form(file, settings, kind, rule)
     by_form: Counter[str] = Counter()
-    first_fault: tuple[Place, Fault] | None = None
-    faults = read = duplicates = 0
+    faults: list[tuple[Place, Fault]] = []
+    read = duplicates = 0
     first: tuple[Place, str] | None = None
     items: list[Item] = []
     for place, record in read_records(file):
@@ -255,8 +253,7 @@ def read_file(
             values = kind.parse(record, this, rule, account.notes)
             by_form[this] += 1
         except Fault as fault:
-            faults += 1
-            first_fault = first_fault or (place, fault)
+            faults.append((place, fault))
             if settings.on_bad_record == "skip":
                 account.skip(place, fault)
             continue
@@ -276,10 +273,8 @@ def read_file(
                     xxhash.xxh3_64_intdigest(orjson.dumps(kind.prompt(value)), settings.seed),
                 )
             )
-    if first_fault and settings.on_bad_record == "fail":
-        place, fault = first_fault
-        more = f"; {faults - 1} more records of this file are faulty" if faults > 1 else ""
-        raise HanmoError(f"{place}: {fault}; mend the record, or set on_bad_record: skip to leave such out{more}")
+    if faults and settings.on_bad_record == "fail":
+        raise refusal(faults)
     found = len(items)
     if rule.max_records and found > rule.max_records:
         items = sorted(heapq.nsmallest(rule.max_records, items, key=lambda item: item.draw))
@@ -292,7 +287,7 @@ def read_file(
             "form": next(iter(by_form)) if len(by_form) == 1 else dict(by_form),
             "recognised": form in ("auto", "each"),
             "records": read,
-            "skipped": faults,
+            "skipped": len(faults),
             "duplicates": duplicates,
             "used": len(items),
         }

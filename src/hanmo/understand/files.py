@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
-from hanmo.posttrain.forms import Fault, kind_of
+from hanmo.posttrain.faults import Account, Fault, kind_of
 from hanmo.posttrain.sources import read_records
 from hanmo.understand.entities import spans_of
 from hanmo.understand.forms import FORMS, Example
@@ -25,37 +23,6 @@ _FIRST = {
     "test": ("test_public.json", "test.json", "test.jsonl"),
 }
 _SUFFIXES = (".json", ".jsonl", ".txt", ".bmes", ".train", ".dev", ".test", ".conll")
-#: Faulty lines that are written down one by one; all are counted.
-_LISTED = 1000
-
-
-@dataclass
-class Account:
-    """What became of the records of a part."""
-
-    files: list[str] = field(default_factory=list)
-    read: int = 0
-    examples: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    skipped_at: list[str] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-
-    def as_json(self) -> dict[str, Any]:
-        """As it stands in results.json."""
-        return {
-            "files": self.files,
-            "records": self.read,
-            "examples": self.examples,
-            "skipped": dict(self.skipped.most_common()),
-            "skipped_at": self.skipped_at,
-            "notes": dict(self.notes.most_common()),
-        }
-
-    def line(self, part: str) -> str:
-        """What a person wants to know of it."""
-        left = {f"skipped, {why}": n for why, n in self.skipped.items()} | dict(self.notes)
-        more = "".join(f"; {n} × {why}" for why, n in left.items())
-        return f"{part}: {self.examples} examples of {', '.join(Path(file).name for file in self.files)}{more}"
 
 
 def part_of(folder: Path, part: str, fold: int | None = None) -> list[Path]:
@@ -100,21 +67,10 @@ def read_examples(paths: Sequence[Path], task: Task, on_bad_record: str) -> tupl
                 faults.append((place, found))
             else:
                 examples.append(found)
-        if faults and on_bad_record == "fail":
-            more = f"; {len(faults) - 1} more records of this file are faulty" if len(faults) > 1 else ""
-            raise HanmoError(
-                f"{faults[0][0]}: {faults[0][1]}; mend the record, or set on_bad_record: skip to leave such out{more}"
-            )
-        for place, fault in faults:
-            where = re.sub(r"\[\d+\]", "[]", fault.field)
-            account.skipped[f"{where}: {fault.reason}" if where else fault.reason] += 1
-            if len(account.skipped_at) < _LISTED:
-                account.skipped_at.append(f"{place}: {fault}")
-    account.examples = len(examples)
+        account.settle(faults, on_bad_record)
+    account.used = len(examples)
     if not examples:
-        names = ", ".join(path.name for path in paths)
-        first = f"; the first fault: {account.skipped_at[0]}" if account.skipped_at else ""
-        raise HanmoError(f"no usable record in {names} ({account.read} read){first}")
+        raise account.nothing("record")
     return examples, account
 
 

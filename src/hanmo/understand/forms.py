@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanmo.errors import nearest
-from hanmo.posttrain.forms import Fault, fields_of, kind_of
+from hanmo.posttrain.faults import Fault, kind_of
+from hanmo.posttrain.forms import filled_text
 from hanmo.understand.tasks import Task
 
 #: Where a label says that the annotators did not agree (OCNLI, CMNLI).
@@ -47,22 +48,6 @@ Record = Mapping[str, Any]
 Form = Callable[[Record, Task, str, Mapping[str, Any], Counter[str]], Iterator[Example]]
 
 
-def text_of(record: Record, field: str) -> str:
-    """A field that must hold text.
-
-    Raises:
-        Fault: it is missing, empty, or something else.
-    """
-    if field not in record:
-        raise Fault(field, "is missing", f"it has {fields_of(record)}")
-    value = record[field]
-    if not isinstance(value, str):
-        raise Fault(field, f"is {kind_of(value)} instead of text")
-    if not value.strip():
-        raise Fault(field, "is empty")
-    return value
-
-
 def label_of(record: Record, task: Task, notes: Counter[str]) -> str | None:
     """A record's label, None where it has none or the annotators did not agree.
 
@@ -97,7 +82,7 @@ def _id(record: Record, field: str = "id") -> Any:
 
 def texts(record: Record, task: Task, place: str, _: Mapping[str, Any], notes: Counter[str]) -> Iterator[Example]:
     """{sentence, label}, {sentence1, sentence2, label}, or whatever the task's fields are called."""
-    found = tuple(text_of(record, field) for field in task.fields)
+    found = tuple(filled_text(record, field) for field in task.fields)
     name = record.get("label_des")
     told = name if isinstance(name, str) else ""
     yield Example(_id(record), found, label_of(record, task, notes), place, name=told)
@@ -110,7 +95,7 @@ def csl(record: Record, task: Task, place: str, _: Mapping[str, Any], notes: Cou
         raise Fault("keyword", "is missing" if words is None else "must be a list of keywords")
     if not all(isinstance(word, str) and word.strip() for word in words):
         raise Fault("keyword", "holds something that is no text")
-    yield Example(_id(record), ("、".join(words), text_of(record, "abst")), label_of(record, task, notes), place)
+    yield Example(_id(record), ("、".join(words), filled_text(record, "abst")), label_of(record, task, notes), place)
 
 
 def wsc(record: Record, task: Task, place: str, _: Mapping[str, Any], notes: Counter[str]) -> Iterator[Example]:
@@ -118,7 +103,7 @@ def wsc(record: Record, task: Task, place: str, _: Mapping[str, Any], notes: Cou
 
     The noun is set in 【】, the pronoun in 〖〗.
     """
-    text, target = text_of(record, "text"), record.get("target")
+    text, target = filled_text(record, "text"), record.get("target")
     if not isinstance(target, dict):
         raise Fault("target", "is missing" if target is None else f"is {kind_of(target)} instead of an object")
     marks = []
@@ -190,7 +175,7 @@ def c3(record: Record, _: Task, place: str, __: Mapping[str, Any], notes: Counte
             answer = None
         elif answer not in choices:
             raise Fault("answer", "is none of the choices", f"'{str(answer)[:20]}'")
-        question = text_of(item, "question")
+        question = filled_text(item, "question")
         options = tuple((question + choice, passage) for choice in choices)
         right = None if answer is None else choices.index(answer)
         yield Example(item.get("id", f"{record.get('id')}-{number}"), (), right, place, options)
@@ -198,7 +183,7 @@ def c3(record: Record, _: Task, place: str, __: Mapping[str, Any], notes: Counte
 
 def cluener(record: Record, task: Task, place: str, _: Mapping[str, Any], notes: Counter[str]) -> Iterator[Example]:
     """{text, label: {type: {mention: [[first, last], ...]}}}."""
-    text, label = text_of(record, "text"), record.get("label")
+    text, label = filled_text(record, "text"), record.get("label")
     if label is None:
         notes["without a label"] += 1
         yield Example(_id(record), (text,), None, place)
@@ -227,7 +212,7 @@ def cluener(record: Record, task: Task, place: str, _: Mapping[str, Any], notes:
 
 def squad(record: Record, _: Task, place: str, __: Mapping[str, Any], notes: Counter[str]) -> Iterator[Example]:
     """A question of a passage: {id, question, context, answers: [{text, answer_start}]}, or answers as plain texts."""
-    context, question = text_of(record, "context"), text_of(record, "question")
+    context, question = filled_text(record, "context"), filled_text(record, "question")
     given = record.get("answers")
     if given is None:
         notes["without a label"] += 1

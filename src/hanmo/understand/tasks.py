@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hanmo.errors import HanmoError, nearest
+from hanmo.errors import chosen
 
 HeadKind = Literal["class", "choice", "entities", "reading"]
 #: The file that says what a tuned folder is tuned on.
@@ -177,7 +177,4 @@ def task(name: str) -> Task:
     Raises:
         HanmoError: there is none; with the nearest.
     """
-    name = _ALIASES.get(name.lower(), name.lower())
-    if name not in TASKS:
-        raise HanmoError(f"task '{name}' is unknown{nearest(name, TASKS)} (known: {', '.join(TASKS)})")
-    return TASKS[name]
+    return chosen("task", name, TASKS, _ALIASES)

@@ -19,9 +19,8 @@ import csv
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,10 @@ from hanmo.evaluate.generation.settings import TaskSettings
 from hanmo.evaluate.generation.tasks import Task
 from hanmo.evaluate.items import evenly
 from hanmo.files import TORN, open_binary
-from hanmo.posttrain.faults import Fault, kind_of
+from hanmo.posttrain.faults import Account, Fault, kind_of
+from hanmo.posttrain.forms import filled_text
 from hanmo.posttrain.sources import Place, read_records
 
-#: Faulty lines that are written down one by one; all are counted.
-_LISTED = 1000
 #: What the questions stage leaves in its folder for those who judge written answers.
 HELD = "heldout.jsonl"
 _TRIPLE = "|||"
@@ -63,27 +61,6 @@ class Item:
     place: Place
 
 
-@dataclass
-class Account:
-    """What became of the records."""
-
-    files: list[str] = field(default_factory=list)
-    read: int = 0
-    used: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    skipped_at: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """As it stands in the results."""
-        return {
-            "files": self.files,
-            "records": self.read,
-            "used": self.used,
-            "skipped": dict(self.skipped.most_common()),
-            "skipped_at": self.skipped_at,
-        }
-
-
 def read_items(paths: Sequence[Path], task: Task, settings: TaskSettings) -> tuple[list[Item], Account]:
     """All items of the files, at most `settings.limit` of them, evenly.
 
@@ -102,18 +79,9 @@ def read_items(paths: Sequence[Path], task: Task, settings: TaskSettings) -> tup
                 items.append(_item(record, place, task, settings))
             except Fault as fault:
                 faults.append((place, fault))
-        if faults and settings.on_bad_record == "fail":
-            place, fault = faults[0]
-            more = f"; {len(faults) - 1} more records of this file are faulty" if len(faults) > 1 else ""
-            raise HanmoError(f"{place}: {fault}; mend the record, or set on_bad_record: skip to leave such out{more}")
-        for place, fault in faults:
-            account.skipped[f"{fault.field}: {fault.reason}" if fault.field else fault.reason] += 1
-            if len(account.skipped_at) < _LISTED:
-                account.skipped_at.append(f"{place}: {fault}")
+        account.settle(faults, settings.on_bad_record)
     if not items:
-        first = f"; the first fault: {account.skipped_at[0]}" if account.skipped_at else ""
-        names = ", ".join(path.name for path in paths)
-        raise HanmoError(f"no usable record of {task.name} in {names} ({account.read} read){first}")
+        raise account.nothing(f"record of {task.name}")
     items = evenly(items, settings.limit)
     account.used = len(items)
     return items, account
@@ -123,7 +91,7 @@ def _item(record: Record, place: Place, task: Task, settings: TaskSettings) -> I
     name = str(record.get("id", place.line))
     if task.kind == "words" and "spaced" in record:
         record = {"text": "".join(record["spaced"].split()), "words": record["spaced"]}
-    source = _text(record, _name(record, settings.source, task.sources, "source"))
+    source = filled_text(record, _name(record, settings.source, task.sources, "source"))
     target = _name(record, settings.target, task.targets, "target")
     if task.kind == "sums":
         return _sum(name, source, record, target, place)
@@ -131,7 +99,7 @@ def _item(record: Record, place: Place, task: Task, settings: TaskSettings) -> I
     several = wanted if isinstance(wanted, list) else [wanted]
     if not several:
         raise Fault(target, "is empty")
-    references = [_text({target: one}, target) for one in several]
+    references = [filled_text({target: one}, target) for one in several]
     if task.kind == "words":
         (spaced,) = [" ".join(one.split()) for one in references[:1]]
         if "".join(spaced.split()) != "".join(source.split()):
@@ -158,7 +126,7 @@ def _names(answer: str) -> list[str]:
 def _sum(name: str, source: str, record: Record, target: str, place: Place) -> Item:
     answer = record[target]
     answer = str(answer) if isinstance(answer, int | float) and not isinstance(answer, bool) else answer
-    answer = _text({target: answer}, target)
+    answer = filled_text({target: answer}, target)
     equation = record.get("equation", "")
     if not isinstance(equation, str):
         raise Fault("equation", f"is {kind_of(equation)} instead of text")
@@ -178,15 +146,6 @@ def _name(record: Record, asked: str, known: Sequence[str], role: str) -> str:
     if found is None:
         raise Fault(known[0], "is missing", f"nor is there {', '.join(known[1:])}; say by `{role}` what it is called")
     return found
-
-
-def _text(record: Record, name: str) -> str:
-    value = record[name]
-    if not isinstance(value, str):
-        raise Fault(name, f"is {kind_of(value)} instead of text")
-    if not value.strip():
-        raise Fault(name, "is empty")
-    return value
 
 
 # The forms ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hanmo.errors import HanmoError, nearest
+from hanmo.errors import chosen
 
 Kind = Literal["text", "words", "spelling", "sums", "facts"]
 
@@ -107,7 +107,4 @@ def task(name: str) -> Task:
     Raises:
         HanmoError: there is none; with the nearest.
     """
-    name = _ALIASES.get(name.lower(), name.lower())
-    if name not in TASKS:
-        raise HanmoError(f"task '{name}' is unknown{nearest(name, TASKS)} (known: {', '.join(TASKS)})")
-    return TASKS[name]
+    return chosen("task", name, TASKS, _ALIASES)
