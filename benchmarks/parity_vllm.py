@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from hanmo.convert.trials import QUESTIONS, conversations, hard_lines
 from hanmo.errors import HanmoError
 from hanmo.files import read_json, write_json
 from hanmo.models.folder import resolve
+from hanmo.serve.engines import open_engine
+from hanmo.serve.engines.vllm import ARGUMENTS_VARIABLE, VARIABLE
+from hanmo.serve.sampling import Sampling
 from hanmo.tokenizer import load
 from hanmo.tokenizer.chat import ChatFormat
 
@@ -121,6 +125,36 @@ def compare(model_dir: Path, python: Path) -> dict[str, Any]:
     return report
 
 
+def served(model_dir: Path, python: Path) -> dict[str, Any]:
+    """Greedy answers of the same engine as a child of `hanmo serve`, against transformers behind the same interface.
+
+    Returns:
+        How many questions have the same text, tokens and end, and the largest difference of a log probability.
+    """
+    variables = {VARIABLE: str(python), ARGUMENTS_VARIABLE: "--enforce-eager", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    engines = []
+    try:
+        for kind in ("vllm", "transformers"):
+            engines.append(open_engine(model_dir, kind=kind, parallel=4, device="cpu", threads=1))
+        asked = [engines[0].encode_chat([{"role": "user", "content": text}]) for text in QUESTIONS]
+        greedy = Sampling(temperature=0, max_tokens=TOKENS)
+        theirs, ours = ([engine.complete([prompt], greedy)[0] for prompt in asked] for engine in engines)
+        told = Sampling(temperature=0, max_tokens=1, logprobs=5)
+        first = [[list(engine.stream(prompt, told))[-1].scored for prompt in asked] for engine in engines]
+        pairs = [pair for rows in zip(*first, strict=True) for pair in zip(*rows, strict=True)]
+        return {
+            **_same([asdict(one) for one in ours], [asdict(one) for one in theirs]),
+            "logprobs_apart": max((abs(one.logprob - other.logprob) for one, other in pairs), default=0.0),
+        }
+    finally:
+        for engine in engines:
+            engine.close()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 def _same(expected: list[Any], got: list[Any]) -> dict[str, Any]:
     wrong = [index for index, pair in enumerate(zip(expected, got, strict=True)) if pair[0] != pair[1]]
     first = {"expected": expected[wrong[0]], "got": got[wrong[0]]} if wrong else None
@@ -175,6 +209,14 @@ def main() -> int:
                 began = time.perf_counter()
                 reports.append(compare(model_dir, arguments.python))
                 show(reports[-1], time.perf_counter() - began)
+                found = reports[-1]["served"] = served(model_dir, arguments.python)
+                console.print(
+                    f"  {found['same']} of {found['of']} answers that are the same through hanmo serve, "
+                    f"log probabilities within {found['logprobs_apart']:.1e}"
+                )
+                # As above, an answer may leave the other at a tie.
+                near = found["same"] + reports[-1]["greedy"]["ties"] >= found["of"] and found["logprobs_apart"] < 1e-3
+                reports[-1]["agrees"] = reports[-1]["agrees"] and near
     except HanmoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

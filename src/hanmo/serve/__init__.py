@@ -163,6 +163,7 @@ def serve(
         api_key: clients must send it; None looks at the environment variable HANMO_API_KEY.
         engine: "transformers" for a folder, "llama-server" or "llama.cpp" for a .gguf file; "auto" chooses, and takes
             llama-server where its program is found. Asked for by name, it is built where it is not (minutes, once).
+            "vllm" for a folder: HANMO_VLLM names the URL of a running one, its program or its Python.
         parallel: answers computed at once, where the engine can (llama-server); each has a context of its own.
         loaded: so many models are in memory at once, then the least recently used one goes; 0: no limit.
         waiting: requests that may wait behind those being answered, of each model; more are refused with status 503.

@@ -103,10 +103,11 @@ def chat(model: Path, history: str | None, **given: Any) -> None:
 @click.option("--api-key", help="What clients must send; or set HANMO_API_KEY.")
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "transformers", "llama.cpp", "llama-server"]),
+    type=click.Choice(["auto", "transformers", "llama.cpp", "llama-server", "vllm"]),
     default="auto",
     show_default=True,
-    help="llama-server answers several at once from a .gguf file; it is built once where there is none.",
+    help="llama-server answers several at once from a .gguf file; it is built once where there is none. "
+    "vllm: HANMO_VLLM names a running one's URL, its program or its Python.",
 )
 @click.option("--parallel", default=4, show_default=True, help="Answers computed at once, where the engine can.")
 @click.option("--loaded", default=0, show_default=True, help="Models in memory at once; 0 is no limit.")

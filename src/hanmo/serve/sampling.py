@@ -35,6 +35,8 @@ _OFF: dict[str, Any] = {
     "stop": (),
     "beams": 1,
 }
+#: Odd, so that neighbouring answers to one seed have seeds far apart.
+_STRIDE = 0x9E3779B1
 _MAX_STOPS, _MAX_STOP_LENGTH = 16, 500
 
 
@@ -151,3 +153,8 @@ class Sampling:
             except ValueError:
                 raise SamplingError(name, f"must be a number, is {text!r}") from None
         return dataclasses.replace(self, **{name: value})
+
+
+def seed_of(seed: int, index: int) -> int:
+    """The seed of the answer `index` to one prompt, for engines that draw by a number of their own."""
+    return seed + index * _STRIDE

@@ -293,7 +293,7 @@ def _check_sampling(engine: Engine, sampling: Sampling) -> None:
     if sampling.bound and not engine.can_bind:
         field = "grammar" if sampling.grammar is not None else "response_format"
         raise SamplingError(
-            field, f"{engine.name}'s engine cannot hold an answer to it; llama-server can (.gguf files)"
+            field, f"{engine.name}'s engine cannot hold an answer to it; llama-server (.gguf files) and vLLM can"
         )
     if sampling.logprobs is not None and engine.backward:
         raise SamplingError("logprobs", f"{engine.name} writes from right to left, and tells none")

@@ -1,4 +1,4 @@
-"""Engines: a Hugging Face folder through transformers, a .gguf file through llama.cpp, behind one interface."""
+"""Engines: a Hugging Face folder through transformers or vLLM, a .gguf file through llama.cpp, behind one interface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Completion", "Delta", "Engine", "Kind", "open_engine"]
 
 MOST_PARALLEL = 256
 #: What an engine may be asked for by.
-Kind = Literal["auto", "transformers", "llama.cpp", "llama-server"]
+Kind = Literal["auto", "transformers", "llama.cpp", "llama-server", "vllm"]
 
 
 def open_engine(
@@ -36,7 +36,8 @@ def open_engine(
         parallel: answers to compute at once, where the engine can.
         kind: the engine. "auto" takes transformers for a folder; for a .gguf file `llama-server`, if several answers
             are wanted at once and the program is there, else llama.cpp in this process. "llama-server" builds the
-            program first where there is none, which takes minutes.
+            program first where there is none, which takes minutes. "vllm" starts the vLLM that HANMO_VLLM names, or
+            asks the running one whose URL that is.
 
     Raises:
         HanmoError: there is no such model, or it cannot be loaded.
@@ -47,10 +48,8 @@ def open_engine(
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise HanmoError(f"{path}: no such file")
-        if kind == "transformers":
-            raise HanmoError(
-                f"{path}: transformers does not run .gguf files; give the model's folder, or --engine auto"
-            )
+        if kind in ("transformers", "vllm"):
+            raise HanmoError(f"{path}: {kind} does not run .gguf files; give the model's folder, or --engine auto")
         return _open_gguf(path, context, device, threads, parallel, kind)
     if path.is_file():
         raise HanmoError(f"{path}: is a file but not a .gguf; give a model folder or a .gguf file")
@@ -61,6 +60,10 @@ def open_engine(
             raise HanmoError(f"{path}: holds {names}; name the one you mean, such as {files[0]}")
     if is_encoder_decoder(path):
         raise HanmoError(f"{path}: an encoder-decoder, which holds no conversation; `hanmo generate` fills its gaps")
+    if kind == "vllm":
+        from hanmo.serve.engines.vllm import VllmEngine
+
+        return VllmEngine(path, context=context, device=device, threads=threads, parallel=parallel)
     if kind not in ("auto", "transformers"):
         raise HanmoError(f"{path}: {kind} runs .gguf files; make one with `hanmo convert gguf`")
     from hanmo.serve.engines.transformers import TransformersEngine

@@ -149,7 +149,7 @@ class Engine(ABC):
         Raises:
             Unable: not with this engine.
         """
-        raise Unable(f"{self.name}: this engine gives no embeddings; serve the model's folder, not a .gguf file")
+        raise Unable(f"{self.name}: this engine gives no embeddings; serve the folder by --engine transformers")
 
     def close(self) -> None:  # noqa: B027 (nothing to free is a fine answer)
         """Free the model's memory."""

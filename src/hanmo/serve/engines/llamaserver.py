@@ -21,16 +21,15 @@ from typing import Any
 import orjson
 
 from hanmo.errors import HanmoError
+from hanmo.serve.engines.asking import Refused, complaint_about, events
 from hanmo.serve.engines.base import Delta, Engine, Finish
 from hanmo.serve.engines.gguf import Gguf, PieceStream, threads_of
 from hanmo.serve.engines.llamacpp import LlamaCppEngine
-from hanmo.serve.engines.process import Refused, ServerProcess
-from hanmo.serve.sampling import Sampling, SamplingError
+from hanmo.serve.engines.process import ServerProcess
+from hanmo.serve.sampling import Sampling, SamplingError, seed_of
 from hanmo.serve.text import REPLACEMENT, StopStrings
 from hanmo.tokenizer.chat import Message
 
-#: Odd, so that neighbouring answers to one seed have seeds far apart.
-_STRIDE = 0x9E3779B1
 _MOST_PADDING = 1024
 #: As in `sampler.py`.
 _ORDER = ["penalties", "temperature", "top_k", "top_p", "min_p"]
@@ -122,9 +121,9 @@ class LlamaServerEngine(Engine):
         most = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
         text, tokens, finish = "", 0, None
         with self._slots:
-            events = self._events(_body(prompt, sampling, most, index, self._padding), cancel)
+            steps = self._events(_body(prompt, sampling, most, index, self._padding), sampling, cancel)
             try:
-                for event in events:
+                for event in steps:
                     tokens = event["tokens_predicted"]
                     # Bytes that made no character, and what a model learnt from damaged text.
                     text = stops.push(event["content"].replace(REPLACEMENT, ""))
@@ -138,7 +137,7 @@ class LlamaServerEngine(Engine):
                     if text:
                         yield Delta(text, tokens)
             finally:
-                events.close()
+                steps.close()
         if finish is None:
             text, finish = stops.flush(), "cancelled"
         yield Delta(text, tokens, finish)
@@ -153,20 +152,17 @@ class LlamaServerEngine(Engine):
                 self._scoring = self._open_scoring()
         yield from self._scoring.stream(prompt, sampling, cancel=cancel, index=index)
 
-    def _events(self, body: dict[str, Any], cancel: threading.Event) -> Generator[dict[str, Any]]:
+    def _events(self, body: dict[str, Any], sampling: Sampling, cancel: threading.Event) -> Generator[dict[str, Any]]:
         """The objects of llama-server's stream, up to the one that has "stop" unless it is cancelled."""
-        kept = b""
         with contextlib.closing(self.process.ask("/completion", body, cancel)) as answer:
-            for data in _or_complain(answer, body):
-                *lines, kept = (kept + data).split(b"\n")
-                for line in lines:
-                    kind, _, value = line.partition(b": ")
-                    if kind not in (b"data", b"error"):
-                        continue  # an empty line, or a comment that keeps the line alive
+            try:
+                for kind, value in events(answer):
                     event = orjson.loads(value)
                     if "error" in event or kind == b"error":
                         raise HanmoError(f"llama-server gave up: {orjson.dumps(event).decode()[:300]}")
                     yield event
+            except Refused as error:
+                raise complaint_about(sampling, error, "llama.cpp") from None
 
     def decode(self, tokens: Sequence[int]) -> str:
         characters = PieceStream(self._file.vocabulary)
@@ -179,23 +175,12 @@ class LlamaServerEngine(Engine):
         self._file.close()
 
 
-def _or_complain(answer: Iterator[bytes], body: dict[str, Any]) -> Iterator[bytes]:
-    """`answer`; that it was refused for its schema or grammar is the client's to mend."""
-    try:
-        yield from answer
-    except Refused as error:
-        for field, name in (("json_schema", "response_format"), ("grammar", "grammar")):
-            if error.status == 400 and field in body:
-                raise SamplingError(name, f"llama.cpp cannot use it ({error.reason})") from None
-        raise
-
-
 _FINISH: dict[str, Finish] = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
 def _body(prompt: Sequence[int], sampling: Sampling, most: int, index: int, padding: range) -> dict[str, Any]:
     """A request of llama-server's own interface; ids in `padding` are no tokens."""
-    seed = -1 if sampling.seed is None else (sampling.seed + index * _STRIDE) % 0xFFFFFFFF
+    seed = -1 if sampling.seed is None else seed_of(sampling.seed, index) % 0xFFFFFFFF
     # Biases of its own would take the place of those that it was started with.
     biases: dict[str, Any] = {}
     if sampling.logit_bias:

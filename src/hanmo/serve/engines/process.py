@@ -17,40 +17,29 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
-
-import h11
-import orjson
+from typing import IO
 
 from hanmo.errors import HanmoError
+from hanmo.serve.engines.asking import LOOK, Server
 from hanmo.serve.engines.base import EngineDown
 
 _log = logging.getLogger("hanmo.serve")
-#: Between two looks at whether a client has left or the program has ended, seconds.
-_LOOK = 0.05
 #: Pauses before a dead program is started again: the first, and the longest, seconds.
 _PAUSES = 0.5, 30.0
 #: A program that lived so long died of something new, seconds.
 _STEADY = 60.0
 
 
-class Refused(HanmoError):
-    """The program answered with an error status; `reason` has its words."""
-
-    def __init__(self, name: str, status: int, reason: str) -> None:
-        super().__init__(f"{name} refuses the request ({status}: {reason})")
-        self.status, self.reason = status, reason
-
-
-class ServerProcess:
+class ServerProcess(Server):
     """Keeps a server program alive.
 
     Args:
         name: what it is called in messages.
         command: port -> the command and its arguments.
         key_variable: the environment variable by which it takes its key.
+        environment: more variables for it.
         patience: seconds it may take to be ready.
 
     Raises:
@@ -58,11 +47,18 @@ class ServerProcess:
     """
 
     def __init__(
-        self, name: str, command: Callable[[int], Sequence[str]], *, key_variable: str, patience: float = 600.0
+        self,
+        name: str,
+        command: Callable[[int], Sequence[str]],
+        *,
+        key_variable: str,
+        environment: Mapping[str, str] | None = None,
+        patience: float = 600.0,
     ) -> None:
-        self._name, self._command, self._patience = name, command, patience
+        super().__init__(name)
+        self._command, self._patience = command, patience
         self._key = secrets.token_urlsafe(32)
-        self._environment = {**os.environ, key_variable: self._key}
+        self._environment = {**os.environ, **(environment or {}), key_variable: self._key}
         self._closing = threading.Event()
         self._ready = threading.Event()
         self.restarts = 0
@@ -77,12 +73,10 @@ class ServerProcess:
 
     @property
     def address(self) -> tuple[str, str]:
-        """Its URL at the moment, and the key that it wants."""
         return f"http://127.0.0.1:{self._port}", self._key
 
     @property
     def ready(self) -> bool:
-        """Whether it is there and has loaded its model."""
         return self._ready.is_set()
 
     def _start(self) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
@@ -101,7 +95,7 @@ class ServerProcess:
             )
         except OSError as error:
             log.close()
-            raise HanmoError(f"{self._name} cannot be started ({error.strerror or error})") from None
+            raise HanmoError(f"{self.name} cannot be started ({error.strerror or error})") from None
         return process, log
 
     def _await(self) -> None:
@@ -113,14 +107,14 @@ class ServerProcess:
         end = time.monotonic() + self._patience
         while not self._closing.is_set():
             if self._process.poll() is not None:
-                raise HanmoError(f"{self._name} ended while it was starting ({self._words()})")
+                raise HanmoError(f"{self.name} ended while it was starting ({self._words()})")
             if time.monotonic() > end:
-                raise HanmoError(f"{self._name} was not ready after {self._patience:g} s ({self._words()})")
+                raise HanmoError(f"{self.name} was not ready after {self._patience:g} s ({self._words()})")
             with contextlib.suppress(OSError, HanmoError):
-                list(self._ask("GET", "/health", b"", threading.Event()))
+                self.get("/health")
                 self._ready.set()
                 return
-            self._closing.wait(_LOOK)
+            self._closing.wait(LOOK)
 
     def _words(self) -> str:
         """What it said last, in one line."""
@@ -137,7 +131,7 @@ class ServerProcess:
             self._ready.clear()
             if self._closing.is_set():
                 return
-            _log.warning("%s has ended (%s); it is started again", self._name, self._words())
+            _log.warning("%s has ended (%s); it is started again", self.name, self._words())
             pause = _PAUSES[0] if time.monotonic() - began > _STEADY else min(2 * pause, _PAUSES[1])
             while not self._closing.wait(pause):
                 self._end()
@@ -148,62 +142,8 @@ class ServerProcess:
                     break
                 pause = min(2 * pause, _PAUSES[1])
 
-    def ask(self, path: str, body: Any, cancel: threading.Event) -> Generator[bytes]:
-        """POST `body` as JSON and yield the answer's bytes as they come; ends early when `cancel` is set.
-
-        Leaving the iterator hangs up, by which the program knows that nobody wants the rest.
-
-        Raises:
-            EngineDown: it is not there, or ended meanwhile.
-            Refused: it answered with an error.
-        """
-        if not self.ready:
-            raise self._down()
-        try:
-            yield from self._ask("POST", path, orjson.dumps(body), cancel)
-        except OSError:
-            raise self._down() from None
-
     def _down(self) -> EngineDown:
-        return EngineDown(f"{self._name} has ended unexpectedly and is being started again; try again in a moment")
-
-    def _ask(self, method: str, path: str, body: bytes, cancel: threading.Event) -> Generator[bytes]:
-        http = h11.Connection(h11.CLIENT)
-        request = h11.Request(
-            method=method,
-            target=path,
-            headers=[
-                ("host", "localhost"),
-                ("authorization", f"Bearer {self._key}"),
-                ("content-type", "application/json"),
-                ("content-length", str(len(body))),
-                ("connection", "close"),
-            ],
-        )
-        with socket.create_connection(("127.0.0.1", self._port), timeout=5) as line:
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line.sendall(b"".join(filter(None, map(http.send, (request, h11.Data(data=body), h11.EndOfMessage())))))
-            line.settimeout(_LOOK)
-            status, wrong = 200, b""
-            while not cancel.is_set():
-                try:
-                    event = http.next_event()
-                except h11.RemoteProtocolError:  # the line broke in the middle of an answer
-                    raise self._down() from None
-                if event is h11.NEED_DATA:
-                    with contextlib.suppress(TimeoutError):
-                        http.receive_data(line.recv(1 << 16))
-                elif isinstance(event, h11.Response):
-                    status = event.status_code
-                elif isinstance(event, h11.Data):
-                    if status == 200:
-                        yield bytes(event.data)
-                    else:
-                        wrong += event.data
-                elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
-                    break
-        if status != 200 and not cancel.is_set():
-            raise Refused(self._name, status, _complaint(wrong))
+        return EngineDown(f"{self.name} has ended unexpectedly and is being started again; try again in a moment")
 
     def _end(self) -> None:
         """End the program and free what belongs to it."""
@@ -218,19 +158,9 @@ class ServerProcess:
         self._log.close()
 
     def close(self) -> None:
-        """End the program; more than once does no harm."""
         if self._closing.is_set():
             return
         self._closing.set()
         self._ready.clear()
         self._end()
         self._keeper.join()
-
-
-def _complaint(body: bytes) -> str:
-    try:
-        error = orjson.loads(body)["error"]
-        text = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError):
-        text = body.decode("utf-8", "replace")
-    return " ".join(str(text).split())[:500] or "no reason given"
