@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +16,19 @@ from rich.progress import (
 
 # Lines are not wrapped: a log keeps them whole, and a terminal wraps by itself.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _OnStderr(logging.Filter):
+    """Prints records here and lets none through to handlers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            console.print(f"{record.name}: {record.getMessage()}", markup=False)
+        return False
+
+
+# Where DeepSpeed is installed, accelerate and TRL import it, and it hands its logger a handler for stdout.
+logging.getLogger("DeepSpeed").addFilter(_OnStderr())
 
 
 def progress() -> Progress:

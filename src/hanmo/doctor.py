@@ -33,6 +33,7 @@ EXTRAS = {
     "ray": "the corpus and token stages on a Ray cluster",
     "s3": "reading and writing object storage and other URLs",
     "gguf": "running .gguf files in llama.cpp",
+    "deepspeed": "training cut over processes by ZeRO, with the host's memory",
     "docs": "the pages as a site",
     "exams": "sitting public exams through lm-eval",
     "generation": "judging summaries and other written answers (ROUGE, BLEU, words)",

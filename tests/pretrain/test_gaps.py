@@ -306,7 +306,7 @@ def in_two(tokens: Path, out: Path) -> None:
         run_stage(tokens, out / parallel / kind, **SHORT, **RUNS[kind], parallel=parallel)
     run_stage(tokens, out / "ddp" / "unified", **SHORT, **UNIFIED)
     run_stage(tokens, out / "fsdp" / "unified", **SHORT, **UNIFIED, parallel="fsdp")
-    with pytest.raises(HanmoError, match="parallel: fsdp: a stock T5 cannot be cut over processes here"):
+    with pytest.raises(HanmoError, match="parallel: fsdp, zero3: a stock T5 cannot be cut over processes here"):
         run_stage(tokens, out / "refused", **SHORT, **RUNS["t5"], parallel="fsdp")
 
 

@@ -44,7 +44,8 @@ def layout_of(settings: PretrainSettings, device: Device, processes: int | None 
         batch_tokens=batch,
         micro_tokens=pieces(rows, settings.context, settings.micro_tokens) * settings.context,
         recompute=settings.recompute == "layers",
-        parallel=settings.parallel,
+        # Of DeepSpeed's ways, the third cuts weights and so is as FSDP; what the others save is not counted.
+        parallel="fsdp" if settings.parallel.startswith(("fsdp", "zero3")) else "ddp",
         processes=count,
         width=device.width,
         compiled=settings.compile,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.objectives import Step, StepBuilder
+from hanmo.pretrain.optimizer import state_tensors
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.steps.packed import PackedStep
 from hanmo.tokens.order import Rows
@@ -28,9 +30,17 @@ class Alone:
     def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, step: StepBuilder) -> Step:
         return step(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
 
+    def prepared(self, optimizers: list[torch.optim.Optimizer]) -> list[Any]:
+        """The optimisers that the trainer is to step, for those of the whole model."""
+        return optimizers
+
     def loss(self, rows: Rows) -> Tensor:
         """The summed cross-entropy of this process's rows, to call `backward` on."""
         return self._step.loss(rows)
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients of a multiple of `loss`, added to those that are there."""
+        loss.backward()
 
     def measure(self, rows: Rows) -> float:
         """The same as a number, for a look at the model. All processes look at the same number of rows."""
@@ -61,6 +71,13 @@ class Alone:
         """What the step keeps in a checkpoint."""
         return self._step.state()
 
+    def tensors(self, optimizers: list[Any]) -> dict[str, Tensor]:
+        """What a checkpoint holds; a checkpoint is loaded into the same tensors, and they are `put`."""
+        return state_tensors(self.model, optimizers) | self.state()
+
+    def put(self, tensors: dict[str, Tensor]) -> None:
+        """Take what was loaded into `tensors`; here they are the ones in use."""
+
     def figures(self) -> dict[str, Any]:
         """What the step adds to a line of the log."""
         return self._step.figures()
@@ -68,3 +85,14 @@ class Alone:
     def whole(self) -> Any:
         """The model with all its weights, in the first process; None in the others. All must ask for it."""
         return self.model if self.world.first else None
+
+
+class LossModule(nn.Module):
+    """A step as a module, since DDP, FSDP2 and DeepSpeed wrap the forward pass of one."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Rows], Tensor]) -> None:
+        super().__init__()
+        self.model, self._loss = model, loss
+
+    def forward(self, rows: Rows) -> Tensor:
+        return self._loss(rows)

@@ -1,4 +1,5 @@
-"""How a model is spread over the processes that train it: not at all, copied (DDP), or cut (FSDP2).
+"""How a model is spread over the processes that train it: not at all, copied (DDP), or cut (FSDP2, or
+DeepSpeed's ZeRO in `hanmo.pretrain.zero`).
 
 Each way has the same few methods, and the trainer does not know which it has. Gradients are summed over processes, not
 averaged: the trainer has divided the loss by the targets of the whole batch, wherever they are, so that any number of
@@ -8,23 +9,24 @@ processes, with any shares of the rows, comes to the gradient of one big batch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from hanmo.pretrain.alone import Alone
+from hanmo.errors import HanmoError
+from hanmo.pretrain.alone import Alone, LossModule
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.lanes import Laned
 from hanmo.pretrain.objectives import Step, StepBuilder
 from hanmo.pretrain.optimizer import local
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.steps.packed import PackedStep
+from hanmo.pretrain.zero import Zero
 from hanmo.tokens.order import Rows
 
 
@@ -35,7 +37,7 @@ class Copied(Alone):
         self, model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World, step: StepBuilder = PackedStep
     ) -> None:
         super().__init__(model, settings, dtype, world, step)
-        self._copies = DistributedDataParallel(_Module(model, self._step.loss), gradient_as_bucket_view=True)
+        self._copies = DistributedDataParallel(LossModule(model, self._step.loss), gradient_as_bucket_view=True)
         self._copies.register_comm_hook(None, _sum)
 
     def loss(self, rows: Rows) -> Tensor:
@@ -70,7 +72,7 @@ class Cut(Alone):
         cut: Any = self._step
         for layer in cut.layers:
             fully_shard(layer, mesh=mesh, mp_policy=layers)
-        self._module = _Module(model, self._step.loss)
+        self._module = LossModule(model, self._step.loss)
         self._root = fully_shard(self._module, mesh=mesh, mp_policy=rest)
         for module in self._module.modules():
             if isinstance(module, FSDPModule):
@@ -122,23 +124,16 @@ class Cut(Alone):
         return self._plain
 
 
-class _Module(nn.Module):
-    """The packed step as a module, since DDP and FSDP2 wrap the forward pass of one."""
-
-    def __init__(self, model: nn.Module, loss: Callable[[Rows], Tensor]) -> None:
-        super().__init__()
-        self.model, self._loss = model, loss
-
-    def forward(self, rows: Rows) -> Tensor:
-        return self._loss(rows)
-
-
 def spread(
     model: Any, settings: PretrainSettings, dtype: torch.dtype, world: World, step: StepBuilder = PackedStep
 ) -> Alone:
     """Spread a model over the processes of `world` as `settings.parallel` says; `step` builds what makes its loss."""
     if world.size == 1:
+        if settings.parallel.endswith("-offload"):
+            raise HanmoError(
+                f"parallel: {settings.parallel} is for several processes, and this is one: set parallel: ddp"
+            )
         several = world.device.type == "cpu" and torch.get_num_threads() > 1 and settings.lanes != 1
         laned = several and settings.compile and getattr(getattr(step, "func", step), "laned", False)
         return (Laned if laned else Alone)(model, settings, dtype, world, step)
-    return {"ddp": Copied, "fsdp": Cut}[settings.parallel](model, settings, dtype, world, step)
+    return {"ddp": Copied, "fsdp": Cut}.get(settings.parallel, Zero)(model, settings, dtype, world, step)

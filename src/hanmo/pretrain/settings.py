@@ -196,8 +196,11 @@ class PretrainSettings(Settings):
     processes: int = setting(
         0, "on this machine; 0: one for every accelerator, or 1. Without meaning under torchrun", affects="speed", ge=0
     )
-    parallel: Literal["ddp", "fsdp"] = setting(
-        "ddp", "among processes: ddp, each holds all weights; fsdp, each a part of every weight", affects="speed"
+    parallel: Literal["ddp", "fsdp", "zero1", "zero2", "zero3", "zero2-offload", "zero3-offload"] = setting(
+        "ddp",
+        "among processes: ddp, each holds all weights; fsdp, each a part of every weight; zero1, zero2, zero3: of "
+        "DeepSpeed (with optimizer: adamw; -offload: with the host's memory)",
+        affects="speed",
     )
     threads: int = setting(0, "CPU threads; 0: torch's default, or a share of the cores", affects="speed", ge=0)
     lanes: int = setting(

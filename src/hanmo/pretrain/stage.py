@@ -98,8 +98,9 @@ def _train(
     rates = Rates.of(settings, model.get_input_embeddings().weight.shape[1], continued=given is not None)
     flops = seq2seq_flops(model, source.context, source.written) if isinstance(source, GapRows) else 0
     more: dict[str, Any] = {"bytes_per_token": size, "step": step, "keep": keep, "rates": rates, "flops": flops}
-    trainer = Trainer(model, settings, source, out, dtype, seen, world, **more)
+    # Where weights are cut, the model does not know them any more once the trainer has it.
     parameters, idle = sum(p.numel() for p in model.parameters()), inactive_parameters(model)
+    trainer = Trainer(model, settings, source, out, dtype, seen, world, **more)
     active = f", {human_count(parameters - idle)} active" if idle else ""
     console.print(
         f"{human_count(parameters)} parameters{active}, {human_count(settings.tokens)} tokens "

@@ -30,7 +30,7 @@ from hanmo.pretrain.distributed import World
 from hanmo.pretrain.guard import Guard
 from hanmo.pretrain.meter import Meter
 from hanmo.pretrain.objectives import RowSource, StepBuilder
-from hanmo.pretrain.optimizer import build_optimizers, local, momentum_at, state_tensors
+from hanmo.pretrain.optimizer import build_optimizers, local, momentum_at
 from hanmo.pretrain.parallel import spread
 from hanmo.pretrain.precision import LossScaler
 from hanmo.pretrain.rows import filled_up, taken
@@ -104,8 +104,10 @@ class Trainer:
         self._parameters = sum(p.numel() for p in model.parameters())
         self.spread = spread(model, settings, dtype, self.world, step)
         self.rates = rates or Rates.of(settings, model.get_input_embeddings().weight.shape[1])
-        self.optimizers = build_optimizers(
-            model, settings.optimizer, self.rates, settings.weight_decay, self.world.rank, self.world.size, dtype
+        self.optimizers = self.spread.prepared(
+            build_optimizers(
+                model, settings.optimizer, self.rates, settings.weight_decay, self.world.rank, self.world.size, dtype
+            )
         )
         self.store = CheckpointStore(out / "checkpoints", self.world)
         self.step = 0
@@ -245,11 +247,7 @@ class Trainer:
         if self.scaler:
             state["scaler"] = self.scaler.state()
         kept = {self.schedule.decay_start, *self.guard.anchors(self.step)}
-        self.store.save(self._tensors(), state, also=kept)
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds."""
-        return state_tensors(self.model, self.optimizers) | self.spread.state()
+        self.store.save(self.spread.tensors(self.optimizers), state, also=kept)
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Add one JSON line to a log file of this run."""
@@ -288,7 +286,7 @@ class Trainer:
                 with self.meter.part("forward"):
                     loss = self.spread.loss(piece)
                 with self.meter.part("backward"):
-                    (loss * (scale / targets)).backward()
+                    self.spread.backward(loss * (scale / targets))
             total += loss.detach()
         with self.meter.part("optimiser"):
             if scale != 1:
@@ -349,7 +347,9 @@ class Trainer:
         self.save()
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        self.store.load(checkpoint, self._tensors())
+        tensors = self.spread.tensors(self.optimizers)
+        self.store.load(checkpoint, tensors)
+        self.spread.put(tensors)
         self.step = checkpoint.step
         self.guard = Guard(self.settings.guard)
         self.guard.load(checkpoint.state["guard"])

@@ -98,7 +98,7 @@ class ExpertsStep(PackedStep):
 
     def as_modules(self) -> None:
         """Cutting weights over processes is for layers that give one stream."""
-        raise HanmoError("parallel: fsdp cannot train experts; set parallel: ddp")
+        raise HanmoError("parallel: fsdp and zero3 cannot train experts; set parallel: ddp")
 
     def begin(self) -> None:
         """What comes now is a step's: a look at held-out text before it does not count."""

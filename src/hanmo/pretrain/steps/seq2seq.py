@@ -132,7 +132,7 @@ class T5Step(Seq2SeqStep):
         Raises:
             HanmoError: always.
         """
-        raise HanmoError("parallel: fsdp: a stock T5 cannot be cut over processes here; set parallel: ddp")
+        raise HanmoError("parallel: fsdp, zero3: a stock T5 cannot be cut over processes here; set parallel: ddp")
 
     @staticmethod
     def _call(layer: Any, hidden: Tensor, *given: Any) -> Tensor:
