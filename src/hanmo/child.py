@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -18,6 +19,7 @@ from hanmo.errors import HanmoError, Interrupted, describe_os_error
 from hanmo.files import read_json, write_json
 from hanmo.plan.devices import anonymous_memory
 from hanmo.plan.shortage import advice, out_of_memory
+from hanmo.pool import cores
 from hanmo.remote import as_path, brought, home_of, publish, settle
 from hanmo.slurm import WAITING, Waiting
 from hanmo.stages import KINDS
@@ -131,12 +133,10 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, str | int]:
     """What a figure needs beside it: processor, cores and system (no names of people or hosts)."""
     model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n")
+    with contextlib.suppress(OSError):  # there on Linux alone
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n")
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"cpu": model, "cores": cores, "system": platform.system()}
+    return {"cpu": model, "cores": cores(), "system": platform.system()}
 
 
 class MemoryWatch:
@@ -180,7 +180,7 @@ def die_with_parent() -> None:
         # Straight from the descriptor: a reader of sys.stdin would hold its lock when the interpreter ends.
         while os.read(0, 4096):
             pass
-        if os.name == "posix" and os.getpgid(0) == os.getpid():
+        if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
 

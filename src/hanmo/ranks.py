@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -58,7 +59,13 @@ def store() -> Any:
 
     # Without an agent of torch's that keeps the store, the first runner does; children only use it.
     mine = rank() == 0 and "HANMO_GROUP" not in os.environ and not _agent()
-    server = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=mine, wait_for_workers=False)
+    server = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=mine,
+        wait_for_workers=False,
+        use_libuv=sys.platform != "win32",  # torch is built without it there, and refuses it
+    )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"hanmo/{os.environ.get('HANMO_GROUP', 'run')}/{attempt}", server)
 

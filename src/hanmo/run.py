@@ -198,7 +198,10 @@ def _child(name: str, kind: StageKind, out: Path, environment: dict[str, str]) -
         stopped = stopped or time.monotonic()
         if process is None:
             raise _Stopped
-        process.send(signal.SIGTERM)
+        # Where a signal cannot be caught by others (Windows) this would end it at once, without its checkpoint; Ctrl-C
+        # reaches all processes of a console there.
+        if hasattr(os, "killpg"):
+            process.send(signal.SIGTERM)
 
     handlers = {}
     with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
@@ -216,7 +219,7 @@ def _child(name: str, kind: StageKind, out: Path, environment: dict[str, str]) -
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if process is not None:
-            if os.name == "posix":
+            if hasattr(os, "killpg"):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
             process.let_go()

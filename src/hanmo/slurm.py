@@ -265,7 +265,7 @@ def submit(script: Path) -> str:
     """
     if shutil.which("sbatch") is None:
         raise HanmoError(f"no sbatch on this machine: run {script} where Slurm is (or give --dry-run)")
-    done = subprocess.run([str(script)], capture_output=True, text=True)
+    done = subprocess.run([str(script)], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise HanmoError(f"{script}: sbatch refused a job ({' '.join(done.stderr.split()):.300})")
     return done.stdout.strip()

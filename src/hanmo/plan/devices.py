@@ -85,7 +85,7 @@ def here(name: str = "auto", precision: str = "auto", rate: bool = True) -> Devi
     It is looked at in a process of its own, which leaves nothing behind: a CUDA context would take memory from the run.
     """
     command = [sys.executable, "-m", "hanmo.plan.devices", name, precision, "rate" if rate else ""]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise HanmoError(f"device: {name}: cannot be looked at ({last[:200]})")
@@ -202,10 +202,10 @@ def _reclaimable(folder: Path) -> int:
 
 
 def _rlimits(process: Any, taken: float) -> list[float]:
-    if sys.platform == "win32":
+    try:
+        import resource
+    except ImportError:  # Windows
         return []
-    import resource
-
     found = []
     memory = process.memory_info()
     for kind, counted in ((resource.RLIMIT_DATA, getattr(memory, "data", taken)), (resource.RLIMIT_AS, memory.vms)):

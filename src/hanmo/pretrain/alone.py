@@ -28,7 +28,8 @@ class Alone:
         self._step = self._make_step(model, settings, dtype, step)
 
     def _make_step(self, model: Any, settings: PretrainSettings, dtype: torch.dtype, step: StepBuilder) -> Step:
-        return step(model, dtype, settings.compile, settings.context, settings.recompute == "layers")
+        more: dict[str, Any] = {"fp8": True} if settings.precision == "fp8" else {}
+        return step(model, dtype, settings.compile, settings.context, settings.recompute == "layers", **more)
 
     def prepared(self, optimizers: list[torch.optim.Optimizer]) -> list[Any]:
         """The optimisers that the trainer is to step, for those of the whole model."""

@@ -73,6 +73,8 @@ def _group(out: Path, count: int, threads: int) -> int:
     logging.disable(logging.WARNING)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = str(threads or max(1, cores() // count))
+    if sys.platform == "win32":
+        os.environ["USE_LIBUV"] = "0"  # torch is built without it there, and refuses it
     # The agent kills what has not ended some time after a signal; the runner's patience is to end first.
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(2 * GRACE)
     deaths, newest = 0, _newest(out)

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from hanmo.models import fp8
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is the machine's accelerator (CUDA, MPS, Ascend, ...) where there is one, else the CPU."""
@@ -81,9 +83,17 @@ def choose(device: torch.device, wanted: str = "auto", fp16: bool = False) -> to
     `LossScaler` for its narrow range, fp16 where that is (V100, T4); else fp32. Masters, optimiser state and reductions
     stay fp32 in any case.
 
+    `fp8` is bf16 for all but the products of linear layers (`hanmo.models.fp8`); `auto` never chooses it.
+
     Args:
         fp16: whether the caller can do with fp16.
+
+    Raises:
+        HanmoError: fp8 on a device without it.
     """
+    if wanted == "fp8":
+        fp8.check(device)
+        return torch.bfloat16
     if wanted in DTYPES:
         return DTYPES[wanted]
     if gain(device, torch.bfloat16) >= 1.3:

@@ -181,9 +181,10 @@ class PretrainSettings(Settings):
     guard: GuardSettings = factory(GuardSettings, "when a step is skipped, and when the run goes back")
     seed: int = setting(1, "of the initial weights and of the order of documents", ge=0)
     device: str = setting("auto", "auto, cpu, cuda, mps, ...", affects="speed")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = setting(
         "auto",
-        "arithmetic of the products; auto: the one a probe finds fast (bf16, else fp16, else fp32)",
+        "arithmetic of the products; auto: the one a probe finds fast (bf16, else fp16, else fp32); fp8: bf16, with "
+        "linear layers in 8 bits",
         affects="speed",
     )
     compile: bool = setting(True, "compile the step (needs a C++ compiler on CPU)", affects="speed")

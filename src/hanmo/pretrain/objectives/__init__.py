@@ -69,6 +69,7 @@ class StepBuilder(Protocol):
         context: int,
         recompute: bool = False,
         options: dict[str, Any] | None = None,
+        fp8: bool = False,
     ) -> Step:
         """Args as those of `hanmo.pretrain.steps.packed.PackedStep`."""
         ...

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hanmo.console import console
 from hanmo.errors import HanmoError
+from hanmo.models.fp8 import convert
 from hanmo.models.loss import chunk_step, chunk_step_frozen
 from hanmo.pretrain.distributed import World
 from hanmo.tokens.order import Rows
@@ -43,6 +44,7 @@ class Stack:
             a third more arithmetic, the same bits.
         options: of the compiler.
         exact: ends of the names of weights that stay fp32.
+        fp8: products of linear layers in 8 bits (`hanmo.models.fp8`).
     """
 
     def __init__(
@@ -54,8 +56,9 @@ class Stack:
         recompute: bool = False,
         options: dict[str, Any] | None = None,
         exact: tuple[str, ...] = (),
+        fp8: bool = False,
     ) -> None:
-        self.recompute = recompute
+        self.recompute, self._fp8 = recompute, fp8
         self._modules, self._call = list(layers), call
         self._layers: list[Any] = [dict(layer.named_parameters()) for layer in layers]
         own = threading.local()
@@ -64,6 +67,8 @@ class Stack:
             """The block that the weights are put into while it is called: no two threads may share one."""
             if not hasattr(own, "block"):
                 own.block = without_weights(self._modules[0])
+                if fp8:  # the copy alone: the model stays what it is, and is saved as that
+                    convert(own.block)
             return own.block
 
         traced = block()
@@ -104,6 +109,8 @@ class Stack:
 
     def as_modules(self, compiled: bool) -> None:
         """Call the layers as modules from now on: FSDP2 gathers their weights when they are called."""
+        if self._fp8:
+            raise HanmoError("precision: fp8 is for weights that are not cut over processes: set parallel: ddp")
         self._layers, self._run = list(self._modules), self._call
         for layer in self._modules:
             # Only the forward pass, around which FSDP2's hooks run. Layers share its code, and so one graph. What is
@@ -121,7 +128,7 @@ class StackStep:
     Args:
         model: a transformers model.
         context: tokens in a row.
-        dtype, recompute, options: as those of `Stack`.
+        dtype, recompute, options, fp8: as those of `Stack`.
         compiled: compile layers and loss; goes on in eager mode where no compiler works, with one message.
     """
 
@@ -138,10 +145,11 @@ class StackStep:
         context: int,
         recompute: bool = False,
         options: dict[str, Any] | None = None,
+        fp8: bool = False,
     ) -> None:
         self.model, self.dtype = model, dtype
         self.device = next(model.parameters()).device
-        self._compiled, self._recompute, self._options = compiled, recompute, options
+        self._compiled, self._recompute, self._options, self._fp8 = compiled, recompute, options, fp8
         self._stacks: list[Stack] = []
         self._whole = True
         head = model.get_output_embeddings()
@@ -158,7 +166,7 @@ class StackStep:
 
     def _stack(self, layers: Sequence[nn.Module] | nn.ModuleList, call: Callable[..., Any]) -> Stack:
         """A stack of this step's ways to compute; see `Stack`."""
-        stack = Stack(layers, call, self.dtype, self._compiled, self._recompute, self._options, self.exact)
+        stack = Stack(layers, call, self.dtype, self._compiled, self._recompute, self._options, self.exact, self._fp8)
         self._stacks.append(stack)
         return stack
 

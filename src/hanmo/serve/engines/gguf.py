@@ -16,6 +16,7 @@ from typing import Any
 
 from hanmo.convert.llamacpp import require_llama_cpp
 from hanmo.errors import HanmoError
+from hanmo.pool import cores
 from hanmo.serve.engines import model_name
 from hanmo.serve.engines.base import DEFAULT_CONTEXT
 from hanmo.serve.prompt import ForeignTemplate, in_house, is_ours
@@ -214,5 +215,4 @@ def threads_of(wanted: int | None) -> int:
     set_by_user = os.environ.get("OMP_NUM_THREADS", "")
     if set_by_user.isdigit() and int(set_by_user) > 0:
         return int(set_by_user)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    return min(cores(), psutil.cpu_count(logical=False) or cores())
