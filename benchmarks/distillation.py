@@ -1,10 +1,11 @@
-"""What a student gains from a teacher's probabilities, against tuning on the records alone.
+"""What a student gains from a teacher's probabilities, and from its answers, against tuning on the records alone.
 
 All on the small world, one base model for all students, as many steps each. Measured on records that nobody was tuned
 on: KL(teacher || student) and the loss on their own words, a token, with differences from the student tuned on records
-alone (paired, records resampled).
+alone (paired, records resampled). For `answers` the teacher writes to the prompts of the records that the others are
+tuned on, and those records' own answers are not seen; for `both` they are tuned on besides, each a pass.
 
-    python benchmarks/distillation.py [--work DIR]     20 minutes on a free core; a killed run goes on
+    python benchmarks/distillation.py [--work DIR] [--ways NAME ...]   30 minutes on a free core; a killed run goes on
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from hanmo.files import read_json, write_json
 from hanmo.posttrain import training
 from hanmo.posttrain.distill import Teacher
 from hanmo.posttrain.encode import IGNORE, Example, encode_parts
-from hanmo.posttrain.records import hold_out, read_items, sft_kind
+from hanmo.posttrain.records import Item, hold_out, read_items, sft_kind
 from hanmo.posttrain.scoring import sequence_log_probs, use_label_scoring
 from hanmo.posttrain.settings import DistillSettings
 
@@ -42,10 +43,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "forward-alone": {"do": "distill", "weight": 1.0},
     "reverse": {"do": "distill", "weight": 0.5, "divergence": "reverse"},
     "jsd": {"do": "distill", "weight": 0.5, "divergence": "jsd"},
+    "answers": {"do": "sft", "records": ["told"]},
+    "both": {"do": "sft", "records": ["told", "./taught.jsonl"], "epochs": 1},
 }
+#: The records that students are tuned on, as a file: what the teacher is asked.
+TAUGHT = "taught.jsonl"
 
 
-def recipe() -> dict[str, Any]:
+def recipe(ways: list[str]) -> dict[str, Any]:
     stages: list[dict[str, Any]] = [
         {"name": "world", "do": "microworld", "megabytes": 3, "dialogues": 2000, "preferences": 10},
         {"name": "corpus", "do": "corpus", "from": {"documents": "world", "exams": "world"}, "near_similarity": 0},
@@ -55,16 +60,29 @@ def recipe() -> dict[str, Any]:
         {"name": "small", **PRETRAIN, "preset": "hanmo-1m", "tokens": "200k"},
         {"name": "teacher", "do": "sft", "from": {"model": "big", "records": "world"}, **TUNE, "epochs": 3},
     ]
-    for name, way in WAYS.items():
-        given = {"model": "small", "records": "world"} | ({"teacher": "teacher"} if way["do"] == "distill" else {})
-        stages.append({"name": name, "from": given, **TUNE, **way})
+    if any("records" in WAYS[name] for name in ways):
+        stages.append({"name": "told", "do": "answers", "from": {"teacher": "teacher", "prompts": f"./{TAUGHT}"}})
+        stages[-1] |= {"temperature": 0, "answer_tokens": 96, "keep_cut": True}
+    for name in ways:
+        way = dict(WAYS[name])
+        read = way.pop("records", "world")
+        given = {"model": "small", "records": read} | ({"teacher": "teacher"} if way["do"] == "distill" else {})
+        # What the teacher was asked holds none of the held-out records.
+        whole = {} if read == "world" else {"validation": 0.0}
+        stages.append({"name": name, "from": given, **TUNE, **whole, **way})
     return {"name": "distillation", "stages": stages}
 
 
-def held_out(work: Path, start: training.Start, settings: DistillSettings) -> list[Example]:
-    """The records that every stage has held out: their choice goes by their prompts and the seed."""
+def sides(work: Path) -> tuple[list[Item], list[Item]]:
+    """The records that stages train on and those that they hold out: the choice goes by their prompts and the seed."""
+    settings = DistillSettings(validation=TUNE["validation"], seed=TUNE["seed"])
     items, _ = read_items([work / "world"], settings, sft_kind(settings))
-    _, held = hold_out(items, settings.validation)
+    return hold_out(items, settings.validation)
+
+
+def held_out(work: Path, start: training.Start) -> list[Example]:
+    """The held-out records as every stage encodes them."""
+    _, held = sides(work)
     notes: Counter[str] = Counter()
     return [one for item in held for one in encode_parts(start.chat, item.value, start.limit, "truncate", notes)]
 
@@ -74,7 +92,7 @@ def measured(work: Path, student: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
     settings = DistillSettings(validation=TUNE["validation"], seed=TUNE["seed"], precision="fp32")
     with tempfile.TemporaryDirectory() as scratch:
         start = training.Start(work / student, settings, Path(scratch))
-    held = held_out(work, start, settings)
+    held = held_out(work, start)
     apart, tokens = Teacher(work / "teacher", start, settings).divergence(held)
     use_label_scoring(start.model)
     start.model.eval()
@@ -87,13 +105,18 @@ def measured(work: Path, student: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="only these, beside `records`")
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp(prefix="hanmo-distillation-"))
     work.mkdir(parents=True, exist_ok=True)
     path = work / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    ways = list(dict.fromkeys(["records", *given.ways]))
+    path.write_text(yaml.safe_dump(recipe(ways), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    api.run(path, out=work, until="world")
+    taught = [orjson.dumps({"messages": item.value}) for item in sides(work)[0]]
+    (work / TAUGHT).write_bytes(b"\n".join(taught) + b"\n")
     api.run(path, out=work)
-    found = {name: measured(work, name) for name in WAYS}
+    found = {name: measured(work, name) for name in ways}
     plain = found["records"]
     students = {}
     for name, (apart, loss, tokens) in found.items():
@@ -113,6 +136,12 @@ def main() -> None:
         "held_out": {"records": len(plain[2]), "tokens": int(plain[2].sum())},
         "students": students,
     }
+    if RESULT.is_file() and set(ways) != set(WAYS):
+        # The students are the same wherever they are trained: what an earlier run found of the others stays.
+        before = read_json(RESULT)["students"]
+        if before["records"]["loss"] != students["records"]["loss"]:
+            raise SystemExit("the student tuned on records is another one than in the result: run all ways")
+        result["students"] = before | students
     write_json(RESULT, result)
     sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
 
