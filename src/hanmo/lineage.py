@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hanmo.files import read_json
+from hanmo.models.hub import repository_of
 
 #: The licence of texts that nobody wrote: those of the small world.
 MADE_HERE = "made by hanmo"
@@ -85,13 +87,22 @@ def texts(stages: Iterable[Made]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def base_folder(stages: Iterable[Made]) -> Path | None:
+class Base(NamedTuple):
+    """A model from outside: its folder, and OWNER/NAME where it was given by name, else the folder's name."""
+
+    folder: Path
+    name: str
+
+
+def base_of(stages: Iterable[Made]) -> Base | None:
     """The model from outside that the first trained stage of a `lineage` went on from; None where all began here."""
     for stage in stages:
-        for text in stage.manifest.get("inputs", {}).get("model", []):
-            given = beside(stage, Path(text))
-            if made_by(given) is None:
-                return given
+        given = stage.manifest.get("inputs", {}).get("model", [])
+        marks = stage.manifest.get("results", {}).get("model", [])
+        for text, mark in itertools.zip_longest(given, marks[: len(given)], fillvalue=""):
+            folder = beside(stage, Path(text))
+            if made_by(folder) is None:
+                return Base(folder, repository_of(mark) or folder.name)
     return None
 
 

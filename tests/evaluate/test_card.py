@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hanmo.cli import cli
 from hanmo.errors import HanmoError
 from hanmo.evaluate.card import refresh, write_card
-from hanmo.lineage import base_folder, lineage, texts
+from hanmo.lineage import base_of, lineage, texts
 
 
 def stage(run: Path, name: str, do: str, inputs: dict[str, list[str]], counts: dict[str, Any] | None = None) -> Path:
@@ -76,12 +76,22 @@ def run(tmp_path: Path) -> Path:
 def test_lineage_is_in_the_order_of_reading(run: Path) -> None:
     assert [one.name for one in lineage(run / "sft" / "model")] == ["corpus", "tokens", "base", "sft"]
     assert texts(lineage(run / "sft")) == {"laws": {"documents": 1200, "bytes": 5_000_000, "licence": "CC0-1.0"}}
-    assert base_folder(lineage(run / "sft")) is None
+    assert base_of(lineage(run / "sft")) is None
     moved = run.with_name("moved")
     shutil.move(run, moved)
     assert [one.name for one in lineage(moved / "sft")] == ["corpus", "tokens", "base", "sft"]
     (moved / "base" / "manifest.json").unlink()
-    assert base_folder(lineage(moved / "sft")) == moved / "base"
+    assert base_of(lineage(moved / "sft")) == (moved / "base", "base")
+
+
+def test_a_base_that_was_given_by_name_is_called_so(run: Path) -> None:
+    (run / "base" / "manifest.json").unlink()
+    told = json.loads((run / "sft" / "manifest.json").read_text(encoding="utf-8"))
+    told["results"] = {"model": ["hf:Qwen/Qwen3-0.6B@" + "a" * 40]}
+    (run / "sft" / "manifest.json").write_text(json.dumps(told), encoding="utf-8")
+    assert base_of(lineage(run / "sft")) == (run / "base", "Qwen/Qwen3-0.6B")
+    text = write_card(run / "sft", licence="apache-2.0").read_text(encoding="utf-8")
+    assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "Qwen/Qwen3-0.6B"
 
 
 def test_the_card_says_what_is_known(run: Path) -> None:

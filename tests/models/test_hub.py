@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from corpus.hubserver import OLDER, SHA, Hub, serving
 from hanmo.errors import HanmoError
 from hanmo.models import hub as models
+from hanmo.plan import whole
 from hanmo.recipe import load_recipe
 from hanmo.run import jobs_of
 
@@ -40,7 +41,7 @@ def names(folder: Path) -> set[str]:
 def test_a_model_is_fetched_once_and_pinned(hub: Hub, tiny_model_dir: Path) -> None:
     folder, mark = models.fetched("hf:owner/name")
     assert mark == f"hf:owner/name@{SHA}" and folder.name == SHA
-    assert names(folder) == {path.name for path in tiny_model_dir.iterdir()}
+    assert names(folder) == {path.name for path in tiny_model_dir.iterdir()} | {"README.md"}
     assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
     # The branch has moved on: an earlier result keeps its commit, and asks for nothing.
     hub.head, asked = OLDER, len(hub.asked)
@@ -113,6 +114,9 @@ def test_a_recipe_names_its_base(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HANMO_BASE", "hf:owner/name")
     lora = jobs_of(load_recipe(recipe), tmp_path / "run")[0]
     assert lora.inputs["model"][0].name == SHA and lora.results["model"] == [f"hf:owner/name@{SHA}"]
+    planned = load_recipe(recipe)
+    whole._fetch_bases(planned)
+    assert planned.stages[0].sources["model"] == lora.inputs["model"]
     monkeypatch.setenv("HANMO_BASE", "hf:owner")
     with pytest.raises(HanmoError, match="no name of a model"):
         load_recipe(recipe)

@@ -80,6 +80,12 @@ def test_a_base_model_has_a_licence_too(run: Path, tmp_path: Path) -> None:
     base.mkdir()
     manifest(run / "base", "pretrain", {"model": [str(base)], "data": [str(run / "corpus")]})
     assert Source("model", base.name, "Apache-2.0", "") in sources(run / "sft")  # as the table of public models says
+    path = run / "base" / "manifest.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"results": {"model": ["ms:Qwen/Qwen3-0.6B-Base@master+1"]}})
+    )
+    assert Source("model", "Qwen/Qwen3-0.6B-Base", "Apache-2.0", "") in sources(run / "sft")
+    manifest(run / "base", "pretrain", {"model": [str(base)], "data": [str(run / "corpus")]})
     (base / "README.md").write_text("---\nlicense: llama2\n---\n", encoding="utf-8")
     assert Source("model", base.name, "llama2", "has terms of its own") in sources(run / "sft")
 

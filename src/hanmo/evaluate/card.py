@@ -63,7 +63,7 @@ def write_card(
     found = results(folder)
     texts = lineage.texts(stages)
     config = read_json(folder / "config.json")
-    base = lineage.base_folder(stages)
+    base = lineage.base_of(stages)
     head = _metadata(name, licence, base.name if base else None, config, texts, found)
     parts = [
         f"---\n{yaml.safe_dump(head, allow_unicode=True, sort_keys=False)}---\n\n# {name}\n",

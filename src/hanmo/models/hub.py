@@ -2,8 +2,8 @@
 
 The hubs' own clients fetch them, into their own caches (HF_HOME, MODELSCOPE_CACHE): a connection that breaks is taken
 up where it broke, files that an earlier try has fetched whole are not fetched again, and a model that is there whole is
-taken without a network where there is none. Fetched are the configuration, the tokenizer and safetensors weights, and
-nothing that would have to be unpickled or executed.
+taken without a network where there is none. Fetched are configuration, tokenizer, safetensors weights, card and
+licence, and nothing that would have to be unpickled or executed.
 
 A branch moves. The revision that a stage found first is kept with its results, and taken again as long as the recipe
 names none: a commit on Hugging Face; of ModelScope's files their sizes and hashes, so that a change there is a new
@@ -29,7 +29,7 @@ from hanmo.files import fingerprint_json
 #: Inputs of stages that may be such a name.
 ROLES = ("model", "teacher", "reward", "tokenizer")
 #: Files that a model is made of; they lie at the top of its repository.
-_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
 _LEFT_OUT = ["*/*"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -43,6 +43,11 @@ def repository(path: Path | str) -> str:
     """What the fingerprints of a name's model begin with, whatever their revision."""
     name = _parsed(str(path))
     return f"{name.kind}:{name.repo}@"
+
+
+def repository_of(mark: str) -> str:
+    """OWNER/NAME in a fingerprint that `fetched` made; "" in any other."""
+    return mark[3:].partition("@")[0] if named(mark) else ""
 
 
 def fetched(path: Path | str, before: str = "") -> tuple[Path, str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hanmo.console import console
 from hanmo.errors import HanmoError
+from hanmo.models import hub
 from hanmo.plan import text as texts
 from hanmo.plan import training as trainings
 from hanmo.plan import tuning_cost as tunings
@@ -37,6 +39,12 @@ class Whole:
         return found | ({"tuning": self.tuning} if self.tuning else {})
 
 
+def _fetch_bases(recipe: Recipe) -> None:
+    """Put the folders of models that are given by name into the recipe; their shapes are what is planned."""
+    for items in (items for stage in recipe.stages for items in stage.sources.values()):
+        items[:] = [hub.fetched(item)[0] if isinstance(item, Path) and hub.named(item) else item for item in items]
+
+
 def plan_recipe(
     recipe: Recipe,
     text: Sequence[str] = (),
@@ -60,6 +68,7 @@ def plan_recipe(
         HanmoError: nothing of it can be planned, or not what was asked for.
     """
     found = Whole(price=price)
+    _fetch_bases(recipe)
     sizes = [texts.size_of(item) for item in text]
     trains = any(
         isinstance(stage.settings, PretrainSettings) or stage.kind.planner == PLANNER for stage in recipe.stages

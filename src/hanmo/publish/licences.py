@@ -69,7 +69,7 @@ def sources(model: Path, stated: Mapping[str, str] | None = None) -> list[Source
     stages = lineage.lineage(model)
     found = [("text", name, str(one["licence"])) for name, one in lineage.texts(stages).items()]
     found += [("records", path.name, "") for path in _records(stages)]
-    base = lineage.base_folder(stages)
+    base = lineage.base_of(stages)
     if base is not None:
         found.append(("model", base.name, _licence_of(base)))
     stated = stated or {}
@@ -138,11 +138,11 @@ def _records(stages: list[lineage.Made]) -> list[Path]:
     return list(found)
 
 
-def _licence_of(base: Path) -> str:
+def _licence_of(base: lineage.Base) -> str:
     """That in the card of a base model's folder, or of the table of public models."""
-    card = base / "README.md"
+    card = base.folder / "README.md"
     stated = front_matter(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else {}
     if stated.get("license"):
         return str(stated["license"])
     known = {entry["name"].partition("/")[2].lower(): entry["licence"] for entry in bases()}
-    return known.get(base.name.lower(), "")
+    return known.get(base.name.rpartition("/")[2].lower(), "")
