@@ -1,9 +1,9 @@
 """What a student gains from a teacher's probabilities, and from its answers, against tuning on the records alone.
 
-All on the small world, one base model for all students, as many steps each. Measured on records that nobody was tuned
-on: KL(teacher || student) and the loss on their own words, a token, with differences from the student tuned on records
-alone (paired, records resampled). For `answers` the teacher writes to the prompts of the records that the others are
-tuned on, and those records' own answers are not seen; for `both` they are tuned on besides, each a pass.
+All on the small world, one base model for all students, two passes each (`both`: one). Measured on records that nobody
+was tuned on: KL(teacher || student) and the loss on their own words, a token, with differences from the student tuned
+on records alone (paired, records resampled). For `answers` the teacher answers the opening questions of the records
+that the others are tuned on, which are fewer and shorter than the records; for `both` the records are tuned on besides.
 
     python benchmarks/distillation.py [--work DIR] [--ways NAME ...]   30 minutes on a free core; a killed run goes on
 """
