@@ -101,7 +101,7 @@ def held_out_loss(start: training.Start, settings: SftSettings, examples: list[E
     for at in range(0, len(ordered), batch):
         rows = [(example.input_ids, example.labels) for example in ordered[at : at + batch]]
         with start.autocast():
-            total -= float(sequence_log_probs(model, rows, start.pad).cpu().double().sum())
+            total -= float(sequence_log_probs(model, rows, start.pad).double().sum())
         tokens += sum(label != IGNORE for _, labels in rows for label in labels[1:])
     model.train(was_training)
     return {"validation_loss": total / max(tokens, 1)}
