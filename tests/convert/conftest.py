@@ -9,6 +9,8 @@ import pytest
 
 from hanmo.convert import convert_gguf, parity, toy
 from hanmo.convert.settings import FORMATS
+from hanmo.convert.toy import PAGE
+from hanmo.files import JsonlZstWriter
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +40,15 @@ def gguf_files(tmp_path_factory: pytest.TempPathFactory, trained_model_dir: Path
 def prompts(trained_model_dir: Path) -> list[list[int]]:
     """20 prompts as ids."""
     return parity.prompts(trained_model_dir)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the toy model has learnt by heart, as a corpus."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for part in ("train", "heldout"):
+        (folder / part).mkdir()
+        with JsonlZstWriter(folder / part / "00000.jsonl.zst") as file:
+            for number in range(3):
+                file.write({"id": f"{part}-{number}", "text": PAGE[40 * number :], "source": "page"})
+    return folder

@@ -21,23 +21,10 @@ from hanmo.convert.quantise import types_of
 from hanmo.convert.settings import BLOCKS
 from hanmo.convert.toy import PAGE
 from hanmo.errors import HanmoError
-from hanmo.files import JsonlZstWriter
 from hanmo.tokenizer import encode_text, load
 
 #: What a matrix of 128 columns stands in, which 256 does not divide.
 IN_32 = {"q6_k": "Q8_0", "q5_k_m": "Q5_1", "q4_k_m": "Q5_0", "q4_0": "Q4_0", "iq4_xs": "IQ4_NL"}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the toy model has learnt by heart, as a corpus."""
-    folder = tmp_path_factory.mktemp("corpus")
-    for part in ("train", "heldout"):
-        (folder / part).mkdir()
-        with JsonlZstWriter(folder / part / "00000.jsonl.zst") as file:
-            for number in range(3):
-                file.write({"id": f"{part}-{number}", "text": PAGE[40 * number :], "source": "page"})
-    return folder
 
 
 @pytest.mark.parametrize("form", BLOCKS)

@@ -105,4 +105,22 @@ def onnx(model: Path, out: Path, int8: bool) -> None:
     click.echo(json.dumps({"out": str(out), **write_onnx(model, out, int8)}, ensure_ascii=False))
 
 
-COMMANDS: list[click.Command] = [import_, compare, ollama, onnx]
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
+@click.option("--format", "form", required=True, help="int8 (weights and activations) or int4 (weights).")
+@click.option("--corpus", type=click.Path(path_type=Path), required=True, help="Corpus folder: what is rounded with.")
+@click.option("--tokens", type=click.IntRange(min=1000), default=100_000, show_default=True, help="Of it, about.")
+@click.option("--kilobytes", type=click.IntRange(min=1), default=60, show_default=True, help="Held-out text, at most.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: all.")
+def vllm(model: Path, out: Path, form: str, **given: Any) -> None:
+    """Round the matrices of a MODEL for vLLM by llm-compressor, and measure what that costs.
+
+    HANMO_LLMCOMPRESSOR names the Python of its environment, where it is not this one.
+    """
+    from hanmo.convert.vllm import write_vllm
+
+    click.echo(json.dumps({"out": str(out), **write_vllm(model, out, form, **given)}, ensure_ascii=False))
+
+
+COMMANDS: list[click.Command] = [import_, compare, ollama, onnx, vllm]

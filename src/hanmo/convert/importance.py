@@ -67,7 +67,7 @@ def measure(model_dir: Path | str, corpus: Path, tokens: int, threads: int = 0) 
         if target and isinstance(module, torch.nn.Linear | Conv1D):
             module.register_forward_pre_hook(listen(target))
     with torch.inference_mode():
-        for row in _rows(folder, corpus, tokens, min(_ROW, getattr(model.config, "max_position_embeddings", _ROW))):
+        for row in rows_of(folder, corpus, tokens, min(_ROW, getattr(model.config, "max_position_embeddings", _ROW))):
             model(input_ids=row[None])
     found = {name: (total / seen[name]).float().numpy() for name, total in sums.items()}
     if "output.weight" in found and config.get("tie_word_embeddings"):
@@ -75,7 +75,7 @@ def measure(model_dir: Path | str, corpus: Path, tokens: int, threads: int = 0) 
     return found
 
 
-def _rows(folder: Path, corpus: Path, tokens: int, length: int) -> Iterator[torch.Tensor]:
+def rows_of(folder: Path, corpus: Path, tokens: int, length: int) -> Iterator[torch.Tensor]:
     """Documents of the training text as ids, cut into rows, until there are so many tokens."""
     tokenizer = load(folder)
     files = sorted((corpus / "train").glob("*.jsonl.zst"))

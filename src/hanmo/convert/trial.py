@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,35 @@ def try_reference(model: Reference) -> dict[str, float]:
     return {"bits_per_byte": nats / math.log(2) / model.size}
 
 
+def judge(model: Reference, logits: Path) -> dict[str, float]:
+    """bits_per_byte, kl and same_choice (see `try_file`) of logits on disk, float32 [scored tokens, vocabulary]."""
+    said = np.load(logits, mmap_mode="r")
+    lengths = [len(ids) - start for ids, start in zip(model.rows, model.starts, strict=True)]
+    ends = np.cumsum(lengths)
+    return _judged(model, (said[end - length : end] for end, length in zip(ends, lengths, strict=True)))
+
+
+def _judged(model: Reference, rows: Iterable[np.ndarray]) -> dict[str, float]:
+    """The same of the logits of each row's scored tokens, [tokens, at least the vocabulary]."""
+    said = np.load(model.path, mmap_mode="r")
+    nats = divergence = 0.0
+    same = at = 0
+    for ids, start, given in zip(model.rows, model.starts, rows, strict=True):
+        logits = given[:, : model.vocabulary].astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        own = np.asarray(said[at : at + len(logits)], np.float64)
+        nats -= float(logits[np.arange(len(logits)), ids[start:]].sum())
+        divergence += float((np.exp(own) * (own - logits)).sum())
+        same += int((own.argmax(axis=1) == logits.argmax(axis=1)).sum())
+        at += len(logits)
+    return {
+        "bits_per_byte": nats / math.log(2) / model.size,
+        "kl": max(0.0, divergence / at),
+        "same_choice": same / at,
+    }
+
+
 def try_file(path: Path, model: Reference, items: Sequence[ExamItem], threads: int) -> dict[str, Any]:
     """Measure one file, in the process that calls.
 
@@ -108,29 +137,22 @@ def try_file(path: Path, model: Reference, items: Sequence[ExamItem], threads: i
     engine = LlamaCpp(path, longest, threads=threads, half_cache=True)
     speed = _speed(engine, model.rows[0])
     memory = psutil.Process().memory_info().rss - before
-    said = np.load(model.path, mmap_mode="r")
-    nats = divergence = 0.0
-    same = at = 0
-    for ids, start in zip(model.rows, model.starts, strict=True):
-        engine.start()
-        logits = engine.feed(ids[:-1].tolist())[start - 1 :, : model.vocabulary].astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        own = np.asarray(said[at : at + len(logits)], np.float64)
-        nats -= float(logits[np.arange(len(logits)), ids[start:]].sum())
-        divergence += float((np.exp(own) * (own - logits)).sum())
-        same += int((own.argmax(axis=1) == logits.argmax(axis=1)).sum())
-        at += len(logits)
+    found = _judged(model, _fed(engine, model))
     del engine
     return {
         "bytes": path.stat().st_size,
-        "bits_per_byte": nats / math.log(2) / model.size,
-        "kl": max(0.0, divergence / at),
-        "same_choice": same / at,
+        **found,
         **speed,
         "memory_mb": round(memory / 1e6, 1),
         **({"exam": _exam(path, items, threads)} if items else {}),
     }
+
+
+def _fed(engine: Any, model: Reference) -> Iterator[np.ndarray]:
+    """The engine's logits of each row's scored tokens."""
+    for ids, start in zip(model.rows, model.starts, strict=True):
+        engine.start()
+        yield engine.feed(ids[:-1].tolist())[start - 1 :]
 
 
 def _speed(engine: Any, ids: np.ndarray) -> dict[str, float]:
