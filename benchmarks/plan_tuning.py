@@ -1,7 +1,7 @@
 """How far `hanmo plan` is from what tuning stages really take: peak memory and tokens a second on this CPU.
 
     python benchmarks/plan_tuning.py           # measure all runs, fit the prices, check, write
-    python benchmarks/plan_tuning.py --again   # the same from the runs of the last result
+    python benchmarks/plan_tuning.py --again   # the runs of the last result, and those missing there
 
 Every run is a stage of its own process on one thread, on random models and invented records; a run's speed is by the
 processor's time, so that other work on the machine counts little. The prices of `hanmo.plan.tuning_cost` are fitted to
@@ -44,6 +44,8 @@ CHECK = [
     _run("dpo", "hanmo-4m", 200, answers=0, loss="orpo"),
     _run("reward", "hanmo-4m", 250),
     _run("sft", "hanmo-4m", 150, packing=True, max_length=512),
+    _run("distill", "hanmo-4m", 200, teacher="hanmo-16m"),
+    _run("distill", "hanmo-8m", 150, teacher="hanmo-16m", micro_batch=4),
 ]
 
 
@@ -71,9 +73,15 @@ def lay_out(run: dict[str, Any], folder: Path) -> tuple[Any, dict[str, list[Path
     tokenizer.chat_template = chat.template
     model = AutoModelForCausalLM.from_config(build_config(preset, VOCABULARY, 1024))
     save_model(model, tokenizer, folder / "model", chat.stop_ids)
+    inputs = {"model": [folder / "model"]}
+    if name := run.pop("teacher", None):
+        teacher = AutoModelForCausalLM.from_config(build_config(name, VOCABULARY, 1024))
+        save_model(teacher, tokenizer, folder / "teacher", chat.stop_ids)
+        inputs["teacher"] = [folder / "teacher"]
+    del model
     records = []
     for _ in range(count):
-        if do == "sft":
+        if do in ("sft", "distill"):
             spoken = [{"role": "user", "content": text(characters // 3)}]
             records.append({"messages": [*spoken, {"role": "assistant", "content": text(characters)}]})
         else:
@@ -83,7 +91,7 @@ def lay_out(run: dict[str, Any], folder: Path) -> tuple[Any, dict[str, list[Path
     settings = KINDS[do].settings.model_validate(
         {"epochs": 1, "batch_size": 8, "threads": 1, "precision": "fp32", "device": "cpu", **run}
     )
-    return settings, {"model": [folder / "model"], "records" if do == "sft" else "pairs": [path]}, KINDS[do]
+    return settings, {**inputs, "pairs" if do in ("dpo", "reward") else "records": [path]}, KINDS[do]
 
 
 def tokenizer_of(folder: Path) -> Path:

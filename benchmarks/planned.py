@@ -54,23 +54,25 @@ class Check:
         parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
         for name, value in self.options.items():
             parser.add_argument(f"--{name}", type=int, default=value)
-        parser.add_argument("--again", action="store_true", help="take the runs of the last result")
+        parser.add_argument("--again", action="store_true", help="take the runs of the last result that are there")
         parser.add_argument("--one", help=argparse.SUPPRESS)
         options = parser.parse_args()
         if options.one:
             print(json.dumps(self.measure(json.loads(options.one), options)))
             return
-        self._write(self._last() if options.again else self._measured(options))
+        self._write(self._measured(options, self._last() if options.again else []))
 
     def _last(self) -> list[dict[str, Any]]:
         last = json.loads(self.result.read_text(encoding="utf-8"))
         return [{name: item[name] for name in ("role", "run", "measured")} for item in last["runs"]]
 
-    def _measured(self, options: argparse.Namespace) -> list[dict[str, Any]]:
+    def _measured(self, options: argparse.Namespace, there: list[dict[str, Any]]) -> list[dict[str, Any]]:
         passed = [word for name in self.options for word in (f"--{name}", str(getattr(options, name)))]
-        found = []
+        found = list(there)
         for role, many in self.runs.items():
             for run in many:
+                if any(item["run"] == run for item in there):
+                    continue
                 command = [sys.executable, str(self.script), "--one", json.dumps(run), *passed]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=dict(os.environ))
                 found.append({"role": role, "run": run, "measured": json.loads(done.stdout.splitlines()[-1])})

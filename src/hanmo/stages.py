@@ -114,6 +114,7 @@ _ALL = (
             Input("records", "files of dialogues", many=True),
         ),
         "hanmo.posttrain.distill:run",
+        planner="hanmo.plan.tuning",
     ),
     StageKind(
         "reward",

@@ -19,11 +19,11 @@ from hanmo.cli import cli
 from hanmo.errors import HanmoError
 from hanmo.plan import tuning
 from hanmo.plan.devices import KNOWN, Device
-from hanmo.plan.rehearsal import Batch, _Alive, _forward, rehearse
+from hanmo.plan.rehearsal import Batch, _Alive, _forward, _Lesson, rehearse
 from hanmo.plan.tuning import Records, Task, explain, fitted, records_of
 from hanmo.plan.tuning_cost import plan_tuning, show
 from hanmo.posttrain.attention import NAME
-from hanmo.posttrain.settings import AdapterSettings, DpoSettings, RewardSettings, SftSettings
+from hanmo.posttrain.settings import AdapterSettings, DistillSettings, DpoSettings, RewardSettings, SftSettings
 from hanmo.recipe import load_recipe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -89,6 +89,23 @@ def test_a_rehearsal_follows_what_a_real_step_holds(shallow: Path, recompute: bo
     assert seen.weights == pytest.approx(weights, rel=0.02)
     assert seen.step == pytest.approx(alive.peak - weights, rel=0.03)
     assert seen.kept == pytest.approx(kept, rel=0.03)
+
+
+def test_a_rehearsal_follows_what_a_step_with_a_teacher_holds(shallow: Path) -> None:
+    config = AutoConfig.from_pretrained(shallow)
+    batch, settings = Batch(4, 40, 0.5), DistillSettings()
+    seen = rehearse(config, batch, Batch(8, 40), torch.float32, NAME, taught=(config, settings, 0))
+    with _Alive() as alive:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=NAME).train()
+        own = alive.now
+        lesson = _Lesson(config, settings, 0, torch.float32, NAME)
+        held = alive.peak = alive.now
+        loss, _ = _forward(model, batch, torch.float32, alive, lesson)
+        loss.backward()
+    assert seen.teacher == pytest.approx(held - own, rel=0.02)
+    assert seen.step == pytest.approx(alive.peak - held, rel=0.03)
+    alone = rehearse(config, batch, Batch(8, 40), torch.float32, NAME)
+    assert alone.teacher == 0 and alone.step < seen.step and alone.look < seen.look
 
 
 def test_what_is_done_shows_in_what_is_held(shallow: Path) -> None:
@@ -170,13 +187,17 @@ def test_the_plan_of_a_recipe(shallow: Path, records: dict[str, Path], tmp_path:
         f"  - {{name: talk, do: sft, from: {{model: {shallow}, records: {records['records']}}}, epochs: 2, "
         "adapter: lora}\n"
         f"  - {{name: judge, do: reward, from: {{model: talk, pairs: {records['pairs']}}}}}\n"
-        f"  - {{name: like, do: dpo, from: {{model: talk, pairs: {records['pairs']}}}, batch_size: 8}}\n",
+        f"  - {{name: like, do: dpo, from: {{model: talk, pairs: {records['pairs']}}}, batch_size: 8}}\n"
+        f"  - {{name: small, do: distill, from: {{model: {shallow}, teacher: talk, records: {records['records']}}}}}\n",
         encoding="utf-8",
     )
     done = CliRunner().invoke(cli, ["plan", str(path), "--device", "l4", "--price", "2", "--sample", "0", "--json"])
     assert done.exit_code == 0, done.output
-    talk, judge, like = json.loads(done.stdout)["tuning"]
-    assert [plan["stage"] for plan in (talk, judge, like)] == ["talk", "judge", "like"]
+    talk, judge, like, small = json.loads(done.stdout)["tuning"]
+    assert [plan["stage"] for plan in (talk, judge, like, small)] == ["talk", "judge", "like", "small"]
+    assert small["memory"]["parts"]["teacher"] == pytest.approx(2 * small["parameters"], rel=1e-3)
+    assert talk["memory"]["parts"]["teacher"] == 0
+    assert small["tokens_per_second"] < 0.85 * talk["tokens_per_second"], "the teacher reads what the student reads"
     assert talk["records"] == 39 and talk["steps"] == 3 * 2 and like["steps"] == 5
     assert talk["fits"] and talk["settings"] == {} and talk["trained_parameters"] < talk["parameters"]
     assert talk["hours"] == pytest.approx(talk["tokens"] / talk["tokens_per_second"] / 3600, rel=1e-3)

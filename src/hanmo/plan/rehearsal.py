@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hanmo.posttrain import adapters
-from hanmo.posttrain.scoring import score, score_in_parts
-from hanmo.posttrain.settings import AdapterSettings
+from hanmo.posttrain.distill import ROWS, mixed
+from hanmo.posttrain.scoring import score, score_in_parts, states_at
+from hanmo.posttrain.settings import AdapterSettings, DistillSettings
 
 #: Bytes that NF4 with quantised scales takes for a weight.
 FOUR_BITS = 0.53
@@ -55,6 +56,7 @@ class Rehearsed:
         step: at the peak of forward and backward pass, above the weights, gradients included.
         kept: by the end of the model's forward pass for its backward pass.
         look: at the peak of a forward pass that keeps nothing, above the weights.
+        teacher: weights of the model that is distilled from; 0: none is.
     """
 
     weights: float
@@ -63,6 +65,7 @@ class Rehearsed:
     step: float
     kept: float
     look: float
+    teacher: float = 0.0
 
 
 class _Alive(TorchDispatchMode):
@@ -101,6 +104,7 @@ def rehearse(
     adapter: AdapterSettings | None = None,
     recompute: bool = False,
     accumulates: bool = False,
+    taught: tuple[Any, DistillSettings, int] | None = None,
 ) -> Rehearsed:
     """Go through a step, and through a look at held-out records.
 
@@ -111,6 +115,7 @@ def rehearse(
         scores: the model has a score in place of the vocabulary's head.
         adapter: what learns, where that is not all of the model.
         accumulates: gradients of an earlier forward pass are there already.
+        taught: configuration of the model that is distilled from; how; and the tokens compared, at most (0: all).
 
     Raises:
         Exception: whatever the model's code raises that cannot go without numbers.
@@ -122,14 +127,16 @@ def rehearse(
     with FakeTensorMode(allow_non_fake_inputs=True), _Alive() as alive:
         _give_storage(model)
         weights = alive.now
+        lesson = None if taught is None else _Lesson(*taught, dtype, attention)
+        told = alive.now - weights
         learn = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for parameter in learn:
             if accumulates:
                 parameter.grad = torch.zeros_like(parameter)
         alive.peak = alive.now
-        loss, kept = _forward(model, batch, dtype, alive)
+        loss, kept = _forward(model, batch, dtype, alive, lesson)
         loss.backward()
-        step = alive.peak - weights
+        step = alive.peak - weights - told
         del loss
         for parameter in learn:
             parameter.grad = None
@@ -137,8 +144,10 @@ def rehearse(
         alive.peak = start = alive.now
         with torch.no_grad():
             _forward(model, look, dtype, alive)
+            if lesson is not None:
+                lesson.look(model, batch, dtype)
         parameters, trained = (sum(p.numel() for p in chosen) for chosen in (model.parameters(), learn))
-        return Rehearsed(weights - four_bits, parameters, trained, step, kept, alive.peak - start)
+        return Rehearsed(weights - four_bits, parameters, trained, step, kept, alive.peak - start, told)
 
 
 def _model(
@@ -183,7 +192,43 @@ def _give_storage(model: Any) -> None:
                 held[name] = made[id(tensor)]
 
 
-def _forward(model: Any, batch: Batch, dtype: torch.dtype, alive: _Alive) -> tuple[torch.Tensor, float]:
+class _Lesson:
+    """A teacher without numbers; see `hanmo.posttrain.distill.Teacher`."""
+
+    def __init__(self, config: Any, settings: DistillSettings, tokens: int, dtype: torch.dtype, attention: str) -> None:
+        with torch.device("meta"):
+            self.model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        _give_storage(self.model.eval().requires_grad_(False))
+        # Rows of embeddings may be more than the tokens.
+        self._settings, self._tokens = settings, tokens or config.vocab_size
+
+    def read(self, where: torch.Tensor, **given: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return states_at(self.model.base_model, where, **given)
+
+    def score(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, read: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            told = self.model.get_output_embeddings()(read).float()[:, : self._tokens]
+        return mixed(self._settings, F.linear(hidden, weight).float(), told, targets)
+
+    def look(self, student: Any, batch: Batch, dtype: torch.dtype) -> None:
+        """A look at how far the student is from it on held-out records."""
+        count = max(1, round(batch.learnt * ROWS * (batch.length - 1)))
+        where = torch.zeros(count, dtype=torch.int64)
+        given = {"input_ids": torch.zeros(ROWS, batch.length, dtype=torch.int64), "use_cache": False}
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            mine, told = (
+                one.get_output_embeddings()(states_at(one.base_model, where, **given)).float()[:, : self._tokens]
+                for one in (student, self.model)
+            )
+            F.kl_div(mine.log_softmax(-1), told.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+
+
+def _forward(
+    model: Any, batch: Batch, dtype: torch.dtype, alive: _Alive, lesson: _Lesson | None = None
+) -> tuple[torch.Tensor, float]:
     """A loss with the same tensors behind it as the trainers', and the bytes that the layers have left for it."""
     before = alive.now
     ids = torch.zeros(batch.rows, batch.length, dtype=torch.int64)
@@ -206,6 +251,9 @@ def _forward(model: Any, batch: Batch, dtype: torch.dtype, alive: _Alive) -> tup
             picked = hidden.index_select(0, where)
             if weight.shape[0] == 1:
                 return F.linear(picked, weight).float().sum(), kept
+            if lesson is not None:
+                read = lesson.read(where, **given)
+                return score_in_parts(lesson.score, picked, weight, targets, read)[0].sum(), kept
             return score_in_parts(score, picked, weight, targets)[0].sum(), kept
     labels = torch.zeros(batch.rows, batch.length - 1, dtype=torch.int64)
     chosen = logits[: batch.rows // 2, :-1].contiguous().view(-1, logits.shape[-1])

@@ -29,7 +29,14 @@ from hanmo.posttrain.attention import NAME
 from hanmo.posttrain.encode import IGNORE, encode_pair, encode_parts
 from hanmo.posttrain.preferences import Labelled, labelled_of
 from hanmo.posttrain.records import Item, pair_kind, read_items, sft_kind
-from hanmo.posttrain.settings import AdapterSettings, DpoSettings, PairSettings, RewardSettings, SftSettings
+from hanmo.posttrain.settings import (
+    AdapterSettings,
+    DistillSettings,
+    DpoSettings,
+    PairSettings,
+    RewardSettings,
+    SftSettings,
+)
 from hanmo.tokenizer import load as load_tokenizer
 from hanmo.tokenizer.chat import ChatFormat
 
@@ -140,7 +147,10 @@ def _estimated(settings: Settings, item: Item, limit: int) -> list[tuple[int, in
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A stage to be planned: its settings, its model's configuration, its records, the dtype, and where it runs."""
+    """A stage to be planned: its settings, its model's configuration, its records, the dtype, and where it runs.
+
+    `teacher` is the configuration of the model that is distilled from, `tokens` how many both know (0: not known yet).
+    """
 
     settings: Settings
     config: Any
@@ -148,6 +158,8 @@ class Task:
     room: int
     width: int
     cpu: bool
+    teacher: Any = None
+    tokens: int = 0
 
     @property
     def micro(self) -> int:
@@ -185,6 +197,7 @@ class Task:
             adapter=settings if isinstance(settings, AdapterSettings) else None,
             recompute=recompute,
             accumulates=micro < settings.batch_size,
+            taught=(self.teacher, settings, self.tokens) if isinstance(settings, DistillSettings) else None,
         )
 
     def need(self, micro: int, recompute: bool) -> Need:
@@ -200,7 +213,10 @@ class Task:
             # The base in fp32, when the frozen one and the optimiser's state are gone.
             moments["merging"] = max(0.0, 4.0 * seen.parameters - seen.weights - state)
         slack = SLACK[kind] * max(moments.values())
-        return Need({"process": BASE[kind], "weights": seen.weights, "optimiser state": state}, moments, slack)
+        parts = {"process": BASE[kind], "weights": seen.weights, "optimiser state": state}
+        if seen.teacher:
+            parts["teacher"] = seen.teacher
+        return Need(parts, moments, slack)
 
     def choose(self, most: float) -> tuple[int, bool, Need] | None:
         """Records in a forward pass, whether layers are recomputed, and what that needs: the largest below `most`."""
@@ -230,7 +246,9 @@ def task_of(settings: Settings, inputs: dict[str, list[Path]], device: Device) -
     config = AutoConfig.from_pretrained(folder)
     room = room_of(settings, config)
     records = records_of(settings, inputs["records" if isinstance(settings, SftSettings) else "pairs"], folder, room)
-    return Task(settings, config, records, room, device.width, device.cpu)
+    teacher = AutoConfig.from_pretrained(resolve(inputs["teacher"][0])) if "teacher" in inputs else None
+    tokens = len(load_tokenizer(folder)) if teacher else 0
+    return Task(settings, config, records, room, device.width, device.cpu, teacher, tokens)
 
 
 def room_of(settings: Settings, config: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,17 @@ def plan_tuning(
         if own.objective_of_type(str(config.model_type)):
             console.print(f"{stage.name}: {config.model_type} is tuned by the pretraining engine; not planned")
             continue
-        found.append(plan_stage(settings, _task(stage, stages, config, device), device, mfu, price, watts))
+        task = _task(stage, stages, config, device)
+        if "teacher" in stage.sources:
+            task = replace(task, teacher=_config(stage, stages, recipe.name, "teacher"))
+        found.append(plan_stage(settings, task, device, mfu, price, watts))
         found[-1] = {"stage": stage.name, "do": stage.kind.do} | found[-1]
     return found
 
 
-def _config(stage: Stage, stages: dict[str, Stage], recipe: str) -> PreTrainedConfig:
-    """The configuration of the model that a stage trains."""
-    source = stage.sources["model"][0] if "model" in stage.sources else None
+def _config(stage: Stage, stages: dict[str, Stage], recipe: str, role: str = "model") -> PreTrainedConfig:
+    """The configuration of the model that a stage trains, or of its teacher."""
+    source = stage.sources[role][0] if role in stage.sources else None
     if isinstance(source, Path):
         return AutoConfig.from_pretrained(resolve(source))
     if source is not None:
@@ -152,6 +156,7 @@ def _memory(task: Task, micro: int, again: bool, wants: Need, room: float) -> di
     with_, without = (wants if flag == again else task.need(micro, flag) for flag in (True, False))
     parts = {
         "weights": seen.weights,
+        "teacher": seen.teacher,
         "gradients": 4 * seen.trained,
         "optimiser_state": 8 * seen.trained,
         "activations": seen.kept,
@@ -165,7 +170,10 @@ def work(task: Task, shape: Shape, micro: int, again: bool) -> tuple[float, floa
     # Forward, the gradient to what came in, and that to the weights: the last only of those that learn.
     parts = 2 + seen.trained / seen.parameters + (1 if again else 0)
     batch, _ = task.batch(micro, settings)
-    return _model_flops(task, shape) / 3 * parts, seen.kept / (batch.rows * batch.length), 20.0 * seen.trained
+    flops = _model_flops(task, shape) / 3 * parts
+    if task.teacher is not None:  # reads what the student reads, and learns nothing
+        flops += of_config(str(task.teacher.model_type), task.teacher, task.records.longest).flops / 3
+    return flops, seen.kept / (batch.rows * batch.length), 20.0 * seen.trained
 
 
 def speed(task: Task, micro: int, again: bool, device: Device, mfu: float | None) -> tuple[float, float]:

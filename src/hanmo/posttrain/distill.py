@@ -37,7 +37,7 @@ from hanmo.posttrain.settings import DistillSettings
 from hanmo.tokenizer import load as load_tokenizer
 
 #: Held-out records in one forward pass.
-_ROWS = 16
+ROWS = 16
 
 
 class Teacher:
@@ -73,7 +73,6 @@ class Teacher:
         self._start, self._settings = start, settings
         # Rows of embeddings are rounded up, by each model on its own.
         self._tokens = len(start.chat.tokenizer)
-        self._toward = {"forward": 0.0, "reverse": 1.0, "jsd": settings.between}[settings.divergence]
 
     def read(self, where: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The teacher's last hidden states; see `scoring.Lesson`."""
@@ -88,16 +87,7 @@ class Teacher:
     def score(self, hidden: Tensor, weight: Tensor, targets: Tensor, read: Tensor) -> tuple[Tensor, ...]:
         """The negative mixed loss of each token; see `scoring.Lesson`."""
         logits = F.linear(hidden, weight).float()
-        picked, *rest = score_logits(logits, targets)
-        temperature, share = self._settings.temperature, self._settings.weight
-        apart = GKDTrainer.generalized_jsd_loss(
-            logits[:, : self._tokens],
-            self.logits(read),
-            beta=self._toward,
-            temperature=temperature,
-            reduction="none",
-        ).sum(-1)
-        return ((1 - share) * picked - share * temperature**2 * apart, *rest)
+        return mixed(self._settings, logits, self.logits(read), targets)
 
     def divergence(self, held: list[Example]) -> tuple[np.ndarray, np.ndarray]:
         """KL(teacher || student) summed over each record's learnt tokens, in nats, and how many these are."""
@@ -105,8 +95,8 @@ class Teacher:
         was_training = student.training
         student.eval()
         nats, tokens = [], []
-        for at in range(0, len(held), _ROWS):
-            rows = [(example.input_ids, example.labels) for example in held[at : at + _ROWS]]
+        for at in range(0, len(held), ROWS):
+            rows = [(example.input_ids, example.labels) for example in held[at : at + ROWS]]
             ids, labels, _ = pad_rows(rows, self._start.pad)
             counts = labels[:, 1:] != IGNORE
             where = counts.flatten().nonzero()[:, 0].to(student.device)
@@ -121,6 +111,25 @@ class Teacher:
             tokens += by_row.tolist()
         student.train(was_training)
         return np.array(nats), np.array(tokens)
+
+
+def mixed(settings: DistillSettings, logits: Tensor, told: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    """The negative mixed loss of each token, and what `score_logits` gives beside it.
+
+    Args:
+        logits, told: the student's and the teacher's, fp32 [N, rows of the student's head] and [N, tokens].
+        targets: [N] int64.
+    """
+    picked, *rest = score_logits(logits, targets)
+    temperature, share = settings.temperature, settings.weight
+    apart = GKDTrainer.generalized_jsd_loss(
+        logits[:, : told.shape[1]],
+        told,
+        beta={"forward": 0.0, "reverse": 1.0, "jsd": settings.between}[settings.divergence],
+        temperature=temperature,
+        reduction="none",
+    ).sum(-1)
+    return ((1 - share) * picked - share * temperature**2 * apart, *rest)
 
 
 def _same_tokenizer(folder: Path, own: PreTrainedTokenizerFast) -> None:
