@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from hanmo.errors import HanmoError
 from hanmo.models.folder import resolve
-from hanmo.posttrain import sft
+from hanmo.posttrain import reporting, sft
 from hanmo.posttrain.adapters import merge
 from hanmo.posttrain.settings import SftSettings
 
@@ -80,6 +80,19 @@ def test_an_adapter_learns_and_merges_into_a_plain_model(
     before, after = load_file(tiny_model_dir / "model.safetensors"), load_file(out / "model" / "model.safetensors")
     changed = {name.split(".")[-2] for name in after if not torch.equal(before[name], after[name])}
     assert changed == set(counts["targets"])
+
+
+def test_a_large_model_gives_freed_memory_back_behind_every_step(
+    tiny_model_dir: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(reporting, "return_freed_memory", lambda: given.append(True))
+    options = SftSettings(**FIXED, adapter="lora", rank=2, merge=False, epochs=1, max_records=16, validation=0.0)
+    for large, steps in ((1, 2), (10**9, 0)):
+        given.clear()
+        monkeypatch.setattr(reporting, "_LARGE", large)
+        sft.run(options, {"model": [tiny_model_dir], "records": [records]}, tmp_path / str(large))
+        assert len(given) == steps
 
 
 def test_targets_and_rank_are_as_asked(tiny_model_dir: Path, records: Path, tmp_path: Path) -> None:

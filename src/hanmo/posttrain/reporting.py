@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hanmo.console import console, human_count, human_seconds, progress
+from hanmo.models.allocator import return_freed_memory
 from hanmo.posttrain.resuming import Checkpoints, told_in
 
 if TYPE_CHECKING:
     from hanmo.posttrain.training import Careful, Start
+
+#: Parameters from which on freed memory is given back behind every step: records are of ever other lengths, so that
+#: some of it fits no block of the next ones and adds up, and taking it anew costs little beside so large a step.
+_LARGE = 100_000_000
 
 
 class Reporter(TrainerCallback):
@@ -63,6 +68,7 @@ class Reporter(TrainerCallback):
     ) -> None:
         self.file = self.path.open("w", encoding="utf-8", newline="\n")
         self.file.write(self._earlier)
+        self.large = sum(parameter.numel() for parameter in kwargs["model"].parameters()) >= _LARGE
         self.bar = progress()
         self.bar.start()
         self.task = self.bar.add_task(self.title, total=state.max_steps, info="")
@@ -75,6 +81,8 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.bar.update(self.task, completed=state.global_step)
+        if self.large:
+            return_freed_memory()
         if state.global_step == state.max_steps:
             control.should_log = True
         if state.global_step in self.marks:
