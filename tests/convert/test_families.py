@@ -135,7 +135,8 @@ def test_gpt2s_own_tokenizer(own_gpt2: Path) -> None:
 
 def test_every_architecture_has_a_toy() -> None:
     found = {toy.configuration(family, 64).model_type for family in toy.FAMILIES}
-    assert found == set(toy.FAMILIES) and len(found) == len(ARCHITECTURES)
+    decoders = [name for name, one in ARCHITECTURES.items() if not one.encoder]
+    assert found == set(toy.FAMILIES) and len(found) == len(decoders)
 
 
 def refused(folder: Path, tmp_path: Path, **changes: Any) -> str:

@@ -39,6 +39,9 @@ class Architecture:
         layout: pattern of a tensor's name -> `COLUMNS` or `ROTARY`; all others are `ROWS`.
         tied: what a config.json without `tie_word_embeddings` means.
         own_head: llama.cpp does not take the embedding for the head: a tied one is written twice.
+        encoder: it writes nothing; llama.cpp makes vectors of texts with it.
+        left_out: pattern of names of tensors that llama.cpp has no use for.
+        absent: tensors of single layers that there are none of, by their names in GGUF.
     """
 
     arch: gguf.MODEL_ARCH
@@ -46,6 +49,9 @@ class Architecture:
     layout: tuple[tuple[str, str], ...] = ()
     tied: bool = False
     own_head: bool = False
+    encoder: bool = False
+    left_out: str = ""
+    absent: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -81,6 +87,11 @@ _ELSEWHERE: tuple[tuple[str, str], ...] = (
     (
         r"(ModernBert|^Bert)For(Sequence|Token)Classification",
         "it goes to its Hugging Face folder, which transformers reads and vLLM serves as a pooling model",
+    ),
+    (
+        r"MegatronBert",
+        "its norms stand before each part, llama.cpp's BERT has them behind; it goes to its Hugging Face folder, which "
+        "transformers reads as it is, and to ONNX (`hanmo convert onnx`)",
     ),
     (r"Bert|Ernie|T5", "it goes to its Hugging Face folder, which transformers reads as it is"),
 )
@@ -205,6 +216,56 @@ def _glm4_moe(writer: gguf.GGUFWriter, config: Config, path: Path) -> None:
     writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
 
 
+def _modern_bert(writer: gguf.GGUFWriter, config: Config, path: Path) -> None:
+    """ModernBERT: no mask, every third layer sees all and the others a window, two bases of rotary positions, GeGLU."""
+    for key, value in (
+        ("hidden_activation", "gelu"),
+        ("attention_bias", False),
+        ("mlp_bias", False),
+        ("norm_bias", False),
+    ):
+        _require(config, path, key, value)
+    every, layers = config.get("global_attn_every_n_layers", 3), config["num_hidden_layers"]
+    kinds = config.get("layer_types") or []
+    _require({"layers that see all": every}, path, "layers that see all", 3)
+    if any(kind != ("sliding_attention" if index % 3 else "full_attention") for index, kind in enumerate(kinds)):
+        raise HanmoError(f"{path}: layer_types is {kinds}; llama.cpp lets layers 0, 3, 6, … see all")
+    rope = config.get("rope_parameters") or {}
+    bases = {
+        kind: _rope_theta({"rope_parameters": rope.get(kind) or {"rope_theta": config.get(old)}}, path)
+        for kind, old in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta"))
+    }
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_layer_norm_eps(config["norm_eps"])
+    writer.add_sliding_window(config["local_attention"])
+    writer.add_sliding_window_pattern(every)
+    writer.add_rope_freq_base(bases["full_attention"])
+    writer.add_rope_freq_base_swa(bases["sliding_attention"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+
+
+def _bert(writer: gguf.GGUFWriter, config: Config, path: Path) -> None:
+    """BERT: norms behind each part, learnt positions and kinds of text, biases everywhere."""
+    _require(config, path, "hidden_act", "gelu")
+    _require(config, path, "position_embedding_type", "absolute")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_layer_norm_eps(config.get("layer_norm_eps", 1e-12))
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_token_type_count(config.get("type_vocab_size", 2))
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+
+
 def _require(config: Config, path: Path, key: str, value: Any) -> None:
     found = config.get(key, value)
     if found != value:
@@ -234,5 +295,27 @@ ARCHITECTURES: dict[str, Architecture] = {
         gguf.MODEL_ARCH.GPT2, _gpt2, layout=((r"\.(c_attn|c_proj|c_fc)\.weight$", COLUMNS),), tied=True
     ),
     "Qwen2MoeForCausalLM": Architecture(gguf.MODEL_ARCH.QWEN2MOE, _qwen2_moe, own_head=True),
+    **dict.fromkeys(
+        ("ModernBertForMaskedLM", "ModernBertModel"),
+        Architecture(
+            gguf.MODEL_ARCH.MODERN_BERT,
+            _modern_bert,
+            tied=True,
+            encoder=True,
+            left_out=r"^(head|decoder)\.",
+            absent=("blk.0.attn_norm.weight",),
+        ),
+    ),
+    **dict.fromkeys(
+        ("BertForMaskedLM", "BertForPreTraining", "BertModel"),
+        Architecture(
+            gguf.MODEL_ARCH.BERT,
+            _bert,
+            tied=True,
+            encoder=True,
+            left_out=r"^cls\.|^(bert\.)?(pooler\.|embeddings\.position_ids$)",
+            absent=("output_norm.weight",),
+        ),
+    ),
     "Glm4MoeForCausalLM": Architecture(gguf.MODEL_ARCH.GLM4_MOE, _glm4_moe),
 }

@@ -183,6 +183,9 @@ def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path, config: dict[str, A
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
+    if vocabulary.model == "bert":
+        _write_wordpieces(writer, vocabulary)
+        return
     if vocabulary.scores is None:
         writer.add_token_merges(vocabulary.merges)
     else:
@@ -207,6 +210,23 @@ def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path, config: dict[str, A
     template = _chat_template(folder)
     if template:
         writer.add_chat_template(template)
+
+
+def _write_wordpieces(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+    """What stands around a text, and how it is made plain."""
+    for name, write in (
+        ("[UNK]", writer.add_unk_token_id),
+        ("[PAD]", writer.add_pad_token_id),
+        ("[CLS]", writer.add_bos_token_id),
+        ("[SEP]", writer.add_sep_token_id),
+        ("[SEP]", writer.add_eos_token_id),
+        ("[MASK]", writer.add_mask_token_id),
+    ):
+        write(vocabulary.ids[name])
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(True)
+    writer.add_bool("tokenizer.ggml.normalizer.lowercase", vocabulary.lower)
+    writer.add_bool("tokenizer.ggml.normalizer.strip_accents", not vocabulary.accents)
 
 
 def _first_eos(folder: Path, config: dict[str, Any]) -> int | None:

@@ -46,7 +46,10 @@ def measure(model_dir: Path | str, corpus: Path, tokens: int, threads: int = 0) 
 
     folder = resolve(model_dir)
     config = read_json(folder / "config.json")
-    names = gguf.get_tensor_name_map(find(config, folder / "config.json").arch, layers_of(config))
+    architecture = find(config, folder / "config.json")
+    if architecture.encoder:
+        raise HanmoError(f"{folder}: an encoder, whose importance is not measured; leave the corpus out")
+    names = gguf.get_tensor_name_map(architecture.arch, layers_of(config))
     if threads:
         torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()

@@ -48,10 +48,12 @@ class Vocabulary:
         types: `gguf.TokenType` of every id.
         merges: "left right", best first.
         padded: rows of the embedding beyond the tokenizer, filled with unused `[PADn]`.
-        model: llama.cpp's name of the algorithm: "gpt2" (merges over bytes) or "llama" (a SentencePiece BPE).
+        model: llama.cpp's name of the algorithm: "gpt2" (merges over bytes), "llama" (a SentencePiece BPE) or "bert"
+            (word pieces).
         scores: of every id; none for "gpt2".
         space_prefix: whether a space is put in front of a text.
         unknown, begin: ids of SentencePiece's `<unk>` and `<s>`.
+        lower, accents: whether word pieces are of text in lower case, and keep its accents.
     """
 
     pre: str
@@ -65,6 +67,8 @@ class Vocabulary:
     space_prefix: bool = False
     unknown: int | None = None
     begin: int | None = None
+    lower: bool = False
+    accents: bool = True
 
     @property
     def end_of_text(self) -> int | None:
@@ -84,9 +88,12 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         HanmoError: some part of the tokenizer is nothing that llama.cpp does, named with what was found.
     """
     from hanmo.convert.sentencepieces import is_sentencepiece, read_pieces
+    from hanmo.convert.wordpieces import is_wordpiece, read_wordpieces
 
     if is_sentencepiece(folder):
         return read_pieces(folder, rows)
+    if is_wordpiece(folder):
+        return read_wordpieces(folder, rows)
     path = folder / "tokenizer.json"
     data = read_json(path)
     pre = _splitter(path, data)

@@ -26,7 +26,7 @@ from hanmo.files import read_json
 _BLOCK = 4 << 20
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 #: Small tensors that decide much, and that llama.cpp's own files keep whole: the router, learnt positions.
-_EXACT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight")
+_EXACT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight", "token_types.weight")
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,15 @@ def _find(folder: Path, config: dict[str, Any], architecture: Architecture) -> d
     for file, source, shape in _stored(folder):
         if source == "lm_head.weight" and tied:
             continue  # a second copy of the embedding, which llama.cpp uses for both
+        if architecture.left_out and re.search(architecture.left_out, source):
+            continue
         if re.search(r"\.h\.\d+\.attn\.(masked_)?bias$", source):
             continue  # GPT-2's causal mask and its fill value, which old files hold
         expert = _EXPERT.search(source)
         plain = _EXPERT.sub(".experts.", source)
         # The map knows the bias of the choice as a part of the gate.
         plain = plain.replace("e_score_correction_bias", "e_score_correction.bias")
+        plain = re.sub(r"^(model|bert)\.", "", plain) if architecture.encoder else plain
         target = names.get_name(plain, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise HanmoError(f"{file}: tensor {source} has no name in llama.cpp's {architecture.name}")
@@ -196,8 +199,12 @@ def _require_whole(folder: Path, config: dict[str, Any], architecture: Architect
         if item.expert:
             missing += [f"{target} of expert {n}" for n in range(experts_of(config)) if n not in item.sources]
     missing += [name for name in ("token_embd.weight", "output_norm.weight") if name not in found]
-    if not config.get("tie_word_embeddings", architecture.tied) and "output.weight" not in found:
+    if (
+        not (architecture.encoder or config.get("tie_word_embeddings", architecture.tied))
+        and "output.weight" not in found
+    ):
         missing.append("output.weight")
+    missing = [name for name in missing if name not in architecture.absent]
     if missing:
         raise HanmoError(f"{folder}: {len(missing)} tensors are missing from the weights, first {missing[0]}")
     rows = found["token_embd.weight"].shape[0]
@@ -216,4 +223,4 @@ def _place(name: str) -> tuple[int, str]:
     """Embeddings first, then the layers in order, then the head: the order in which a model reads them."""
     if name.startswith("blk."):
         return int(name.split(".")[1]), name
-    return (-1 if name.startswith(("token_embd", "position_embd")) else 1 << 30), name
+    return (-1 if name.startswith(("token_", "position_embd")) else 1 << 30), name

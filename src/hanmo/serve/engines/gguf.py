@@ -25,6 +25,9 @@ from hanmo.tokenizer.chat import ChatFormat, Message
 
 C = require_llama_cpp()
 
+#: Architectures of files that make vectors of texts.
+ENCODERS = ("bert", "modern-bert")
+
 last_errors: list[str] = []
 
 
@@ -67,6 +70,9 @@ class Gguf:
         self.close = weakref.finalize(self, C.llama_model_free, self.handle)
         self.close.atexit = False
         self.name = model_name(path)
+        if self.meta("general.architecture") in ENCODERS:
+            self.close()
+            raise HanmoError(f"{path}: an encoder, which writes nothing; `llama-server --embedding` has use for it")
         trained = self.meta(f"{self.meta('general.architecture')}.context_length")
         self.context = min(int(trained) if trained.isdigit() else DEFAULT_CONTEXT, context or DEFAULT_CONTEXT)
         self.exact = self.meta("general.file_type") == "0"
