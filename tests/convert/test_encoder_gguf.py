@@ -60,7 +60,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def opened(llama_cpp: Any, encoder: Path) -> Any:
     report = convert_gguf(encoder, encoder / "exact.gguf", "f32")
     assert report.architecture in ("bert", "modern-bert") and report.padded_tokens == 3
-    sizes = {"n_ctx": 256, "n_batch": 256, "n_ubatch": 256, "n_threads": 1}
+    sizes = {"n_ctx": 256, "n_batch": 256, "n_ubatch": 256, "n_threads": 1, "n_threads_batch": 1}
     model = llama_cpp.Llama(str(encoder / "exact.gguf"), embedding=True, verbose=False, **sizes)
     yield model
     model.close()
@@ -98,7 +98,7 @@ def test_what_chinese_and_latin_text_is_made_of_has_the_same_ids(opened: Any, en
 def test_half_precision_is_near_and_nothing_writes_with_it(opened: Any, encoder: Path, llama_cpp: Any) -> None:
     path = encoder / "half.gguf"
     convert_gguf(encoder, path, "f16")
-    sizes = {"n_ctx": 256, "n_batch": 256, "n_ubatch": 256, "n_threads": 1}
+    sizes = {"n_ctx": 256, "n_batch": 256, "n_ubatch": 256, "n_threads": 1, "n_threads_batch": 1}
     half = llama_cpp.Llama(str(path), embedding=True, verbose=False, **sizes)
     one, other = (np.array(model.embed(TEXTS[0], normalize=True)) for model in (opened, half))
     half.close()
