@@ -4,13 +4,15 @@
 
 One process trains one model; stretches of 50 steps with a checkpoint at their beginning take turns with stretches
 without. The time of a stretch is that of all that happens in it: copying the tensors, the thread that
-writes beside the steps, and the waiting, if any, for the one before. Compilation and the first steps are left out.
+writes beside the steps, and the waiting, if any, for the one before. Compilation and the first steps are left out. The
+machine's load behind each pair stands in the result.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -67,7 +69,7 @@ def main() -> None:
     )
     model = AutoModelForCausalLM.from_config(build_config(options.preset, options.vocab, options.context))
     order = Order(split_of(*documents(options.vocab, 64 * batch)), options.context, seed=1)
-    pairs = []
+    pairs, loads = [], []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(model, settings, order, Path(folder), choose(pick_device("cpu"), "auto"))
         for _ in range(10):
@@ -80,6 +82,7 @@ def main() -> None:
             seconds = {save: stretch(trainer, save) for save in order_of_two}
             trainer.store.wait()
             pairs.append((seconds[True], seconds[False]))
+            loads.append(os.getloadavg()[0])
             print(f"with {seconds[True]:.2f} s, without {seconds[False]:.2f} s", flush=True)
         written = sorted((Path(folder) / "checkpoints").glob("step-*"))
         size = sum(file.stat().st_size for file in written[-1].iterdir())
@@ -95,6 +98,7 @@ def main() -> None:
         "step_ms_without": round(1000 * statistics.median(two for _, two in pairs) / EVERY, 2),
         "ratio_median": round(statistics.median(ratios), 4),
         "ratios": [round(ratio, 4) for ratio in ratios],
+        "load": [round(load, 1) for load in loads],
         "machine": machine(),
         "versions": versions(),
     }
