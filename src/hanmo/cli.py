@@ -13,6 +13,7 @@ import click
 
 from hanmo import ranks
 from hanmo.errors import HanmoError, describe_os_error
+from hanmo.messages import LANGUAGES, choose_language, language
 from hanmo.models.commands import COMMANDS as MODEL_COMMANDS
 from hanmo.plan.commands import models, plan
 from hanmo.posttrain.commands import COMMANDS as DATA_COMMANDS
@@ -29,6 +30,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 @click.group(cls=Group, context_settings=_CONTEXT)
 @click.version_option(package_name="hanmo")
+@click.option("--lang", type=click.Choice(LANGUAGES), expose_value=False, help="The language of messages and of help.")
 def cli() -> None:
     """Hanmo (翰墨): small Chinese language models, from raw text to an evaluated, exported and served model."""
 
@@ -117,10 +119,9 @@ cli.add_command(models)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(directory: Path, as_json: bool) -> None:
     """Say what stands in a run's folder: stages, seconds, memory."""
-    from rich.console import Console
     from rich.table import Table
 
-    from hanmo.console import human_seconds
+    from hanmo.console import Console, human_seconds
     from hanmo.run import status as find
 
     found = find(directory)
@@ -197,6 +198,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal's code page may lack a character; no reason to stop
             stream.reconfigure(errors="replace")
+    choose_language(sys.argv[1:])
+    if language() == "zh":
+        from hanmo.messages.help import in_chinese
+
+        in_chinese(cli)
     try:
         # Where somebody else's program has called us, torch may have threads and devices open.
         with ours() if "torch" not in sys.modules else contextlib.nullcontext():

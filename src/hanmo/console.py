@@ -1,18 +1,52 @@
-"""What a person sees while a stage works: one rich console on stderr, so that stdout stays free for results."""
+"""What a person sees while a stage works: one rich console on stderr, so that stdout stays free for results.
+
+All consoles of ours speak the reader's language (see `hanmo.messages`).
+"""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from rich.console import Console
+import rich.console
 from rich.progress import (
     BarColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
+
+from hanmo.messages import language, translated
+
+
+class Console(rich.console.Console):
+    """A console that translates the texts that it prints, and the heads, titles and words of tables."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's `Console.print`."""
+        super().print(*(_spoken(item) for item in objects), **options)
+
+
+def _spoken(item: Any) -> Any:
+    if isinstance(item, str):
+        return translated(item)
+    if isinstance(item, Table) and language() != "en":
+        item.title, item.caption = _spoken(item.title), _spoken(item.caption)
+        for column in item.columns:
+            column.header, column.footer = _spoken(column.header), _spoken(column.footer)
+            column._cells = [_spoken(cell) for cell in column._cells]
+    return item
+
+
+class _Description(TextColumn):
+    def render(self, task: Task) -> Text:
+        return Text.from_markup(translated(task.description))
+
 
 # Lines are not wrapped: a log keeps them whole, and a terminal wraps by itself.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -35,7 +69,7 @@ def progress() -> Progress:
     """A progress display; tasks may set the field `info` (free text, such as a rate) that stands behind the bar."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        _Description(""),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[info]}"),

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from hanmo.console import human_bytes
 from hanmo.errors import HanmoError
+from hanmo.messages import translated
 
 State = Literal["ok", "missing", "optional"]
 MARKS: dict[State, str] = {"ok": "✓", "missing": "✗", "optional": "–"}
@@ -89,11 +90,14 @@ def print_report(found: dict[str, Any]) -> None:
     for item in found["findings"]:
         if item["group"] != group:
             group = item["group"]
-            print(f"\n{group}")
-        print(f"  {marks[item['state']]} {item['name']:<16} {item['detail']}")
+            print(f"\n{translated(group)}")
+        print(f"  {marks[item['state']]} {item['name']:<16} {translated(item['detail'])}")
         if item["mend"]:
-            print(f"    {'':<16} -> {item['mend']}")
-    print("\nThe base is complete." if found["ok"] else "\nThe base is not complete: mend the lines marked above.")
+            print(f"    {'':<16} -> {translated(item['mend'])}")
+    print()
+    print(
+        translated("The base is complete." if found["ok"] else "The base is not complete: mend the lines marked above.")
+    )
 
 
 def find_chromium() -> str | None:

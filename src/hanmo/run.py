@@ -26,6 +26,7 @@ from hanmo import ranks
 from hanmo.console import console, human_seconds
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, read_json, write_json
+from hanmo.messages import translated
 from hanmo.models import hub
 from hanmo.plan.shortage import fitted, killed_advice
 from hanmo.process import StageProcess, computing, start_stage
@@ -328,7 +329,9 @@ def _run_recipe(
         if what.action == "skip":
             console.print(f"{label}: done before")
             continue
-        console.print(f"[bold]{label}[/]: {what.action}{f' ({what.reason})' if what.reason else ''}")
+        console.print(
+            f"[bold]{label}[/]: {translated(what.action)}{f' ({translated(what.reason)})' if what.reason else ''}"
+        )
         if not dry:
             if fit:
                 computing()

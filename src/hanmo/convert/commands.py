@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from hanmo.messages import translated
+
 
 @click.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
@@ -48,10 +50,9 @@ def import_(path: Path, out: Path, config: Path | None, tokenizer: Path | None, 
 def compare(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     """Measure GGUF files (or folders of them) of one model: size, quality, speed, memory, and which one to take."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    from hanmo.console import human_bytes
+    from hanmo.console import Console, human_bytes
     from hanmo.convert.compare import compare as function
 
     found = function(files, **given)
@@ -75,7 +76,7 @@ def compare(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
             f"{one['memory_mb']:,.0f} MB",
         )
     Console().print(table)
-    click.echo(f"recommended: {found['recommended'] or 'none'}: {found['why']}")
+    click.echo(translated(f"recommended: {found['recommended'] or 'none'}: {found['why']}"))
 
 
 @click.command()
@@ -90,7 +91,8 @@ def ollama(model: Path, out: Path, form: str, system: str) -> None:
     found = write_ollama(model, out, form, system)
     click.echo(json.dumps(found, ensure_ascii=False))
     if found["template"] == "by Ollama":
-        click.echo("its chat template is not ours: Ollama will use the one it knows for it, if any", err=True)
+        words = translated("its chat template is not ours: Ollama will use the one it knows for it, if any")
+        click.echo(words, err=True)
     click.echo(f"ollama create {Path(found['file']).stem} -f {found['modelfile']}", err=True)
 
 

@@ -96,9 +96,10 @@ def _short(said: str) -> str:
 
 def show(name: str | None) -> None:
     """Print the catalogue, or one corpus with its recipe lines, on the terminal."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from hanmo.console import Console
 
     out = Console(highlight=False)
     if name is None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hanmo.console import human_bytes, human_count
+from hanmo.console import Console, human_bytes, human_count
 
 #: Groups and faulty files that are shown; `--json` has all.
 _GROUPS, _FAULTS = 12, 10

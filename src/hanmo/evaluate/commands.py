@@ -21,8 +21,9 @@ def exams(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([one.model_dump() for one in known().values()], ensure_ascii=False, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from hanmo.console import Console
 
     table = Table("exam", "asks", "licence", "hub", "files below --data")
     for one in known().values():
@@ -82,8 +83,9 @@ def tasks(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(task) for task in TASKS.values()], ensure_ascii=False, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from hanmo.console import Console
 
     table = Table("task", "what is written", "source", "answer", "main figure")
     for task in TASKS.values():

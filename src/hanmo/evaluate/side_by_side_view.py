@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from hanmo.console import Console
 
 
 def show(found: dict[str, Any]) -> None:

@@ -98,10 +98,9 @@ def bases() -> list[dict[str, str]]:
 
 def show(lines: list[Line]) -> None:
     """Print the presets, a table a family."""
-    from rich.console import Console
     from rich.table import Table
 
-    from hanmo.console import human_bytes, human_count
+    from hanmo.console import Console, human_bytes, human_count
 
     console = Console()
     # A table that is cut off says less than one whose lines are broken.
@@ -139,7 +138,7 @@ def show(lines: list[Line]) -> None:
 
 def show_bases(found: list[dict[str, str]]) -> None:
     """Print the public models."""
-    from rich.console import Console
+    from hanmo.console import Console
 
     console = Console()
     for family, group in groupby(found, key=lambda base: base["family"]):

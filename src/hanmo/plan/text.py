@@ -325,8 +325,9 @@ def describe(rates: Rates, text: float, cores: int, sample_mb: int) -> dict[str,
 
 def show(rates: Rates, own: float, plans: list[dict[str, Any]]) -> None:
     """Print the rates and the projections."""
-    from rich.console import Console
     from rich.table import Table
+
+    from hanmo.console import Console
 
     out = Console()
     speeds = ", ".join(f"{stage} {1 / cost:.1f} MB/s" for stage, cost in rates.seconds.items() if cost)

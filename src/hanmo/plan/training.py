@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from hanmo.console import human_bytes, human_count
+from hanmo.console import Console, human_bytes, human_count
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
 from hanmo.plan.devices import USABLE, Device

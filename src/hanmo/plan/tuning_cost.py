@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers import AutoConfig, PreTrainedConfig
 
-from hanmo.console import console, human_bytes, human_count
+from hanmo.console import Console, console, human_bytes, human_count
 from hanmo.errors import HanmoError
 from hanmo.models.folder import resolve
 from hanmo.plan.devices import USABLE, Device

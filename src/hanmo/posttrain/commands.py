@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from hanmo.messages import translated
+
 #: Faulty lines that are shown of each file; --json has all.
 _SHOWN = 10
 
@@ -59,8 +61,9 @@ def check(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
 
 def _show(found: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
+
+    from hanmo.console import Console
 
     console = Console()
     table = Table("file", "form", "records", "usable", "faulty", "duplicates", "same prompt", box=SIMPLE_HEAD)
@@ -101,11 +104,11 @@ def _details(one: dict[str, Any], context: int | None, named: bool) -> None:
     if named and (lines or one["faulty"]):
         click.echo(f"{one['file']}:")
     for line in lines:
-        click.echo(f"  {line}")
+        click.echo(f"  {translated(line)}")
     for fault in one["faulty"][:_SHOWN]:
         click.echo(f"  {one['file']}:{fault['line']}: {fault['why']}" if fault["line"] else f"  {fault['why']}")
     if len(one["faulty"]) > _SHOWN:
-        click.echo(f"  and {len(one['faulty']) - _SHOWN:,} more; --json has them all")
+        click.echo("  " + translated(f"and {len(one['faulty']) - _SHOWN:,} more; --json has them all"))
 
 
 COMMANDS: list[click.Command] = [check]

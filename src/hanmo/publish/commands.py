@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hanmo.errors import HanmoError
+from hanmo.messages import translated
 
 
 @click.command()
@@ -51,7 +52,9 @@ def publish(
         if not own:
             raise HanmoError(f"{model}: which licence is the model to have? give --licence, e.g. apache-2.0")
         if dry_run:
-            click.echo(f"nothing was sent (--dry-run); without it this goes to {where.endpoint}/{where.repo}")
+            click.echo(
+                translated(f"nothing was sent (--dry-run); without it this goes to {where.endpoint}/{where.repo}")
+            )
             return
         click.echo(
             where.send(folder, private=private, licence=own, message=message or f"Published by hanmo: {model.name}")

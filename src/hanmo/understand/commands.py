@@ -12,9 +12,9 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def tasks(as_json: bool) -> None:
     """List the tasks: what is asked, the form of the files, the head, the metric."""
-    from rich.console import Console
     from rich.table import Table
 
+    from hanmo.console import Console
     from hanmo.understand.tasks import TASKS
 
     if as_json:

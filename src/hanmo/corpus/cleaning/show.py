@@ -104,8 +104,9 @@ def _documents(settings: CorpusSettings) -> Iterator[tuple[str, str]]:
 
 def print_preview(found: dict[str, Any]) -> None:
     """Write the account and, rule by rule, the excerpts as diffs: what goes in red, what comes in green."""
-    from rich.console import Console
     from rich.table import Table
+
+    from hanmo.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     table = Table("rule", "amount", "documents", title=f"{found['documents']} documents")
