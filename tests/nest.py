@@ -58,8 +58,8 @@ def warm(folder: Path) -> Iterator[Path]:
             time.sleep(0.05)
         yield folder / "bin"
     finally:
-        nest.kill()
-        nest.wait()
+        nest.stdin.close()  # it ends what it has forked, and itself
+        nest.wait(30)
 
 
 @contextlib.contextmanager
@@ -114,27 +114,34 @@ def answer(door: socket.socket, given: dict[str, str]) -> None:
                         hatch(call)
                     for stream in call[3]:
                         os.close(stream)
-                    end = os.pidfd_open(pid)
-                    children[pid] = (end, caller)
-                    events.register(end, selectors.EVENT_READ, pid)
+                    over = os.pidfd_open(pid)
+                    children[pid] = (over, caller)
+                    events.register(over, selectors.EVENT_READ, pid)
                     events.register(caller, selectors.EVENT_READ, -pid)
-            elif key.data == "parent":  # the tests are over
+            elif key.data == "parent":  # the tests are over, or were killed
+                for pid in children:
+                    end(pid)
                 return
             elif key.data < 0:  # the caller is gone
                 events.unregister(key.fileobj)
                 if -key.data in children:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(-key.data, signal.SIGTERM)
+                    end(-key.data)
             else:
-                end, caller = children.pop(key.data)
+                over, caller = children.pop(key.data)
                 status = os.waitstatus_to_exitcode(os.waitpid(key.data, 0)[1])
-                events.unregister(end)
-                os.close(end)
+                events.unregister(over)
+                os.close(over)
                 with contextlib.suppress(KeyError):
                     events.unregister(caller)
                 with contextlib.suppress(OSError):
                     caller.sendall(str(status if status >= 0 else 128 - status).encode())
                 caller.close()
+
+
+def end(child: int) -> None:
+    """Ask a forked program, and what it has started, to end."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGTERM)
 
 
 def understood(caller: socket.socket, given: dict[str, str]) -> tuple[list[str], str, dict[str, str], list[int]] | None:
