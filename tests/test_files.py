@@ -312,6 +312,19 @@ def test_fingerprint_of_a_folder(tmp_path: Path) -> None:
     assert files.fingerprint_path(folder) not in (first, changed), "the names inside are content"
 
 
+def test_a_file_that_goes_while_it_is_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"ab")
+    real = files._fingerprint
+
+    def too_late(file: Path, *more) -> None:
+        file.unlink()
+        real(file, *more)
+
+    monkeypatch.setattr(files, "_fingerprint", too_late)
+    with pytest.raises(HanmoError, match="a: gone while it was read; name a folder that nothing else works in"):
+        files.fingerprint_path(tmp_path)
+
+
 def test_fingerprint_does_not_confuse_borders(tmp_path: Path) -> None:
     for name, parts in {"x": (b"ab", b"c"), "y": (b"a", b"bc")}.items():
         (tmp_path / name).mkdir()

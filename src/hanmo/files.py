@@ -284,17 +284,24 @@ def fingerprint_path(path: Path | str) -> str:
         return digest.hexdigest()[:16]
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
-        name = "" if path.is_file() else file.relative_to(path).as_posix()
+        name = "" if file == path else file.relative_to(path).as_posix()
         if any(part.startswith(".") for part in Path(name).parts):
             continue
-        size = file.stat().st_size
-        digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))  # names that are no UTF-8
-        with file.open("rb") as stream:
-            if size <= _WHOLE:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-            else:
-                for index in range(64):
-                    stream.seek((size - _SAMPLE) * index // 63)
-                    digest.update(stream.read(_SAMPLE))
+        try:
+            _fingerprint(file, name, digest)
+        except FileNotFoundError:
+            raise HanmoError(f"{file}: gone while it was read; name a folder that nothing else works in") from None
     return digest.hexdigest()[:16]
+
+
+def _fingerprint(file: Path, name: str, digest: xxhash.xxh3_128) -> None:
+    size = file.stat().st_size
+    digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))  # names that are no UTF-8
+    with file.open("rb") as stream:
+        if size <= _WHOLE:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        else:
+            for index in range(64):
+                stream.seek((size - _SAMPLE) * index // 63)
+                digest.update(stream.read(_SAMPLE))
