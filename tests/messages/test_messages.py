@@ -44,14 +44,21 @@ def test_no_translation_is_of_nothing() -> None:
     assert not [template for template in catalogue() if template not in known]
 
 
-@pytest.mark.parametrize("template", catalogue(), ids=lambda template: template[:40])
-def test_the_values_are_all_there(template: str) -> None:
-    chinese = catalogue()[template]
+def fault_of(template: str, chinese: str) -> str:
     count, numbers = len(re.findall(r"\{\}", template)), PLACE.findall(chinese)
     numbered = [str(number) for number in range(1, count + 1)]
-    assert numbers == [""] * count or sorted(numbers, key=int) == numbered, chinese
+    if numbers != [""] * count and sorted(numbers, key=lambda number: int(number or 0)) != numbered:
+        return f"{count} values, but {chinese}"
     # Some are names and marks alone.
-    assert re.search(r"[㐀-鿿：，、]", chinese) or template == "  min_score {} {}"
+    worded = re.search(r"[㐀-鿿：，、]", chinese) or template == "  min_score {} {}"
+    return "" if worded else f"not Chinese: {chinese}"
+
+
+def test_the_values_are_all_there() -> None:
+    assert fault_of("{} of {}", "{2} 里的 {1}") == "" and fault_of("{} of {}", "{}，{}") == ""
+    assert fault_of("{} of {}", "{1} 和 {1}") and fault_of("{} of {}", "{} 和") and fault_of("a word", "word")
+    faults = {template: fault_of(template, chinese) for template, chinese in catalogue().items()}
+    assert not {template: fault for template, fault in faults.items() if fault}
 
 
 @pytest.mark.usefixtures("chinese")
