@@ -23,7 +23,7 @@ _PLACE = re.compile(r"\{(\d*)\}")
 #: How a fault's line begins, whatever stands behind it.
 _FAULT = "error: "
 #: Where a line may hold a text that was said elsewhere: "FILE: what is wrong".
-_JOINT = re.compile(r": |; |\. |, | \(")
+_JOINT = re.compile(r": |; |\. |, | \(| × ")
 
 
 def language() -> str:
