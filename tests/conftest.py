@@ -17,6 +17,7 @@ from shown import Pages
 # Tests must not reach for a hub, and one thread per test process keeps parallel runs honest.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What messages say is looked for in English, whatever the language of the machine.
 os.environ["HANMO_LANG"] = "en"
 
