@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from serving import served
+from local_server import served
 
 SHA = "5c0ffee" + "0" * 33
 OLDER = "01de4" + "0" * 35
