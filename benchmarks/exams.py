@@ -1,12 +1,13 @@
 """Exams: items a second beside lm-eval's own Hugging Face model class, at the same precision, and the same scores.
 
-    python benchmarks/exams.py [--preset hanmo-8m] [--items 10] [--rounds 3] [--cores 0]
+    python benchmarks/exams.py [--preset hanmo-8m] [--subjects 12] [--items 40] [--rounds 3] [--cores 0]
 
-Asked is C-Eval's validation part in the shared data (HANMO_DATA, or `shared/data` beside the project), evenly over its
-subjects, by the likelihood of the letters, with 0 and 5 worked examples, of models with a small and with a large
-vocabulary. The models have random weights: what is asked of them costs the same. lm-eval's class gets the best of its
-batch sizes. Timed is the answering of the requests alone (texts to tokens included), ours and theirs in turn, medians
-of the rounds. The result goes to benchmarks/results/exams.json.
+Asked is C-Eval's validation part in the shared data (HANMO_DATA, or `shared/data` beside the project), some of its
+subjects, each whole (what is shared depends on how many items a subject has), by the likelihood of the letters, with
+0 and 5 worked examples, of models with a small and with a large vocabulary. The models have random weights: what is
+asked of them costs the same. lm-eval's class gets the best of its batch sizes. Timed is the answering of the requests
+alone (texts to tokens included), ours and theirs in turn, medians of the rounds. The result goes to
+benchmarks/results/exams.json.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ BATCHES = (1, 16)
 def main() -> None:
     parser = argparse.ArgumentParser(description="exams beside lm-eval's own model class")
     parser.add_argument("--preset", default="hanmo-8m")
-    parser.add_argument("--items", type=int, default=10, help="of each subject")
+    parser.add_argument("--subjects", type=int, default=12, help="evenly among all")
+    parser.add_argument("--items", type=int, default=40, help="of a subject, at most")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", default=None)
     given = parser.parse_args()
@@ -42,13 +44,13 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine(), "versions": versions(), "cores": cores, "preset": given.preset}
     for name in TOKENIZERS:
         for shots in (0, 5):
-            found = measure(data, data / "tokenizers" / name, given.preset, shots, given.items, given.rounds)
+            found = measure(data, data / "tokenizers" / name, given, shots)
             result[f"{found.pop('vocabulary')} tokens, {shots} shots"] = found
             print(name, shots, found, flush=True)
-    write_json(RESULT, result)
+            write_json(RESULT, result)
 
 
-def measure(data: Path, folder: Path, preset: str, shots: int, items: int, rounds: int) -> dict[str, Any]:
+def measure(data: Path, folder: Path, given: argparse.Namespace, shots: int) -> dict[str, Any]:
     """Items a second of ours and of lm-eval's class, and how far their likelihoods are apart."""
     import torch
     from lm_eval.models.huggingface import HFLM
@@ -65,11 +67,11 @@ def measure(data: Path, folder: Path, preset: str, shots: int, items: int, round
 
     tokenizer = load(folder)
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(build_config(preset, len(tokenizer), 2048)).float().eval()
+    model: Any = AutoModelForCausalLM.from_config(build_config(given.preset, len(tokenizer), 2048)).float().eval()
     one = exam("ceval")
     requests = []
-    for part in read(one, data / "bench"):
-        asked = task(part.name, one.form, part, evenly(part.items, items), "loglikelihood", shots)
+    for part in evenly(list(read(one, data / "bench")), given.subjects):
+        asked = task(part.name, one.form, part, evenly(part.items, given.items), "loglikelihood", shots)
         asked.build_all_requests()
         requests += asked.instances
     count = len({(request.task_name, request.doc_id) for request in requests})
@@ -80,7 +82,7 @@ def measure(data: Path, folder: Path, preset: str, shots: int, items: int, round
         ways[f"lm-eval, batch {size}"] = made
     times: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[tuple[float, bool]]] = {}
-    for _ in range(rounds):
+    for _ in range(given.rounds):
         for name, way in ways.items():
             began = time.perf_counter()
             answers[name] = way.loglikelihood(requests, disable_tqdm=True)
@@ -89,6 +91,7 @@ def measure(data: Path, folder: Path, preset: str, shots: int, items: int, round
     best = min((name for name in ways if name != "hanmo"), key=lambda name: seconds[name])
     return {
         "vocabulary": len(tokenizer),
+        "subjects": given.subjects,
         "items": count,
         "items_per_second": {name: round(count / own, 2) for name, own in seconds.items()},
         "best_peer": best,
