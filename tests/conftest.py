@@ -53,9 +53,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
         yield folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def warm_stages(programs: Path | None) -> Iterator[None]:
-    """Stages that are run by this process, and commands of `sys.executable`, start warm."""
+    """To the module's end, stages that are run by this process, and commands of `sys.executable`, start warm."""
     with warm_interpreter(programs):
         yield
 

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from nest import behind
+
 WORDS = ["春天", "花园", "小明", "老师", "学校", "下雨", "高兴", "苹果", "月亮", "故事", "山水", "朋友", "早上", "城市"]
 
 #: Tasks and buckets are many where the stage that plans them thinks in kilobytes. Only its process needs to know.
@@ -86,12 +88,13 @@ def finished(out: Path, kind: str) -> dict[str, int]:
 
 def kill_when(process: subprocess.Popen[bytes], out: Path, kind: str, tasks: int) -> dict[str, int]:
     """SIGKILL a process that leads its group when so many tasks are done; returns what was done by then."""
+    group = behind(process).pid
     deadline = time.monotonic() + 120
     while len(finished(out, kind)) < tasks:
         assert process.poll() is None, f"it ended before {tasks} tasks of {kind} were done"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.killpg(group, signal.SIGKILL)
     process.wait()
     return finished(out, kind)
 

@@ -11,12 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from nest import warm_interpreter
+from nest import behind, warm, warm_interpreter
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
 TINY = [
@@ -94,8 +94,9 @@ def test_a_kill_in_every_stage_changes_nothing(whole: Path, tmp_path: Path, prog
     killed = 0
     for stage in STAGES:
         seconds = json.loads((whole / stage / "manifest.json").read_text(encoding="utf-8"))["seconds"]
-        process = subprocess.Popen(command(torn, "--until", stage), stderr=subprocess.DEVNULL)
-        runner = psutil.Process(process.pid)
+        with warm_interpreter(programs):
+            process = subprocess.Popen(command(torn, "--until", stage), stderr=subprocess.DEVNULL)
+            runner = behind(process)
         # Where the runner forks, its child has begun to work when it is there; else it imports first.
         while process.poll() is None and not runner.children():
             time.sleep(0.01)
@@ -103,7 +104,7 @@ def test_a_kill_in_every_stage_changes_nothing(whole: Path, tmp_path: Path, prog
         if process.poll() is None:
             # In turns the runner, whose stage must end with it, and the stage's own process.
             stages = runner.children()
-            victim = stages[0].pid if stages and killed % 2 else process.pid
+            victim = stages[0].pid if stages and killed % 2 else runner.pid
             os.kill(victim, signal.SIGKILL)
             killed += 1
         assert process.wait(timeout=60) != 0 or (torn / stage / "manifest.json").exists()
@@ -121,9 +122,26 @@ def may_mount() -> bool:
     return subprocess.run(trial, capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(not may_mount(), reason="needs unshare and the right to mount a tmpfs")
+@pytest.fixture(scope="module")
+def mounting(
+    tmp_path_factory: pytest.TempPathFactory, programs: Path | None
+) -> Iterator[tuple[list[str], Path | None]]:
+    """What begins a command that may mount file systems, and warm programs that see them."""
+    if not may_mount():
+        pytest.skip("needs unshare and the right to mount a tmpfs")
+    alone = ["unshare", "-Urm"]
+    if programs is None:
+        yield alone, None
+        return
+    with warm(tmp_path_factory.mktemp("nest"), *alone) as found:
+        nest = (found.parent / "pid").read_text(encoding="utf-8")
+        yield ["nsenter", f"--target={nest}", "--user", "--mount", "--preserve-credentials"], found
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(whole: Path, tmp_path: Path, stage: str) -> None:
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    whole: Path, tmp_path: Path, mounting: tuple[list[str], Path | None], stage: str
+) -> None:
     """The stage's folder is a real file system of a third of what it needs, which is then made large enough."""
     torn = tmp_path / "torn"
     torn.mkdir()
@@ -142,8 +160,10 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(whole: Path, tmp_p
         mkdir "$place.made" && cp -r "$place/." "$place.made"
     """
     size = str(max(16_384, needed // 3))
-    words = ["unshare", "-Urm", "sh", "-c", script, "sh", size, str(torn / stage), *command(torn, "--until", stage)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    may, programs = mounting
+    with warm_interpreter(programs):
+        words = [*may, "sh", "-c", script, "sh", size, str(torn / stage), *command(torn, "--until", stage)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     said = (torn / f"{stage}.first").read_text(encoding="utf-8")
     assert (torn / f"{stage}.status").read_text().strip() == "2", said
     assert "Traceback" not in said, said

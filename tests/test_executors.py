@@ -19,7 +19,10 @@ from hanmo.errors import HanmoError
 from hanmo.pool import WorkerSettings, run_phase
 from scaling import digests, environment, finished, hanmo, kill_when, must, project, watch
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL as POSIX has it")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="SIGKILL as POSIX has it"),
+    pytest.mark.usefixtures("warm_stages"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,9 @@ from hanmo import api
 from hanmo.errors import HanmoError
 from hanmo.recipe import load_recipe
 from hanmo.run import run_recipe, status
-from nest import warm_interpreter
+from nest import behind
+
+pytestmark = pytest.mark.usefixtures("warm_stages")
 
 RECIPE = """
 name: small
@@ -53,12 +55,11 @@ def recipe(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, programs: Path | None) -> tuple[Path, Path]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, warm_stages: None) -> tuple[Path, Path]:
     """(A recipe over forty little files, a run of it with `LONG` settings that nothing disturbed.)"""
     folder = tmp_path_factory.mktemp("undisturbed")
     path = write_recipe(folder)
-    with warm_interpreter(programs):
-        actions(path, folder / "run", *LONG)
+    actions(path, folder / "run", *LONG)
     return path, folder / "run"
 
 
@@ -71,7 +72,6 @@ def weights(out: Path) -> bytes:
     return (out / "base" / "model" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.usefixtures("warm_stages")
 def test_the_life_of_a_run(recipe: Path, tmp_path: Path, capfd) -> None:
     out = tmp_path / "run"
     assert set(actions(recipe, out, dry=True).values()) == {"run"} and not out.exists()
@@ -109,7 +109,6 @@ def test_the_life_of_a_run(recipe: Path, tmp_path: Path, capfd) -> None:
     assert manifest["counts"]["steps"] == 20 and manifest["peak_memory_mb"] > 50 and manifest["versions"]["torch"]
 
 
-@pytest.mark.usefixtures("warm_stages")
 def test_forced_from_a_stage(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     actions(recipe, out, until="tokens")
@@ -128,7 +127,6 @@ def test_a_foreign_folder_is_not_touched(recipe: Path, tmp_path: Path) -> None:
     assert (folder / "thesis.docx").read_text() == "years of work"
 
 
-@pytest.mark.usefixtures("warm_stages")
 def test_a_failed_stage_says_why_and_leaves_no_result(recipe: Path, tmp_path: Path) -> None:
     words = ["run", str(recipe), "--out", str(tmp_path / "run"), "text.quality.min_chars=5000"]
     command = [sys.executable, "-m", "hanmo", *words]
@@ -139,7 +137,6 @@ def test_a_failed_stage_says_why_and_leaves_no_result(recipe: Path, tmp_path: Pa
     assert not (tmp_path / "run" / "text" / "manifest.json").exists()
 
 
-@pytest.mark.usefixtures("warm_stages")
 def test_a_stage_that_is_refused_at_once_leaves_no_folder(recipe: Path, tmp_path: Path, capfd) -> None:
     recipe.write_text("stages:\n  - {do: tokenizer, from: ./raw, vocab_size: 300}\n", encoding="utf-8")
     with pytest.raises(SystemExit) as failed:
@@ -167,7 +164,7 @@ def test_killed_runs_end_like_undisturbed_ones(
         log, deadline = torn / "base" / "log.jsonl", time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if log.exists() and len(log.read_bytes().splitlines()) >= at_step:
-                process.send_signal(number)
+                behind(process).send_signal(number)
                 break
             time.sleep(0.01)
         assert process.wait(timeout=60) != 0
@@ -177,7 +174,6 @@ def test_killed_runs_end_like_undisturbed_ones(
     assert sorted(set(steps)) == list(range(126))  # 0 is the line that names the yardstick
 
 
-@pytest.mark.usefixtures("warm_stages")
 def test_api_runs_one_stage(tmp_path: Path) -> None:
     raw = tmp_path / "text.jsonl"
     lines = [json.dumps({"text": SENTENCE.format(i, i * 3, i + 8)}, ensure_ascii=False) for i in range(30)]

@@ -20,7 +20,10 @@ from hanmo.recipe import load_recipe
 from hanmo.slurm import Resources, Waiting, submit, work, write_scripts
 from scaling import digests, environment, finished, hanmo, kill_when, must, project
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="Slurm's scripts are for POSIX")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="Slurm's scripts are for POSIX"),
+    pytest.mark.usefixtures("warm_stages"),
+]
 
 #: Runs a job at once, its array elements beside each other; a job whose dependency failed is never run, as in Slurm.
 SBATCH = """#!/usr/bin/env bash

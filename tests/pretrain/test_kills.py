@@ -9,19 +9,22 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from test_data import QUICK, tokens, weights  # type: ignore[import-not-found]  # noqa: F401
 
 from hanmo.pretrain import stage
 from hanmo.pretrain.settings import PretrainSettings
+from nest import behind
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="signals of POSIX"),
+    pytest.mark.usefixtures("warm_stages"),
+]
 
 #: 40 steps with a checkpoint at every fourth.
 RUN = {**QUICK, "tokens": 40 * 128, "checkpoint_steps": 4, "eval_every": 0, "context": 32}
 #: Two processes, for so long that a signal finds them at work.
-LONG = {"processes": 2, "tokens": 200 * 128}
+LONG = {"processes": 2, "tokens": 100 * 128}
 
 
 def words(data: Path, out: Path, *start: str, **more: object) -> list[str]:
@@ -49,7 +52,7 @@ def one_of_two(process: subprocess.Popen[bytes], out: Path) -> int:
     found: list[int] = []
     while len(found) < 2:
         assert process.poll() is None
-        below = psutil.Process(process.pid).children(recursive=True)
+        below = behind(process).children(recursive=True)
         found = sorted(p.pid for p in below if "hanmo.child" in p.cmdline())
         time.sleep(0.01)
     wait_for(process, out, "step-00000008")
