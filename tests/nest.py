@@ -5,8 +5,8 @@
 puts the programs `hanmo` and `python` into FOLDER/bin and then, for each call of them, forks an interpreter that has
 imported all stages: it does what the real one does, with the caller's arguments, folder and streams. Signals that the
 caller gets are passed on; where the caller is killed, so is the fork. (`behind` is the process that does the work.) A
-call in whose environment a library may read something else when it is imported, or of another module than those of
-`hanmo` and its stages, starts the real program instead. Linux only.
+call in whose environment a library may read something else when it is imported, or of a module that is not listed
+here, starts the real program instead. Linux only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,15 @@ def understood(caller: socket.socket, given: dict[str, str]) -> tuple[list[str],
         asked += caller.recv(1 << 16)
     words, folder, environment = json.loads(asked)
     words = words[words[:1] == ["-u"] :]  # unbuffered: what is forked writes line by line
-    ours = len(words) > 1 and words[0] == "-m" and words[1] in MODULES
+    match words:
+        case ["-m", name, *_]:
+            ours = name in MODULES
+        case ["-c", code, *_]:
+            ours = "multiprocessing" not in code  # these come with pipes that are not passed on
+        case [name, *_]:
+            ours = name.endswith(".py")
+        case _:
+            ours = False
     if not ours or early(environment) != given:
         caller.sendall(b"not me")
         for stream in streams:
@@ -225,11 +234,9 @@ def understood(caller: socket.socket, given: dict[str, str]) -> tuple[list[str],
 
 def hatch(call: tuple[list[str], str, dict[str, str], list[int]]) -> None:
     """In the fork: be what the caller asked for."""
-    from hanmo.process import leave, ours
-    from hanmo.remote import as_path
+    from hanmo.process import leave
 
-    (_, name, *words), folder, environment, streams = call
-    module = importlib.import_module("hanmo.cli" if name == "hanmo" else name)
+    words, folder, environment, streams = call
     os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -240,8 +247,7 @@ def hatch(call: tuple[list[str], str, dict[str, str], list[int]]) -> None:
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = [str(module.__file__), *words]
-    sys.orig_argv = [sys.executable, *call[0]]
+    sys.orig_argv = [sys.executable, *words]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for place in reversed(environment.get("PYTHONPATH", "").split(os.pathsep)):
@@ -249,16 +255,39 @@ def hatch(call: tuple[list[str], str, dict[str, str], list[int]]) -> None:
             sys.path.insert(0, place)
             if (Path(place) / "sitecustomize.py").is_file():
                 runpy.run_path(str(Path(place) / "sitecustomize.py"))
+    leave(lambda: module(*words[1:]) if words[0] == "-m" else program(words))
 
-    def act() -> int:
-        if name == "hanmo":
-            with ours():
-                module.main()
-            return 0
-        sys.modules["__main__"] = module
-        return module.main(as_path(words[0])) if name.startswith("hanmo") else module.main() or 0
 
-    leave(act)
+def module(name: str, *words: str) -> int:
+    """`python -m NAME`, of those that are listed here."""
+    from hanmo.process import ours
+    from hanmo.remote import as_path
+
+    found = importlib.import_module("hanmo.cli" if name == "hanmo" else name)
+    sys.argv = [str(found.__file__), *words]
+    if name == "hanmo":
+        with ours():
+            found.main()
+        return 0
+    sys.modules["__main__"] = found
+    return found.main(as_path(words[0])) if name.startswith("hanmo") else found.main() or 0
+
+
+def program(words: list[str]) -> int:
+    """`python -c CODE` and `python FILE`."""
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    if words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        sys.path.insert(0, "")
+        code = compile(words[1], "<string>", "exec")
+    else:
+        sys.argv = words
+        sys.path.insert(0, str(Path(words[0]).parent))
+        main.__file__ = words[0]
+        code = compile(Path(words[0]).read_text(encoding="utf-8"), words[0], "exec")
+    exec(code, main.__dict__)
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_path, read_jsonl
 from hanmo.recipe import check_settings
 from hanmo.stages import KINDS
+from nest import behind
 
 GOOD = [{"text": article(number)} for number in range(30)]
 
@@ -225,15 +225,16 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+@pytest.mark.usefixtures("warm_stages")
 def test_killed_at_several_moments_it_goes_on_to_the_same_result(tmp_path: Path) -> None:
     sources = []
     for number in range(4):
-        rows = [{"text": article(number * 7919 + row, 300)} for row in range(1500)]
+        rows = [{"text": article(number * 7919 + row, 300)} for row in range(700)]
         sources.append(Source(path=str(write(tmp_path / f"{number}.jsonl", rows * 2))))
     chosen = CorpusSettings(sources=sources, workers=2, heldout_fraction=0.05)
     (tmp_path / "settings.json").write_text(chosen.model_dump_json(), encoding="utf-8")
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
-    command = [sys.executable, tmp_path / "script.py", tmp_path / "settings.json"]
+    command = [sys.executable, str(tmp_path / "script.py"), tmp_path / "settings.json"]
     begun = time.monotonic()
     subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
     whole = time.monotonic() - begun
@@ -242,7 +243,7 @@ def test_killed_at_several_moments_it_goes_on_to_the_same_result(tmp_path: Path)
         try:
             process.wait(whole * share)
         except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
+            behind(process).kill()
             process.wait()
     subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")

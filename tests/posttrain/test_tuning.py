@@ -180,6 +180,7 @@ def test_dpo_says_when_nothing_was_learnt(tiny_model_dir: Path, jsonl: Callable[
     assert any("nothing was learnt" in line for line in counts["warnings"])
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_a_killed_run_started_again_ends_at_the_same_weights(
     tiny_model_dir: Path, jsonl: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

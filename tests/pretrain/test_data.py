@@ -134,6 +134,7 @@ def bucket(tokens: Path) -> Iterator[str]:
     server.stop()
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_a_killed_run_from_s3_ends_with_the_weights_of_the_local_copy(
     tokens: Path, bucket: str, tmp_path: Path, capfd
 ) -> None:

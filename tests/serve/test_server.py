@@ -18,6 +18,8 @@ from hanmo.errors import HanmoError
 from hanmo.serve import serve
 from hanmo.serve.listen import bind
 
+pytestmark = pytest.mark.usefixtures("warm_stages")
+
 CODE = "import sys; from hanmo.serve import serve; serve(sys.argv[1], port=0, device='cpu', threads=1)"
 
 

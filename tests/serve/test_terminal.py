@@ -15,6 +15,8 @@ import pytest
 from hanmo.errors import HanmoError
 from hanmo.serve.typed import _History
 
+pytestmark = pytest.mark.usefixtures("warm_stages")
+
 #: Where the scripted engine lies.
 TESTS = Path(__file__).resolve().parents[1]
 TALK = """

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ from hanmo.files import JsonlZstWriter, write_json
 from hanmo.tokens import stage
 from hanmo.tokens.settings import TokensSettings
 from hanmo.tokens.shards import ShardWriter, open_split, read_info
+from nest import behind
 
 TEXTS = [
     "春天到了，花园里的花都开了。",
@@ -148,10 +147,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+@pytest.mark.usefixtures("warm_stages")
 def test_killed_at_several_moments_it_goes_on_to_the_same_result(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     corpus(tmp_path / "corpus", files=6, repeat=300)
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
-    command = [sys.executable, tmp_path / "script.py", tmp_path / "corpus", tiny_tokenizer_dir]
+    command = [sys.executable, str(tmp_path / "script.py"), tmp_path / "corpus", tiny_tokenizer_dir]
     begun = time.monotonic()
     subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
     whole = time.monotonic() - begun
@@ -160,7 +160,7 @@ def test_killed_at_several_moments_it_goes_on_to_the_same_result(tmp_path: Path,
         try:
             process.wait(whole * share)
         except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
+            behind(process).kill()
             process.wait()
     subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
