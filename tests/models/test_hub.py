@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import constants
+from transformers import AutoModelForCausalLM
 
 from corpus.hubserver import OLDER, SHA, Hub, serving
+from hanmo.cli import cli
 from hanmo.errors import HanmoError
+from hanmo.evaluate.card import write_card
+from hanmo.evaluate.stage import name_folders
 from hanmo.models import hub as models
+from hanmo.models.folder import resolve, title
 from hanmo.plan import whole
 from hanmo.recipe import load_recipe
 from hanmo.run import jobs_of
+from hanmo.serve.models import named
 
 
 @pytest.fixture
@@ -26,6 +35,7 @@ def hub(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
+    models._once.cache_clear()
     files = {path.name: path.read_bytes() for path in tiny_model_dir.iterdir()}
     files |= {"pytorch_model.bin": b"pickle", "onnx/model.json": b"{}", "README.md": b"# a card"}
     with serving(Hub(files, head=SHA)) as made:
@@ -124,3 +134,55 @@ def test_a_recipe_names_its_base(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HANMO_RECORDS", "hf:owner/name")
     with pytest.raises(HanmoError, match=r"from: records: 'hf:owner/name' is a name on a hub; model, teacher"):
         load_recipe(recipe)
+
+
+def test_a_name_stands_where_a_folder_does(hub: Hub) -> None:
+    folder = resolve("hf:owner/name")
+    assert folder.name == SHA and title(folder) == "name"
+    # Whatever asks again in this process gets the same, though the branch has moved on.
+    hub.head, asked = OLDER, len(hub.asked)
+    assert resolve(Path("hf:owner/name")) == folder and named("hf:owner/name") == ("name", folder)
+    assert named("mine=hf:owner/name") == ("mine", folder) and len(hub.asked) == asked
+    assert title(resolve(f"hf:owner/name@{OLDER}")) == "name"
+    assert name_folders([Path("hf:owner/name"), Path(f"hf:owner/name@{OLDER}")]) == {
+        "name": folder,
+        "owner-name": folder.parent / OLDER,
+    }
+    with pytest.raises(HanmoError, match=r"owner/name: no such folder; .* or hf:OWNER/NAME"):
+        resolve("owner/name")
+    with pytest.raises(HanmoError, match="hf:owner/name: a model on a hub has its card there"):
+        write_card(Path("hf:owner/name"))
+
+
+def test_modelscopes_names_stand_there_too(hub: Hub) -> None:
+    pytest.importorskip("modelscope_hub")
+    assert title(resolve("ms:owner/name")) == "name"
+
+
+def test_commands_take_names(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*words: str, said: str = "") -> Any:
+        return CliRunner().invoke(cli, words, input=said)
+
+    few = ("--max-tokens", "3", "--temperature", "0", "--context", "64")
+    written = run("generate", "hf:owner/name", "春天", *few)
+    assert written.exit_code == 0, written.output
+    answered = run("chat", "hf:owner/name", *few, "--history", "off", said="你好\n")
+    assert answered.exit_code == 0, answered.output
+    # Later, on a train.
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    models._once.cache_clear()
+    again = run("generate", "hf:owner/name", "春天", *few)
+    assert again.stdout == written.stdout
+    for words in (("generate", "hf:owner/nobody", "春"), ("chat", "hf:owner/nobody"), ("serve", "hf:owner/nobody")):
+        assert re.match("hf:owner/nobody: .* does not give it", str(run(*words).exception))
+
+
+def test_an_adapter_is_merged_into_a_base_by_name(hub: Hub, tiny_model_dir: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    adapter = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    peft.get_peft_model(model, adapter).save_pretrained(tmp_path / "adapter")
+    given = ["model", "merge", str(tmp_path / "adapter"), "--out", str(tmp_path / "out"), "--base", "hf:owner/name"]
+    done = CliRunner().invoke(cli, given)
+    assert done.exit_code == 0 and json.loads(done.stdout)["base"].endswith(SHA), done.output
+    assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -85,7 +85,7 @@ def compare(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
 @click.option("--format", "form", default="q8_0", show_default=True, help="Of the weights; a .gguf keeps its own.")
 @click.option("--system", default="", help="What every conversation begins with.")
 def ollama(model: Path, out: Path, form: str, system: str) -> None:
-    """Make a folder for Ollama of a MODEL (a model folder, a stage's folder or a .gguf file)."""
+    """Make a folder for Ollama of a MODEL (a model folder, a stage's folder, a .gguf file or hf:OWNER/NAME)."""
     from hanmo.convert.ollama import write_ollama
 
     found = write_ollama(model, out, form, system)

@@ -28,7 +28,7 @@ from hanmo.convert.vocabulary import Vocabulary, read_vocabulary
 from hanmo.convert.weights import Tensor, plan
 from hanmo.errors import HanmoError, describe_os_error
 from hanmo.files import atomic_write, read_json
-from hanmo.models.folder import resolve
+from hanmo.models.folder import resolve, title
 
 _KINDS = {"f32": Kind.F32, "f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0}
 _FILE_TYPES = {
@@ -145,9 +145,8 @@ def _size_label(parameters: int, routed: int, experts: int) -> str:
 def _write_general(writer: gguf.GGUFWriter, folder: Path, name: str | None, size: str) -> None:
     """Name, size and whatever the model card states; nothing is guessed."""
     card = gguf.Metadata.load_model_card(folder)
-    parent = folder.resolve()
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(name or card.get("model_name") or (parent.parent if parent.name == "model" else parent).name)
+    writer.add_name(name or card.get("model_name") or title(folder))
     writer.add_size_label(size)
     for key, write in (
         ("license", writer.add_license),

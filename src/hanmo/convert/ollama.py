@@ -21,7 +21,8 @@ from hanmo.convert.gguf import convert_gguf
 from hanmo.convert.settings import FORMATS, unknown_format
 from hanmo.errors import HanmoError
 from hanmo.files import atomic_write
-from hanmo.models.folder import resolve
+from hanmo.models import hub
+from hanmo.models.folder import resolve, title
 from hanmo.serve.sampling import Sampling
 from hanmo.tokenizer.chat import TURN_END, TURN_START
 
@@ -44,7 +45,7 @@ def write_ollama(model: Path, out: Path, form: str = "q8_0", system: str = "") -
     """Fill `out` with NAME.gguf and Modelfile.
 
     Args:
-        model: a model folder, a stage's, or a .gguf file, which is then taken as it is.
+        model: a model folder, a stage's, a name on a hub, or a .gguf file, which is then taken as it is.
         form: the format to convert to, a key of `FORMATS`.
         system: what every conversation begins with; "" for nothing.
 
@@ -58,6 +59,7 @@ def write_ollama(model: Path, out: Path, form: str = "q8_0", system: str = "") -
         raise HanmoError(unknown_format(form))
     if '"""' in system:
         raise HanmoError('--system: a Modelfile cannot hold """; leave it out')
+    model = hub.local(model)
     out.mkdir(parents=True, exist_ok=True)
     if model.suffix == ".gguf":
         if not model.is_file():
@@ -68,7 +70,7 @@ def write_ollama(model: Path, out: Path, form: str = "q8_0", system: str = "") -
             _linked(model, file)
     else:
         folder = resolve(model)
-        name = folder.resolve().parent.name if folder.name == "model" else folder.resolve().name
+        name = title(folder)
         file = convert_gguf(folder, out / f"{name}-{form}.gguf", form, name=name).path
     facts = _facts(file)
     template, kind = _template(facts["template"])

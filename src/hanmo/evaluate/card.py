@@ -16,6 +16,7 @@ from hanmo import lineage
 from hanmo.console import human_bytes, human_count, human_seconds
 from hanmo.errors import HanmoError
 from hanmo.files import atomic_write, front_matter, read_json
+from hanmo.models import hub
 from hanmo.models.folder import resolve
 
 MARK = "<!-- made by hanmo: it is written anew when more is measured; delete this line to keep it as it is -->"
@@ -49,6 +50,8 @@ def write_card(
     Raises:
         HanmoError: no model there, or a card that people have written.
     """
+    if hub.named(model):
+        raise HanmoError(f"{model}: a model on a hub has its card there; give a folder")
     folder = resolve(model)
     path = folder / "README.md"
     before = path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -31,7 +31,8 @@ from hanmo.evaluate.settings import EvalSettings
 from hanmo.evaluate.significance import compare
 from hanmo.files import atomic_write, read_json, write_json
 from hanmo.models.families import must_write
-from hanmo.models.folder import resolve
+from hanmo.models.folder import resolve, title
+from hanmo.models.hub import repository_at
 from hanmo.models.linglong.generation import complete, pinyin_reader
 from hanmo.tokenizer import load as load_tokenizer
 from hanmo.tokenizer.chat import TURN_END, ChatFormat, encode_text
@@ -337,7 +338,9 @@ def name_folders(paths: list[Path]) -> dict[str, Path]:
     for path in paths:
         folder = resolve(path).resolve()
         stage = folder.parent if folder.name == "model" else folder
-        name = stage.name if stage.name not in named else f"{stage.parent.name}-{stage.name}"
+        name = title(folder)
+        if name in named:
+            name = repository_at(folder).replace("/", "-") or f"{stage.parent.name}-{stage.name}"
         if name in named:
             raise HanmoError(f"{path}: two models are named {name}; give folders of unlike names")
         named[name] = folder

@@ -79,7 +79,9 @@ def fill(model: Path, texts: tuple[str, ...], input: Path | None, top: int, as_j
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
 @click.option(
-    "--base", type=click.Path(path_type=Path), help="The model it was trained on, where it lies elsewhere now."
+    "--base",
+    type=click.Path(path_type=Path),
+    help="The model it was trained on, where it lies elsewhere now; or hf:OWNER/NAME.",
 )
 def merge(adapter: Path, out: Path, base: Path | None) -> None:
     """Compute an ADAPTER (LoRA or DoRA, as PEFT writes it, or the folder of an sft stage) into its model's weights."""

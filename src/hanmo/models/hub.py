@@ -1,5 +1,6 @@
 """Public models by name: `hf:OWNER/NAME[@REVISION]` on Hugging Face, `ms:OWNER/NAME[@REVISION]` on ModelScope.
 
+Wherever a model's folder is asked for such a name will do: `hanmo.models.folder.resolve` and `local` take both.
 The hubs' own clients fetch them, into their own caches (HF_HOME, MODELSCOPE_CACHE): a connection that breaks is taken
 up where it broke, files that an earlier try has fetched whole are not fetched again, and a model that is there whole is
 taken without a network where there is none. Fetched are configuration, tokenizer, safetensors weights, card and
@@ -16,6 +17,7 @@ import contextlib
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,28 @@ def repository(path: Path | str) -> str:
 def repository_of(mark: str) -> str:
     """OWNER/NAME in a fingerprint that `fetched` made; "" in any other."""
     return mark[3:].partition("@")[0] if named(mark) else ""
+
+
+def local(path: Path | str) -> Path:
+    """Where a model lies: `path` itself, or the folder of one given by name, which a process looks for once.
+
+    Raises:
+        HanmoError: see `fetched`.
+    """
+    return _once(str(path)) if named(path) else Path(path)
+
+
+@cache
+def _once(name: str) -> Path:
+    return fetched(name)[0]
+
+
+def repository_at(folder: Path) -> str:
+    """OWNER/NAME of the repository that a folder of the hubs' caches is a snapshot of; "" for any other folder."""
+    if folder.parent.name != "snapshots":
+        return ""
+    owner, found, name = folder.parent.parent.name.removeprefix("models--").partition("--")
+    return f"{owner}/{name}" if found else ""
 
 
 def fetched(path: Path | str, before: str = "") -> tuple[Path, str]:

@@ -4,8 +4,9 @@
     hanmo.serve.chat("run/dpo")                           talk in the terminal
     hanmo.serve.serve("run/dpo", port=8000)               http://127.0.0.1:8000
 
-All three take a Hugging Face model folder, a stage's folder or a .gguf file. Importing this module is cheap; torch,
-llama.cpp and the web server are imported by the call that needs them.
+All three take a Hugging Face model folder, a stage's folder, a .gguf file or a name on a hub (`hf:OWNER/NAME`,
+`ms:OWNER/NAME`, see `hanmo.models.hub`). Importing this module is cheap; torch, llama.cpp and the web server are
+imported by the call that needs them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def generate(
     A model that writes from right to left (LingLong's `backward`) gives what stands before a prompt.
 
     Args:
-        model: a model folder, a stage's folder or a .gguf file.
+        model: a model folder, a stage's folder, a .gguf file or a name on a hub.
         prompts: texts to continue.
         input: a file of more prompts: .jsonl (maybe .gz, .zst, .xz) with {"prompt": text} on each line, or one prompt
             per line in any other file.
@@ -105,7 +106,7 @@ def chat(
     """Chat in the terminal until /exit or the end of the input; answers go to stdout, all else to stderr.
 
     Args:
-        model: a model folder, a stage's folder or a .gguf file, with a chat template.
+        model: a model folder, a stage's folder, a .gguf file or a name on a hub, with a chat template.
         system: a system message that stays at the head of the conversation.
         prefix, suffix: texts before and behind every message.
         plugins: what fills placeholders in them, see `generate`.
@@ -156,8 +157,9 @@ def serve(
     """Serve the OpenAI-compatible API and the chat page until Ctrl-C or SIGTERM.
 
     Args:
-        models: model folders, stages' folders or .gguf files; "name=path" gives one a name. The first is loaded at
-            once, the others when they are asked for. Encoders and models that `hanmo understand train` made, too.
+        models: model folders, stages' folders, .gguf files or names on a hub; "name=path" gives one a name. The first
+            is loaded at once, the others when they are asked for. Encoders and models that `hanmo understand train`
+            made, too.
         host: the address to listen on; anything but loopback needs a key.
         port: 0 takes any free one (it is printed).
         api_key: clients must send it; None looks at the environment variable HANMO_API_KEY.

@@ -73,7 +73,7 @@ def _sampling(given: dict[str, Any], **defaults: Any) -> Any:
 @_framed
 @_talking
 def generate(model: Path, prompts: tuple[str, ...], **given: Any) -> None:
-    """Continue PROMPTS with a MODEL (a model folder, a stage's folder or a .gguf file)."""
+    """Continue PROMPTS with a MODEL: a model folder, a stage's folder, a .gguf file or hf:OWNER/NAME."""
     from hanmo.serve import generate as function
 
     sampling = _sampling(given, max_tokens=256)
@@ -87,7 +87,7 @@ def generate(model: Path, prompts: tuple[str, ...], **given: Any) -> None:
 @_framed
 @_talking
 def chat(model: Path, history: str | None, **given: Any) -> None:
-    """Talk to a MODEL in the terminal; /help there lists what can be done."""
+    """Talk to a MODEL (a folder, a .gguf file, hf:OWNER/NAME) in the terminal; /help there lists what can be done."""
     from hanmo.serve import chat as function
     from hanmo.serve.typed import default_history
 
@@ -117,7 +117,7 @@ def chat(model: Path, history: str | None, **given: Any) -> None:
 @click.option("--log-text", is_flag=True, help="Log what people ask and what models answer, too.")
 @_talking
 def serve(models: tuple[str, ...], **given: Any) -> None:
-    """Serve MODELS (PATH or NAME=PATH) over an OpenAI-compatible API, with a chat page at /.
+    """Serve MODELS (PATH, NAME=PATH or hf:OWNER/NAME) over an OpenAI-compatible API, with a chat page at /.
 
     Decoders, .gguf files, encoders, and what `hanmo understand train` made. The first is loaded at once, the others
     when they are asked for.

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from hanmo.console import console, progress
 from hanmo.errors import HanmoError
 from hanmo.files import fingerprint_json, fingerprint_path, open_binary, read_jsonl
+from hanmo.models import hub
 from hanmo.models.folder import is_encoder_decoder
 from hanmo.serve.engines import Completion, Engine, open_engine
 from hanmo.serve.plugins import Frame
@@ -69,6 +70,7 @@ def run(
     for number, text in enumerate(given, 1):
         if not whole_text(text):
             raise HanmoError(f"prompt {number}: not valid text (is the terminal's encoding UTF-8?)")
+    model = hub.local(model)
     if is_encoder_decoder(model):
         return _fill_gaps(model, given, output, as_chat, frame, batch_size, sampling, device, threads)
     engine = open_engine(model, context=context, device=device, threads=threads)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from hanmo.errors import HanmoError, nearest
+from hanmo.models import hub
 from hanmo.models.families import objective_of
-from hanmo.models.folder import is_encoder_decoder, resolve
-from hanmo.serve.engines import model_name
+from hanmo.models.folder import is_encoder_decoder, resolve, title
 from hanmo.serve.worker import Busy, Served, Worker
 from hanmo.understand.tasks import RECORD
 
@@ -153,11 +153,12 @@ class Models:
 
 
 def named(given: str) -> tuple[str, Path]:
-    """(name, path) of `PATH` or `NAME=PATH`."""
+    """(name, path) of `PATH` or `NAME=PATH`; a path may be a name on a hub, and is where that model lies then."""
     name, sign, path = given.partition("=")
     if sign and name and "/" not in name and "\\" not in name and not Path(given).exists():
-        return name, Path(path)
-    return model_name(Path(given)), Path(given)
+        return name, hub.local(path)
+    found = hub.local(given)
+    return title(found), found
 
 
 def kind_of(path: Path) -> Kind:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hanmo.serve.engines import model_name
+from hanmo.models.folder import title
 from hanmo.serve.engines.base import Unable
 
 
@@ -23,7 +23,7 @@ class Reader:
     abilities: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
-        self.name = model_name(path)
+        self.name = title(path)
 
     def embed(self, texts: Sequence[str], pooling: str) -> tuple[list[list[float]], int]:
         """See `Engine.embed`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from hanmo.errors import HanmoError
+from hanmo.models import hub
 from hanmo.models.folder import is_encoder_decoder
 from hanmo.serve.engines.base import Completion, Delta, Engine
 
@@ -28,7 +29,7 @@ def open_engine(
     """Load a model for answering.
 
     Args:
-        model: a .gguf file, a Hugging Face model folder, or the folder of a stage that made one.
+        model: a .gguf file, a Hugging Face model folder, the folder of a stage that made one, or a name on a hub.
         context: tokens of prompt and answer together; None takes the model's own, at most 8192.
         device: a torch device such as "cpu" or "cuda:0"; "auto" takes the accelerator if there is one. For a .gguf
             file, anything but "cpu" offloads every layer that llama.cpp was built to offload.
@@ -42,7 +43,7 @@ def open_engine(
     Raises:
         HanmoError: there is no such model, or it cannot be loaded.
     """
-    path = Path(model)
+    path = hub.local(model)
     if not 1 <= parallel <= MOST_PARALLEL:
         raise HanmoError(f"parallel: {parallel} is out of range, must be from 1 to {MOST_PARALLEL}")
     if path.suffix.lower() == ".gguf":
@@ -84,11 +85,3 @@ def _open_gguf(path: Path, context: int | None, device: str, threads: int | None
     from hanmo.serve.engines.llamacpp import LlamaCppEngine
 
     return LlamaCppEngine(path, context=context, device=device, threads=threads)
-
-
-def model_name(path: Path) -> str:
-    """What a model is called: its folder, or the stage's folder that holds `model/`, or the .gguf file's stem."""
-    path = path.resolve()
-    if path.suffix.lower() == ".gguf":
-        return path.stem
-    return path.parent.name if path.name == "model" and path.parent.name else path.name

@@ -16,8 +16,8 @@ from typing import Any
 
 from hanmo.convert.llamacpp import require_llama_cpp
 from hanmo.errors import HanmoError
+from hanmo.models.folder import title
 from hanmo.pool import cores
-from hanmo.serve.engines import model_name
 from hanmo.serve.engines.base import DEFAULT_CONTEXT
 from hanmo.serve.prompt import ForeignTemplate, in_house, is_ours
 from hanmo.serve.text import Utf8Stream
@@ -69,7 +69,7 @@ class Gguf:
         # be computing with it in another thread.
         self.close = weakref.finalize(self, C.llama_model_free, self.handle)
         self.close.atexit = False
-        self.name = model_name(path)
+        self.name = title(path)
         if self.meta("general.architecture") in ENCODERS:
             self.close()
             raise HanmoError(f"{path}: an encoder, which writes nothing; `llama-server --embedding` has use for it")

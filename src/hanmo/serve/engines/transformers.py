@@ -20,10 +20,9 @@ from transformers.cache_utils import DynamicLayer
 
 from hanmo.errors import HanmoError
 from hanmo.models.families import must_write
-from hanmo.models.folder import resolve
+from hanmo.models.folder import resolve, title
 from hanmo.models.linglong.configuration import LingLongConfig
 from hanmo.models.linglong.generation import Readings, reader_of
-from hanmo.serve.engines import model_name
 from hanmo.serve.engines.base import DEFAULT_CONTEXT, Completion, Detokenizer, TokenEngine
 from hanmo.serve.engines.batching import Batcher
 from hanmo.serve.engines.beams import likeliest
@@ -56,7 +55,7 @@ class TransformersEngine(TokenEngine):
         self._device = device_of(device)
         self._model = _load(folder, self._device)
         config = self._model.config.get_text_config()
-        self.name = model_name(folder)
+        self.name = title(folder)
         own = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT
         self.context = min(own, context or DEFAULT_CONTEXT)
 

@@ -22,8 +22,7 @@ from transformers import AutoConfig
 
 from hanmo.errors import HanmoError
 from hanmo.models.families import must_write
-from hanmo.models.folder import resolve
-from hanmo.serve.engines import model_name
+from hanmo.models.folder import resolve, title
 from hanmo.serve.engines.asking import Refused, Server, complaint_about, events
 from hanmo.serve.engines.attached import AttachedServer
 from hanmo.serve.engines.base import DEFAULT_CONTEXT, Detokenizer, TokenEngine
@@ -76,7 +75,7 @@ class VllmEngine(TokenEngine):
                 f"device {device!r}: vLLM takes the devices that CUDA_VISIBLE_DEVICES names; leave it auto"
             )
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-        self.name, self.parallel = model_name(folder), parallel
+        self.name, self.parallel = title(folder), parallel
         self.lock = threading.BoundedSemaphore(parallel)
         text_config = config.get_text_config()
         own = getattr(text_config, "max_position_embeddings", None) or DEFAULT_CONTEXT

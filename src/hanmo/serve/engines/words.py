@@ -14,8 +14,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 import hanmo.tokenizer
 from hanmo.errors import HanmoError
+from hanmo.models.folder import title
 from hanmo.models.linglong.configuration import LingLongConfig
-from hanmo.serve.engines import model_name
 from hanmo.serve.engines.base import Detokenizer
 from hanmo.serve.prompt import ForeignTemplate, in_house, is_ours
 from hanmo.serve.text import REPLACEMENT, Utf8Stream
@@ -35,7 +35,7 @@ class Words:
     """
 
     def __init__(self, folder: Path, config: Any) -> None:
-        self._name = model_name(folder)
+        self._name = title(folder)
         tokenizer = hanmo.tokenizer.load(folder)
         # For good, not call by call: what users write never holds special tokens, and no thread may see it otherwise.
         tokenizer.backend_tokenizer.encode_special_tokens = True
