@@ -26,6 +26,8 @@ def client(runs: Path) -> Iterator[TestClient]:
 def test_runs_stages_and_their_curves(client: TestClient) -> None:
     found = client.get(f"{API}/runs").json()
     assert {run["id"] for run in found["runs"]} == {"demo", "新 run #1"}
+    demo = next(run for run in found["runs"] if run["id"] == "demo")
+    assert {stage["id"] for stage in demo["stages"] if stage["curves"]} == {"base", "sft", "dpo"}
     run = client.get(f"{API}/runs/demo").json()
     assert [stage["id"] for stage in run["stages"]][:3] == ["world", "corpus", "tokenizer"]
     curves = client.get(f"{API}/runs/demo/base/curves?x=tokens&points=20").json()

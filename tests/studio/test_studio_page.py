@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,56 @@ def test_curves_are_drawn_read_and_zoomed(page) -> None:
     page.wait_for_selector(".controls button:visible")
     page.select_option(".controls select", "tokens")
     page.wait_for_selector(".controls button", state="hidden")
+
+
+def test_runs_are_compared_by_keys_in_one_picture(browser, run_studio, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "demo" / "base", tmp_path / "long" / "base")
+    stage = begun(tmp_path / "短 #2" / "base")
+    log(stage, 20)
+    log(begun(tmp_path / "三" / "base"), 40)
+    with run_studio(tmp_path) as url:
+        pages = opened(browser, url)
+        page = next(pages)
+        page.wait_for_selector(".runs a")
+        go(page, "#/run/long/base", ".chart canvas")
+        page.click("text=与其他训练的曲线对比")
+        page.wait_for_selector(".pairs .chart canvas")
+        titles = [title.inner_text() for title in page.query_selector_all(".chart figcaption > b")]
+        assert titles == ["损失（每词元 nat）", "留出文本比特/字节", "每秒词元数", "学习率"]
+        before = ink(page)
+        page.focus(".choice:has-text('短 #2/base') input")
+        page.keyboard.press("Space")
+        page.wait_for_function("() => document.querySelectorAll('.chart .key').length == 6")
+        # Loss and rate are logged by both, the others by one; the address can be sent to somebody.
+        counted = [len(panel.query_selector_all(".key")) for panel in page.query_selector_all(".chart")]
+        assert counted == [2, 1, 1, 2] and ink(page) > before
+        assert page.evaluate("location.hash") == "#/compare/long%2Fbase/%E7%9F%AD%20%232%2Fbase"
+        rows = [row.inner_text().split() for row in page.query_selector_all("tbody tr")]
+        assert [row[0] for row in rows] == ["long/base", "短"] and rows[1][2:] == ["20", "0.4", "–", "–", "0.01"]
+        page.focus(".chart canvas")
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        assert page.inner_text("#spoken").startswith("步数 10: long/base") and "短 #2/base 0.8" in page.inner_text(
+            "#spoken"
+        )
+        page.keyboard.press("End")
+        assert page.inner_text("#spoken").startswith("步数 980: long/base") and "短" not in page.inner_text("#spoken")
+        log(stage, 20, first=21)
+        page.wait_for_function("() => document.querySelector('tbody tr:nth-child(2) td').textContent === '40'")
+        page.select_option(".controls select", "seconds")
+        page.wait_for_selector("text=未画出：其日志未记录秒数")
+        page.select_option(".controls select", "step")
+        page.set_viewport_size(PHONE)
+        page.reload()
+        page.wait_for_function("() => document.querySelectorAll('.chart .key').length == 6")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for box in page.query_selector_all(".choice input:checked"):
+            box.uncheck()
+        page.wait_for_selector("text=请在上方选择训练")
+        assert page.query_selector(".chart") is None and page.evaluate("location.hash") == "#/compare"
+        page.click("#language")
+        assert "Choose trainings above." in page.inner_text("main")
+        next(pages, None)
 
 
 def test_a_run_at_work_is_followed(page, runs: Path) -> None:

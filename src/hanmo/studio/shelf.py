@@ -201,7 +201,8 @@ class Shelf:
         return {**{key: said.get(key) for key in _KEPT}, "inputs": inputs, "shows": shows}
 
     def _summary(self, name: str, folders: list[Path], locks: set[int]) -> dict[str, Any]:
-        stages = sorted((self._stage(folder, locks) for folder in folders), key=_order)
+        stages = [self._stage(folder, locks) | {"curves": self.holds(folder, "curves")} for folder in folders]
+        stages.sort(key=_order)
         states = [stage["state"] for stage in stages]
         return {
             "id": name,

@@ -30,20 +30,40 @@ export class Chart {
     this.node.remove();
   }
 
-  /** @param data {names, zero, series: {name: {x, mean, low?, high?}}, x, range}. */
+  /**
+   * @param data {names, zero, series: {name: {x, mean, low?, high?}}, x, range}: figures of one run. With `measure` the
+   *   series are that one figure of several runs, called by `labels[name]` and drawn in the ink of number `inks[name]`.
+   */
   set(data, choice) {
     this.data = data;
     this.choice = choice;
-    const names = data.names.join(" ");
+    const names = JSON.stringify([data.names, data.inks]);
     if (names !== this.names) {
       this.names = names;
       this.values = data.names.map(() => el("output"));
       this.place = el("output.place");
-      this.keys.replaceChildren(
-        ...data.names.map((name, index) => el(`span.key.s${index % 4}`, {}, t(name), " ", this.values[index])), this.place);
-      named(this.canvas, "aria-label", "chart", { name: word(data.names[0]) });
+      const key = (name, index) => el(`span.key.s${this.#ink(name, index)}`, {}, data.measure ? el("bdi", {}, data.labels[name]) : t(name), " ", this.values[index]);
+      this.keys.replaceChildren(data.measure ? el("b", {}, t(data.measure)) : "", ...data.names.map(key), this.place);
+      named(this.canvas, "aria-label", "chart", { name: word(data.measure ?? data.names[0]) });
     }
     this.draw();
+  }
+
+  #ink(name, index) {
+    return this.data.measure ? this.data.inks[name] : index % 4;
+  }
+
+  /** What is walked along: the first figure of a run; of several runs the one that reaches farthest. */
+  #walk() {
+    const all = this.data.names.map((name) => this.data.series[name].x);
+    return this.data.measure ? all.reduce((farthest, x) => (x.at(-1) > (farthest.at(-1) ?? -Infinity) ? x : farthest)) : all[0];
+  }
+
+  /** Where a series is read at a place: an index, or null. A run that had ended before, or had not begun, says nothing. */
+  #index({ x }, at) {
+    const slack = 0.02 * (this.view.to - this.view.from);
+    if (this.data.measure && x.length && (at > x.at(-1) + slack || at < x[0] - slack)) return null;
+    return nearest(x, at);
   }
 
   draw() {
@@ -63,7 +83,7 @@ export class Chart {
     pen.beginPath();
     pen.rect(EDGE.left, EDGE.top - 2, box.width - EDGE.left - EDGE.right, box.height - EDGE.top - EDGE.bottom + 4);
     pen.clip();
-    this.data.names.forEach((name, index) => this.#curve(pen, this.data.series[name], colour(`--s${index % 4}`), name));
+    this.data.names.forEach((name, index) => this.#curve(pen, this.data.series[name], this.#ink(name, index), colour, this.data.measure ?? name));
     pen.restore();
     if (this.drag) this.#selection(pen, box, colour);
     else if (this.cursor !== null) this.#reading(pen, box, colour);
@@ -122,9 +142,9 @@ export class Chart {
     }
   }
 
-  #curve(pen, { x: xs, mean, low, high }, colour, name) {
+  #curve(pen, { x: xs, mean, low, high }, ink, colour, name) {
     const { x, y } = this.view;
-    pen.strokeStyle = pen.fillStyle = colour;
+    pen.strokeStyle = pen.fillStyle = colour(`--s${ink}`);
     pen.lineJoin = "round";
     const trace = (values) => {
       pen.beginPath();
@@ -145,7 +165,9 @@ export class Chart {
     }
     pen.globalAlpha = 1;
     pen.lineWidth = 1.8;
+    if (ink > 2) pen.setLineDash([7, 3]); // not by colour alone
     trace(smoothed(mean, reach));
+    pen.setLineDash([]);
     if (xs.length <= 40)
       xs.forEach((one, i) => {
         pen.beginPath();
@@ -172,9 +194,9 @@ export class Chart {
     pen.stroke();
     this.data.names.forEach((name, index) => {
       const series = this.data.series[name];
-      const i = nearest(series.x, this.cursor);
+      const i = this.#index(series, this.cursor);
       if (i === null) return;
-      pen.fillStyle = colour(`--s${index % 4}`);
+      pen.fillStyle = colour(`--s${this.#ink(name, index)}`);
       pen.beginPath();
       pen.arc(x(series.x[i]), y(series.mean[i]), 3.6, 0, 7);
       pen.fill();
@@ -187,9 +209,9 @@ export class Chart {
     const spoken = [];
     this.data.names.forEach((name, index) => {
       const series = this.data.series[name];
-      const i = at === null ? null : nearest(series.x, at);
+      const i = at === null ? null : this.#index(series, at);
       this.values[index].value = i === null ? "" : short(series.mean[i]);
-      if (i !== null) spoken.push(`${word(name)} ${short(series.mean[i])}`);
+      if (i !== null) spoken.push(`${this.data.measure ? this.data.labels[name] : word(name)} ${short(series.mean[i])}`);
     });
     this.place.value = at === null ? "" : `${word(`across_${this.data.x}`)} ${short(Math.round(at))}`;
     if (aloud && at !== null) say(`${this.place.value}: ${spoken.join(", ")}`);
@@ -213,7 +235,7 @@ export class Chart {
   }
 
   snap(at, aloud) {
-    const { x } = this.data.series[this.data.names[0]];
+    const x = this.#walk();
     const i = nearest(x, at);
     if (i !== null) this.read(x[i], aloud);
   }
@@ -234,7 +256,7 @@ export class Chart {
 
   press(event) {
     if (!this.view || event.ctrlKey || event.metaKey || event.altKey) return;
-    const { x } = this.data.series[this.data.names[0]];
+    const x = this.#walk();
     const { from, to } = this.view;
     const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20 }[event.key];
     const around = this.cursor ?? (from + to) / 2;

@@ -5,11 +5,12 @@ import { language, named, speak, t, word } from "./words.js";
 
 const main = document.getElementById("main");
 const root = document.documentElement;
-const PAGES = [["runs", "#/"], ["chat", "#/chat"], ["tokenizers", "#/tokenizers"]];
+const PAGES = [["runs", "#/"], ["compare", "#/compare"], ["chat", "#/chat"], ["tokenizers", "#/tokenizers"]];
 /** What a first part of the address shows; views are fetched when they are first wanted. */
 const VIEWS = {
   "": () => import("./runs.js"),
   run: () => import("./run.js"),
+  compare: () => import("./compare.js"),
   chat: () => import("./chat.js"),
   tokenizers: () => import("./tokenizers.js"),
 };
