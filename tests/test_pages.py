@@ -9,7 +9,7 @@ import pytest
 from shown import Pages, needs_bash
 
 PAGES = ["corpus", "tokenizers", "training", "continuing", "importing", "exporting", "evaluating", "understanding"]
-PAGES += ["tuning", "publishing", "serving"]
+PAGES += ["tuning", "publishing", "serving", "chatting"]
 
 
 @needs_bash

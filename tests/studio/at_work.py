@@ -24,5 +24,7 @@ def log(folder: Path, steps: int, first: int = 1) -> None:
 def model(folder: Path, do: str, architecture: str = "Qwen3ForCausalLM") -> None:
     """A stage that has made a model, as far as a list of models looks."""
     (folder / "model").mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"stage": folder.name, "do": do, "key": "1", "counts": {}}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"stage": folder.name, "do": do, "key": "1", "result": "1", "counts": {}})
+    )
     (folder / "model" / "config.json").write_text(json.dumps({"architectures": [architecture]}))
