@@ -9,10 +9,10 @@ batches the best), and fits
     bits per byte = floor + c / (parameters^a * tokens^b)
 
 for several floors, since runs as short as these do not tell what no model gets below. Each fit is judged by leaving
-out one run at a time, and by what the runs of fewer than 2M tokens say of those of more. What the fits say of one card's day
-stands beside it: where fits that are as good as each other differ, the runs know nothing. Two published laws, fitted to
-English text near to that size, are asked for the one thing that may carry over: which of two models of a day is better,
-and by how much. The result goes to benchmarks/results/expected_bits.json.
+out one run at a time, and by what the runs of fewer than 2M tokens say of those of more. What the fits say of one
+card's day stands beside it: where fits that are as good as each other differ, the runs know nothing. Two published
+laws, fitted to English text near to that size, are asked for the one thing that may carry over: which of two models
+of a day is better, and by how much. The result goes to benchmarks/results/expected_bits.json.
 """
 
 from __future__ import annotations
