@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -31,8 +32,28 @@ def test_both_languages(site: Path) -> None:
     assert (site / "zh/training/index.html").is_file()
     menu = (site / "index.html").read_text(encoding="utf-8")
     for page in ROOT.glob("docs/*.md"):
-        if not page.name.startswith("index"):
+        if not page.name.startswith("index") and not page.name.endswith(".zh.md"):
             assert f'href="{page.stem}/"' in menu, page.name
+
+
+def test_pages_in_english_alone_are_introduced_in_chinese(site: Path) -> None:
+    introductions = json.loads((ROOT / "docs/.site/introductions.json").read_text(encoding="utf-8"))
+    english = {page.name for page in ROOT.glob("docs/*.md") if not page.name.endswith(".zh.md")}
+    assert introductions.keys() == {name for name in english if not (ROOT / f"docs/{name[:-3]}.zh.md").is_file()}
+    ids = set(re.findall(r' id="([^"]+)"', (site / "zh/commands/index.html").read_text(encoding="utf-8")))
+    for name, said in introductions.items():
+        page = (site / "zh" / name[:-3] / "index.html").read_text(encoding="utf-8")
+        assert f">{said['title']}</h1>" in page.replace('<a class="headerlink"', "</h1>") and said["text"] in page, name
+        assert said["text"] not in (site / name[:-3] / "index.html").read_text(encoding="utf-8")
+        links = set(re.findall(r'href="\.\./commands/#([^"]+)"', page))
+        assert links == {f"hanmo-{command.replace(' ', '-')}" for command in said["commands"]} and links <= ids, name
+
+
+def test_every_option_is_told_in_both_languages(site: Path) -> None:
+    told = [(site / part / "commands/index.html").read_text(encoding="utf-8") for part in (".", "zh")]
+    for page in told:
+        assert page.count("<code>--documents PATH</code>") == 2 and "&lt;!-- commands" not in page
+    assert "folders or files of raw text" in told[0] and "原始文本的目录或文件" in told[1]
 
 
 def test_nothing_is_asked_of_other_servers(site: Path) -> None:

@@ -20,6 +20,7 @@ from hanmo import messages
 from hanmo.console import Console
 from hanmo.messages import catalogue, choose_language, language, translated
 from hanmo.messages.help import _UNIT, wrap
+from hanmo.messages.reference import reference
 from hanmo.messages.templates import templates
 
 PLACE = re.compile(r"\{(\d*)\}")
@@ -146,6 +147,24 @@ def test_lines_are_broken_by_their_width(text: str, width: int) -> None:
 
 def test_marks_stay_with_their_words() -> None:
     assert wrap("一二三四五，六七（八九）十", 10) == ["一二三四", "五，六七", "（八九）十"]
+
+
+def test_the_reference_has_every_command_and_is_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANMO_LANG", "en")
+    english = reference()
+    monkeypatch.setenv("HANMO_LANG", "zh")
+    chinese = reference()
+    heads = re.findall(r"^#+ (hanmo .*)$", english, re.M)
+    assert heads == re.findall(r"^#+ (hanmo .*)$", chinese, re.M)
+    assert {"hanmo run", "hanmo corpus quality train", "hanmo convert gguf"} <= set(heads) and len(set(heads)) == len(
+        heads
+    )
+    assert "[default: " in english and "默认" not in english and "Read raw text, clean it" in english
+    rows = [re.findall(r"^\| `(.*)` \| (.+) \|$", text, re.M) for text in (english, chinese)]
+    assert [name for name, _ in rows[0]] == [name for name, _ in rows[1]] and len(rows[0]) > 500
+    untold = [row for row in rows[1] if not re.search("[㐀-鿿]", row[1])]
+    # A range alone, or names of files.
+    assert {name for name, _ in untold} <= {"--workers INTEGER RANGE", "--format TEXT"}
 
 
 def test_the_program_speaks_chinese() -> None:

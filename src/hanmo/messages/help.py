@@ -9,13 +9,15 @@ from collections.abc import Sequence
 import click
 from rich.cells import cell_len
 
-from hanmo.messages import catalogue, translated
+from hanmo.messages import catalogue, language, translated
 
 #: What may not be parted: a Chinese character or a word, with the marks that open before and close behind it.
 _UNIT = re.compile(r"\s+|[（《“「]*(?:[⺀-鿿豈-﫿]|[^\s⺀-鿿豈-￯]+|[！-￯])[，。；：、）》！？”」…]*")
-#: An option's text and what stands behind it: its default, that it is required.
+#: An option's text and what stands behind it: its default, its range, that it is required.
 _EXTRA = re.compile(
-    r"(?P<text>.*?)(?P<several> \(may be given several times\))?(?P<extra>\s+\[(?:default: .*|required)\])?", re.DOTALL
+    r"(?P<text>.*?)(?P<several> \(may be given several times\))?"
+    r"(?P<extra>\s*\[(?:default: .*|required|[^\[\]]*x[<>][^\[\]]*)\])?",
+    re.DOTALL,
 )
 
 
@@ -50,7 +52,7 @@ class ChineseFormatter(click.HelpFormatter):
         room = max(self.width - self.current_indent - first, 20)
         for name, text in rows:
             self.write(" " * self.current_indent + name)
-            lines = wrap(_option(text), room)
+            lines = wrap(option_text(text), room)
             if cell_len(name) <= first - col_spacing:
                 self.write(" " * (first - cell_len(name)) + lines.pop(0))
             self.write("\n")
@@ -58,7 +60,10 @@ class ChineseFormatter(click.HelpFormatter):
                 self.write(" " * (self.current_indent + first) + line + "\n")
 
 
-def _option(text: str) -> str:
+def option_text(text: str) -> str:
+    """What a help page says of an option, with its default, in the reader's language."""
+    if language() == "en":
+        return text
     parts = _EXTRA.fullmatch(text)
     if parts is None or text in catalogue():
         return translated(text)
@@ -67,9 +72,9 @@ def _option(text: str) -> str:
     return translated(parts["text"]) + several + extra
 
 
-def _sentence(english: str) -> str:
-    """A command's text; a stage's is its summary as a sentence."""
-    if english and english not in catalogue():
+def command_text(english: str) -> str:
+    """A command's text in the reader's language; a stage's is its summary as a sentence."""
+    if language() == "zh" and english and english not in catalogue():
         return translated(english[0].lower() + english[1:].removesuffix("."))
     return translated(english)
 
@@ -77,7 +82,7 @@ def _sentence(english: str) -> str:
 def in_chinese(command: click.Command) -> None:
     """Translate the texts of a command and of all below it."""
     click.Context.formatter_class = ChineseFormatter
-    command.help = _sentence(inspect.cleandoc(command.help or ""))
+    command.help = command_text(inspect.cleandoc(command.help or ""))
     command.short_help = re.split(r"(?<=[。；])|\n", command.help)[0].rstrip("。；")
     if isinstance(command, click.Group):
         for inner in command.commands.values():
