@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -246,6 +247,13 @@ def test_perplexity_is_that_of_opencompass(
         assert [answers[0] for answers in sample["resps"]] == pytest.approx(wanted, abs=1e-5)
         assert sample["acc"] == float(wanted.index(min(wanted)) == sample["target"])
         assert len({text[:-1] for text in texts}) == 1 and [text[-1] for text in texts] == list("ABCD")
+
+
+def test_a_tokenizer_that_ends_no_text_is_one_line(model, tokenizer) -> None:
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    with pytest.raises(HanmoError, match="names no token that ends a text; add eos_token"):
+        HanmoLM(model, endless).tok_encode("春")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ _LOGITS = 1 << 26
 _BRANCHES = 64
 #: Tokens that a common beginning has to save to be a piece of its own.
 _WORTH = 64
+#: What a pass costs beside its tokens, as a part of the tokens that a pass may have.
+_PASS = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -210,18 +212,29 @@ def _alike(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def _batches(rows: Sequence[_Row], batch_tokens: int, vocabulary: int, trees: bool) -> Iterator[list[_Row]]:
-    """Rows of like length together, longest first; without trees only rows of one length, which need no mask."""
-    batch: list[_Row] = []
-    for row in sorted(rows, key=lambda row: (row.length, len(row.answers[0])), reverse=True):
-        widest = max(batch[0].length, row.length) if batch else row.length
-        kept = max(_kept(one) for one in (*batch, row))
-        full = widest * (len(batch) + 1) > batch_tokens or kept * (len(batch) + 1) * vocabulary > _LOGITS
-        if batch and (full or (not trees and batch[0].length != row.length)):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    """Rows of like length together, longest first; without trees only rows of one length, which need no mask.
+
+    Of all ways to cut the sorted rows the one with the least padding, a pass being worth some of it.
+    """
+    rows = sorted(rows, key=lambda row: (row.length, len(row.answers[0])), reverse=True)
+    best, begins = [0.0], [0]
+    for end in range(1, len(rows) + 1):
+        least, begin, kept = float("inf"), end - 1, 0
+        for start in range(end - 1, -1, -1):
+            kept, widest, count = max(kept, _kept(rows[start])), rows[start].length, end - start
+            full = widest * count > batch_tokens or kept * count * vocabulary > _LOGITS
+            if count > 1 and (full or (not trees and widest != rows[end - 1].length)):
+                break
+            cost = best[start] + widest * count + _PASS * batch_tokens
+            if cost < least:
+                least, begin = cost, start
+        best.append(least)
+        begins.append(begin)
+    edges = [len(rows)]
+    while edges[-1]:
+        edges.append(begins[edges[-1]])
+    for start, end in pairwise(edges[::-1]):
+        yield rows[start:end]
 
 
 def _kept(row: _Row) -> int:

@@ -63,6 +63,11 @@ class HanmoLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
+        if self.tokenizer.eos_token_id is None:
+            raise HanmoError(
+                f"{self.tokenizer_name}: the tokenizer names no token that ends a text; add eos_token to its "
+                "tokenizer_config.json"
+            )
         return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
 
     @property
