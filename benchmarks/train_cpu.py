@@ -3,10 +3,10 @@
     python benchmarks/train_cpu.py [--sizes 16m,92m] [--cores 0-3] [--rounds 3] [--minimind PATH]
 
 The runners, each in a process of its own on the same cores, take turns for several rounds: Hanmo at its defaults
-(packed documents that do not see each other, Muon), the Trainer at its defaults (fp32, eager, AdamW), the Trainer with
-bf16 and torch.compile, and MiniMind's training script (a checkout, run unchanged) with a model of about as many
-parameters. In the same round a 4096^3 bf16 matrix product is timed, which is what the device can do: model FLOP/s (see
-hanmo.models.flops) are given as a share of it.
+(packed documents that do not see each other, Muon), the Trainer at its defaults (fp32, eager, AdamW), the Trainer
+with torch.compile and with bf16 where this CPU has products in it, and MiniMind's training script (a checkout, run
+unchanged) with a model of about as many parameters. In the same round 4096^3 matrix products are timed, in bf16 and
+fp32; the faster is what the device can do, and model FLOP/s (see hanmo.models.flops) are given as a share of it.
 
 All but MiniMind train the same Qwen3 shape on rows of the same random documents. MiniMind pads, so it gets texts of as
 many tokens; of its tokens a second both are given, those of real targets and all. A figure is the median over the steps
@@ -35,13 +35,18 @@ RUNNERS = ("hanmo", "run_clm", "run_clm-bf16-compile", "minimind")
 RESULT = Path(__file__).parent / "results" / "train_cpu.json"
 
 
-def matmul_flops() -> float:
-    """FLOP/s of a 4096^3 bf16 matrix product on the cores of this process."""
+def matmul_flops() -> dict[str, float]:
+    """FLOP/s of a 4096^3 matrix product on the cores of this process, by dtype. The faster one is the reference."""
     import torch
 
-    from hanmo.pretrain.precision import matmul_rate
+    from hanmo.pretrain.precision import gain, matmul_rate
 
-    return matmul_rate(torch.device("cpu"), torch.bfloat16, size=4096, seconds=4)
+    device = torch.device("cpu")
+    found = {"fp32": matmul_rate(device, torch.float32, size=4096, seconds=4)}
+    # Where they are emulated, one product in bf16 takes minutes.
+    if gain(device, torch.bfloat16) > 0.5:
+        found["bf16"] = matmul_rate(device, torch.bfloat16, size=4096, seconds=4)
+    return found
 
 
 def take(options: argparse.Namespace, size: str, data: Path) -> dict[str, Any]:
@@ -60,8 +65,9 @@ def take(options: argparse.Namespace, size: str, data: Path) -> dict[str, Any]:
             record = perform(job, __file__, data / "compiled")
             parameters[name] = record["parameters"]
             found[name] = figures(record, job.tokens) | {k: record[k] for k in ("dtype", "commit") if k in record}
-        reference = matmul_flops()
-        found["bf16_matmul_gflops"] = round(reference / 1e9, 1)
+        products = matmul_flops()
+        reference = max(products.values())
+        found |= {f"{dtype}_matmul_gflops": round(rate / 1e9, 1) for dtype, rate in products.items()}
         for facts in found.values():
             if isinstance(facts, dict):
                 facts["share_of_matmul"] = round(facts["model_gflops"] * 1e9 / reference, 4)

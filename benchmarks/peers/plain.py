@@ -12,6 +12,7 @@ import torch
 from hanmo.models.flops import model_flops
 from hanmo.models.loss import chunk_step, linear_cross_entropy
 from hanmo.models.presets import build_config
+from hanmo.pretrain.precision import choose, pick_device
 from hanmo.tokenizer import encode_text, load
 from hanmo.tokens.shards import open_split, read_info
 from peers.clock import Clock, Scorer
@@ -44,9 +45,14 @@ def chunks(job: Job, extra: int) -> np.ndarray:
 
 
 def run_clm(job: Job, fast: bool) -> dict[str, Any]:
-    """As transformers' run_clm.py: the Trainer at its defaults, or with bf16 and compile; our tokenizer and shape."""
+    """As transformers' run_clm.py: the Trainer at its defaults, or `fast`; our tokenizer and shape.
+
+    `fast` is with torch.compile, and with bf16 where this device computes it faster than fp32: a CPU that has no
+    products in bf16 makes them many times as slow.
+    """
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+    half = fast and choose(pick_device(job.device), "auto") == torch.bfloat16
     torch.manual_seed(0)
     vocabulary = read_info(Path(job.data) / "tokens")["vocab_size"]
     model = AutoModelForCausalLM.from_config(build_config(SIZES[job.size].preset, vocabulary, job.context))
@@ -72,7 +78,7 @@ def run_clm(job: Job, fast: bool) -> dict[str, Any]:
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,
-        bf16=fast,
+        bf16=half,
         torch_compile=fast,
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Timed()])  # type: ignore[arg-type]
@@ -80,7 +86,7 @@ def run_clm(job: Job, fast: bool) -> dict[str, Any]:
     clock.score(model)
     return clock.record() | {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "dtype": "bfloat16" if fast else "float32",
+        "dtype": "bfloat16" if half else "float32",
         "flops_per_token": model_flops(model, job.context),
     }
 
