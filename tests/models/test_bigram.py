@@ -48,12 +48,11 @@ def test_fit_is_near_the_chain_on_a_walk_it_has_not_seen() -> None:
     assert bound < ours < bound + 0.15 * (alone - bound)
 
 
-def test_newton_steps_come_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newton_steps_come_nearer() -> None:
     _, walk = chain(96, 20_000)
     found = {}
     for rounds in (0, 1, 4):
-        monkeypatch.setattr(bigram, "ROUNDS", rounds)
-        fitted = bigram.fit(walk[:-1], walk[1:], 96, 8)
+        fitted = bigram.fit(walk[:-1], walk[1:], 96, 8, rounds)
         found[rounds] = nats(fitted.first @ fitted.second.T + fitted.bias, walk)
     assert found[4] < found[1] < found[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from hanmo.errors import HanmoError
 from hanmo.files import read_jsonl
+from hanmo.models import bigram
 from hanmo.models.presets import build_config
+from hanmo.pretrain import start
 from hanmo.pretrain.distributed import World
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.pretrain.start import begin_with_bigrams, new_model
@@ -56,7 +59,7 @@ def test_a_bigram_start_knows_what_follows(tmp_path: Path, bigram_settings: Pret
     for name in ("random", "bigram"):
         model = new_model(bigram_settings.model_copy(update={"start": name}), 320)
         if name == "bigram":
-            begin_with_bigrams(model, order, World(torch.device("cpu")), tmp_path / "start.safetensors")
+            begin_with_bigrams(model, order, 1280, World(torch.device("cpu")), tmp_path / "start.safetensors")
         rows = order.rows(0, 8)
         losses[name] = PackedStep(model, torch.float32, False, 32).loss(rows).item() / rows.targets.size
     # Each token is followed by the next number, which 1,300 tokens say of 300.
@@ -66,8 +69,8 @@ def test_a_bigram_start_knows_what_follows(tmp_path: Path, bigram_settings: Pret
 def test_what_was_fitted_is_kept_for_a_run_that_begins_again(tmp_path: Path, bigram_settings: PretrainSettings) -> None:
     kept, world = tmp_path / "given" / "start.safetensors", World(torch.device("cpu"))
     one, two = (new_model(bigram_settings, 320) for _ in range(2))
-    begin_with_bigrams(one, make_order(), world, kept)
-    begin_with_bigrams(two, None, world, kept)  # type: ignore[arg-type]
+    begin_with_bigrams(one, make_order(), 1280, world, kept)
+    begin_with_bigrams(two, None, 1280, world, kept)  # type: ignore[arg-type]
     for name, weight in one.state_dict().items():
         assert torch.equal(weight, two.state_dict()[name])
 
@@ -96,3 +99,20 @@ def test_only_for_new_models(tokens: Path, tmp_path: Path) -> None:
     run_stage(tokens, tmp_path / "one")
     with pytest.raises(HanmoError, match="start: bigram is for new models"):
         run_stage(tokens, tmp_path / "two", tmp_path / "one" / "model", start="bigram")
+
+
+def test_a_short_run_gets_a_rough_fit(
+    tmp_path: Path,
+    bigram_settings: PretrainSettings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(start, "SHORT", 1000)
+    rounds, fit = [], bigram.fit
+    monkeypatch.setattr(bigram, "fit", lambda *pairs: rounds.append(pairs[-1]) or fit(*pairs))
+    world, model = World(torch.device("cpu")), new_model(bigram_settings, 320)
+    for budget in (20, 1280):
+        begin_with_bigrams(model, make_order(), budget, world, tmp_path / f"{budget}.safetensors")
+    assert rounds == [1, bigram.ROUNDS]
+    few, many = re.findall(r"bigram model of ([\d.]+)(k?) tokens", capsys.readouterr().err)
+    assert few[1] == "" and 400 < float(few[0]) <= 20 * start.SAMPLE_SHARE and many[1] == "k"

@@ -52,12 +52,13 @@ class Bigrams:
     bias: Tensor
 
 
-def fit(inputs: Tensor, targets: Tensor, vocabulary: int, rank: int) -> Bigrams:
+def fit(inputs: Tensor, targets: Tensor, vocabulary: int, rank: int, rounds: int = ROUNDS) -> Bigrams:
     """The bigram model of that rank for pairs of tokens.
 
     Args:
         inputs, targets: [n] int32 or int64 on the CPU; a token and the one that followed it.
         vocabulary: tokens.
+        rounds: Newton steps.
 
     Raises:
         ValueError: there are no pairs.
@@ -67,7 +68,7 @@ def fit(inputs: Tensor, targets: Tensor, vocabulary: int, rank: int) -> Bigrams:
     seen = torch.bincount(targets, minlength=vocabulary)
     kept = seen.topk(min(TABLE, vocabulary)).indices.sort().values
     table = _count(inputs, targets, kept, vocabulary)
-    small = _factors(table, min(rank, len(kept) - 1))
+    small = _factors(table, min(rank, len(kept) - 1), rounds)
     found = Bigrams(torch.zeros(vocabulary, rank), torch.zeros(vocabulary, rank), torch.empty(vocabulary))
     found.first[kept, : small.first.shape[1]] = small.first
     found.second[kept, : small.second.shape[1]] = small.second
@@ -114,7 +115,7 @@ class _Target:
         return seen.add_(left * self._lower)
 
 
-def _factors(table: Tensor, rank: int) -> Bigrams:
+def _factors(table: Tensor, rank: int, rounds: int) -> Bigrams:
     """The bigram model of a whole table of counts."""
     target = _Target(table)
     columns = table.sum(0) + 0.1
@@ -130,7 +131,7 @@ def _factors(table: Tensor, rank: int) -> Bigrams:
     generator = torch.Generator().manual_seed(0)
     guess = work @ torch.randn(len(table), rank + SPARE, generator=generator)
     left, right = _truncated(work, _truncated(work, guess, rank + SPARE)[0], rank)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         first, second = left / row, right / column[:, None]
         wanted, given = torch.zeros_like(bias), torch.zeros_like(bias)
         for part in parts:

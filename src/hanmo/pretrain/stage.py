@@ -81,7 +81,7 @@ def _train(
     model = load_model(settings, given, facts["vocab_size"], data.tokenizer, out)
     started = 0.0
     if settings.start == "bigram":
-        started = begin_with_bigrams(model, order, world, out / WORK / "start.safetensors")
+        started = begin_with_bigrams(model, order, settings.tokens, world, out / WORK / "start.safetensors")
     frozen = freeze(model, settings.freeze)
     model = model.to(world.device)
 

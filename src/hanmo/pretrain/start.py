@@ -22,6 +22,9 @@ from hanmo.tokenizer import end_of_document, load
 #: Tokens of the run's own rows whose pairs are counted, at most. Fewer make a worse start: 8M of a corpus of 39M tokens
 #: began 0.09 bits per byte above all of it.
 SAMPLE = 40_000_000
+#: The same for a token of the run's budget, and the budget below which the fit is a rough one: a start is not worth
+#: more time than the training behind it.
+SAMPLE_SHARE, SHORT = 40, 1_000_000
 _ROWS = 2048
 
 
@@ -68,7 +71,7 @@ def name_ids(model: Any, tokenizer: Path) -> None:
             setattr(model.generation_config, key, value)
 
 
-def begin_with_bigrams(model: Any, order: RowSource, world: World, kept: Path) -> float:
+def begin_with_bigrams(model: Any, order: RowSource, budget: int, world: World, kept: Path) -> float:
     """Make `model` the bigram model of the run's own first rows; returns the seconds it took.
 
     Its layers still add nothing, but the heads of the first look back already.
@@ -76,10 +79,11 @@ def begin_with_bigrams(model: Any, order: RowSource, world: World, kept: Path) -
     Args:
         model: of `new_model`, whose head is a matrix of its own.
         order: the rows of the run.
+        budget: tokens that it will see.
         kept: file with what was fitted, so that a run which is begun again begins with the same bits.
     """
     began = time.perf_counter()
-    weights = world.agreed(lambda: load_file(kept) if kept.is_file() else _fitted(model, order, kept))
+    weights = world.agreed(lambda: load_file(kept) if kept.is_file() else _fitted(model, order, budget, kept))
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(weights["embedding"])
         model.get_output_embeddings().weight.copy_(weights["head"])
@@ -87,10 +91,10 @@ def begin_with_bigrams(model: Any, order: RowSource, world: World, kept: Path) -
     return time.perf_counter() - began
 
 
-def _fitted(model: Any, order: RowSource, kept: Path) -> dict[str, torch.Tensor]:
+def _fitted(model: Any, order: RowSource, budget: int, kept: Path) -> dict[str, torch.Tensor]:
     began = time.perf_counter()
     vocabulary, width = model.get_input_embeddings().weight.shape
-    count = max(1, min(order.total, SAMPLE) // order.context)
+    count = max(1, min(order.total, SAMPLE, SAMPLE_SHARE * budget) // order.context)
     inputs, targets = [], []
     for first in range(0, count, _ROWS):
         rows = order.rows(first, min(_ROWS, count - first))
@@ -98,7 +102,8 @@ def _fitted(model: Any, order: RowSource, kept: Path) -> dict[str, torch.Tensor]
         inputs.append(torch.from_numpy(rows.inputs[real].astype("int32")))
         targets.append(torch.from_numpy(rows.targets[real].astype("int32")))
     pairs = torch.cat(inputs), torch.cat(targets)
-    found = bigram.fit(*pairs, vocabulary, width - bigram.RESERVED)
+    rounds = 1 if budget < SHORT else bigram.ROUNDS
+    found = bigram.fit(*pairs, vocabulary, width - bigram.RESERVED, rounds)
     embedding, head = bigram.vectors(found, width)
     weights = {"embedding": embedding, "head": head}
     kept.parent.mkdir(parents=True, exist_ok=True)
