@@ -7,10 +7,11 @@ of its options. Two things are therefore shared:
   common opening is read once; its keys and values stand before every row of the group;
 * all answers to one context are read behind it in one row, as branches of a tree: each token sees the opening, the
   context and the tokens of its own answer before it, and has the position that it would have alone. (Tree attention: a
-  mask of four dimensions and explicit positions, which transformers' stock decoders take as they are.)
+  mask of four dimensions and explicit positions, which transformers' stock decoders take as they are.) Behind a long
+  opening a row holds several contexts, since each row needs a copy of the opening's keys and values.
 
-Rows are aligned at their right end, so that logits are computed for the answers only. The results are those of every
-pair alone, up to the rounding of another order of sums.
+Logits are computed for the answers only. The results are those of every pair alone, up to the rounding of another order
+of sums.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _LOGITS = 1 << 26
 #: Tokens of answers in one row: as many as of the context before them, or this. A branch sees nothing of its
 #: neighbours, but its attention runs over them all the same.
 _BRANCHES = 64
+#: Tokens of a row of several contexts, at most; no more than the opening before them has, since each attends to all.
+_ROW = 512
 #: Tokens that a common beginning has to save to be a piece of its own.
 _WORTH = 64
 #: What a pass costs beside its tokens, as a part of the tokens that a pass may have.
@@ -52,7 +55,7 @@ class Likelihood:
 
 
 @dataclass
-class _Row:
+class _Tree:
     """A context with some of its answers; `own` is the context behind the group's opening."""
 
     context: tuple[int, ...]
@@ -62,6 +65,22 @@ class _Row:
     @property
     def length(self) -> int:
         return len(self.own) + sum(len(answer) - 1 for answer in self.answers)
+
+
+@dataclass
+class _Row:
+    """What is read behind a group's opening in one row."""
+
+    trees: list[_Tree]
+
+    @property
+    def length(self) -> int:
+        return sum(tree.length for tree in self.trees)
+
+    @property
+    def kept(self) -> int:
+        """Places whose logits are wanted: each context's last one and all but each answer's last."""
+        return sum(1 + sum(len(answer) - 1 for answer in tree.answers) for tree in self.trees)
 
 
 def likelihoods(
@@ -105,11 +124,12 @@ def likelihoods(
         with torch.inference_mode():
             for contexts, shared in _groups(sorted(by_context)):
                 read = opening.read(model, contexts[0][:shared]) if shared else None
-                rows = [row for one in contexts for row in _rows(one, list(by_context[one]), shared, trees)]
+                grown = [tree for one in contexts for tree in _trees(one, list(by_context[one]), shared, trees)]
+                rows = _rows(grown, min(_ROW, shared) if trees else 0)
                 for batch in _batches(rows, batch_tokens, int(model.config.vocab_size), trees):
-                    _score(model, batch, shared, read, found)
+                    _score(model, batch, shared, read, trees, found)
                     if advance:
-                        advance(sum(len(row.answers) for row in batch))
+                        advance(sum(len(tree.answers) for row in batch for tree in row.trees))
     finally:
         model.train(was_training)
     return [found[pair] for pair in wanted]
@@ -155,22 +175,38 @@ def takes_trees(model: PreTrainedModel) -> bool:
     return not type(model).__module__.startswith("hanmo.")
 
 
-def _rows(context: tuple[int, ...], answers: Sequence[tuple[int, ...]], shared: int, trees: bool) -> Iterator[_Row]:
+def _trees(context: tuple[int, ...], answers: Sequence[tuple[int, ...]], shared: int, trees: bool) -> Iterator[_Tree]:
     """A context with its answers, or with as many of them as go into a row."""
     own = context[shared:]
     # Answers of one token need no branch: they are read off the context's last logits.
     single = [answer for answer in answers if len(answer) == 1]
     if single:
-        yield _Row(context, single, own)
+        yield _Tree(context, single, own)
     most = max(len(own), _BRANCHES) if trees else 0
-    row = _Row(context, [], own)
+    tree = _Tree(context, [], own)
     for answer in sorted((answer for answer in answers if len(answer) > 1), key=len):
-        if row.answers and row.length + len(answer) - 1 > len(own) + most:
-            yield row
-            row = _Row(context, [], own)
-        row.answers.append(answer)
-    if row.answers:
-        yield row
+        if tree.answers and tree.length + len(answer) - 1 > len(own) + most:
+            yield tree
+            tree = _Tree(context, [], own)
+        tree.answers.append(answer)
+    if tree.answers:
+        yield tree
+
+
+def _rows(trees: Sequence[_Tree], most: int) -> list[_Row]:
+    """Rows of at most so many tokens, or of one tree: each goes where the least room is left (best fit decreasing)."""
+    rows: list[_Row] = []
+    room: list[int] = []
+    for tree in sorted(trees, key=lambda tree: tree.length, reverse=True):
+        fitting = [place for place, left in enumerate(room) if left >= tree.length]
+        if fitting:
+            place = min(fitting, key=lambda place: room[place])
+            rows[place].trees.append(tree)
+            room[place] -= tree.length
+        else:
+            rows.append(_Row([tree]))
+            room.append(most - tree.length)
+    return rows
 
 
 def _groups(contexts: Sequence[tuple[int, ...]]) -> Iterator[tuple[list[tuple[int, ...]], int]]:
@@ -216,12 +252,12 @@ def _batches(rows: Sequence[_Row], batch_tokens: int, vocabulary: int, trees: bo
 
     Of all ways to cut the sorted rows the one with the least padding, a pass being worth some of it.
     """
-    rows = sorted(rows, key=lambda row: (row.length, len(row.answers[0])), reverse=True)
+    rows = sorted(rows, key=lambda row: (row.length, row.kept), reverse=True)
     best, begins = [0.0], [0]
     for end in range(1, len(rows) + 1):
         least, begin, kept = float("inf"), end - 1, 0
         for start in range(end - 1, -1, -1):
-            kept, widest, count = max(kept, _kept(rows[start])), rows[start].length, end - start
+            kept, widest, count = kept + rows[start].kept, rows[start].length, end - start
             full = widest * count > batch_tokens or kept * count * vocabulary > _LOGITS
             if count > 1 and (full or (not trees and widest != rows[end - 1].length)):
                 break
@@ -237,44 +273,42 @@ def _batches(rows: Sequence[_Row], batch_tokens: int, vocabulary: int, trees: bo
         yield rows[start:end]
 
 
-def _kept(row: _Row) -> int:
-    """Places at a row's end whose logits are wanted: the context's last one and all but each answer's last."""
-    return 1 + sum(len(answer) - 1 for answer in row.answers)
-
-
 def _score(
     model: PreTrainedModel,
     batch: list[_Row],
     shared: int,
     read: DynamicCache | None,
+    trees: bool,
     found: dict[tuple[tuple[int, ...], tuple[int, ...]], Likelihood],
 ) -> None:
     """One forward pass over rows that are aligned at their right ends."""
     width = max(row.length for row in batch)
     ids = np.zeros((len(batch), width), np.int64)
     positions = np.zeros((len(batch), width), np.int64)
-    branched = any(len(row.answers) > 1 and len(row.answers[0]) > 1 for row in batch)
-    masked = branched or any(row.length < width for row in batch)
+    plain = all(len(row.trees) == 1 and (len(row.trees[0].answers) == 1 or row.kept == 1) for row in batch)
+    masked = not plain or any(row.length < width for row in batch)
     seen = np.zeros((len(batch), width, shared + width), bool) if masked else None
-    #: Of each row and answer: the places (in the row) whose logits say its tokens.
-    places: list[list[list[int]]] = []
+    #: Of each answer: its context, the row, and the places (in the row) whose logits say its tokens.
+    wanted: list[tuple[_Tree, tuple[int, ...], int, list[int]]] = []
     for number, row in enumerate(batch):
         at = width - row.length
-        end = at + len(row.own)
-        ids[number, at:end] = row.own
-        positions[number, at:end] = np.arange(shared, shared + len(row.own))
         if seen is not None:
             seen[number, at:, :shared] = True
-            seen[number, at:, shared + at : shared + end] = np.tri(width - at, len(row.own), dtype=bool)
-        places.append([])
-        for answer in row.answers:
-            size = len(answer) - 1
-            ids[number, end : end + size] = answer[:-1]
-            positions[number, end : end + size] = np.arange(len(row.context), len(row.context) + size)
+        for tree in row.trees:
+            end, last = at + len(tree.own), at + tree.length
+            ids[number, at:end] = tree.own
+            positions[number, at:end] = np.arange(shared, len(tree.context))
             if seen is not None:
-                seen[number, end : end + size, shared + end : shared + end + size] = np.tri(size, dtype=bool)
-            places[-1].append([at + len(row.own) - 1, *range(end, end + size)])
-            end += size
+                seen[number, at:last, shared + at : shared + end] = np.tri(last - at, len(tree.own), dtype=bool)
+            for answer in tree.answers:
+                size = len(answer) - 1
+                ids[number, end : end + size] = answer[:-1]
+                positions[number, end : end + size] = np.arange(len(tree.context), len(tree.context) + size)
+                if seen is not None:
+                    seen[number, end : end + size, shared + end : shared + end + size] = np.tri(size, dtype=bool)
+                wanted.append((tree, answer, number, [at + len(tree.own) - 1, *range(end, end + size)]))
+                end += size
+            at = last
     device = model.device
     mask = None
     if seen is not None:
@@ -282,32 +316,31 @@ def _score(
         low = torch.finfo(model.dtype).min
         mask = torch.zeros(seen.shape, dtype=model.dtype).masked_fill_(~torch.from_numpy(seen), low)
         mask = mask[:, None].to(device)
-    kept = max(_kept(row) for row in batch)
+    # Options of one token share a place: its distribution is taken once.
+    columns = np.unique(np.concatenate([places for *_, places in wanted]))
     logits = model(
         input_ids=torch.from_numpy(ids).to(device),
         attention_mask=mask,
         position_ids=torch.from_numpy(positions).to(device),
         past_key_values=opening.repeated(read, len(batch)) if read else DynamicCache(config=model.config),
         use_cache=True,
-        logits_to_keep=kept,
+        # Models of ours count from the end; their rows hold one tree.
+        logits_to_keep=torch.from_numpy(columns).to(device) if trees else int(width - columns[0]),
     ).logits
-    rows, columns, targets = [], [], []
-    for number, row in enumerate(batch):
-        for answer, where in zip(row.answers, places[number], strict=True):
-            rows += [number] * len(answer)
-            columns += [place - (width - kept) for place in where]
-            targets += answer
-    # Options of one token share a place: its distribution is taken once.
-    keys, inverse = np.unique(np.stack([rows, columns]), axis=1, return_inverse=True)
+    if not trees:
+        columns = np.arange(columns[0], width)
+    rows = np.concatenate([np.full(len(places), number) for _, _, number, places in wanted])
+    targets = np.concatenate([answer for _, answer, _, _ in wanted])
+    picked_columns = np.searchsorted(columns, np.concatenate([places for *_, places in wanted]))
+    keys, inverse = np.unique(np.stack([rows, picked_columns]), axis=1, return_inverse=True)
     chosen = logits[torch.from_numpy(keys[0]).to(device), torch.from_numpy(keys[1]).to(device)].float()
     total, best = chosen.logsumexp(-1).cpu().numpy(), chosen.argmax(-1).cpu().numpy()
     back = torch.from_numpy(inverse.reshape(-1)).to(device)
-    picked = chosen[back, torch.tensor(targets, device=device)].cpu().numpy()
+    picked = chosen[back, torch.from_numpy(targets).to(device)].cpu().numpy()
     logp = picked.astype(np.float64) - total[inverse.reshape(-1)]
-    right = best[inverse.reshape(-1)] == np.array(targets)
+    right = best[inverse.reshape(-1)] == targets
     at = 0
-    for row in batch:
-        for answer in row.answers:
-            end = at + len(answer)
-            found[row.context, answer] = Likelihood(float(logp[at:end].sum()), len(answer), bool(right[at:end].all()))
-            at = end
+    for tree, answer, *_ in wanted:
+        end = at + len(answer)
+        found[tree.context, answer] = Likelihood(float(logp[at:end].sum()), len(answer), bool(right[at:end].all()))
+        at = end
