@@ -61,8 +61,7 @@ def presets(vocabulary: int = 0, context: int = 0) -> list[Line]:
 
 def _line(name: str, vocabulary: int, context: int) -> Line:
     preset = PRESETS[name]
-    body = of_new(PretrainSettings(preset=name), 64)
-    size = body.parameters - body.embedding
+    size = FAMILIES[preset.family].count(preset, 0, 0)
     vocabulary = vocabulary or preset.vocab or next(tokens for most, tokens in VOCABULARY if size < most)
     context = context or preset.context or (512 if size < 1e8 else 1024 if size < 5e8 else 2048)
     shape = of_new(PretrainSettings(preset=name, context=context), vocabulary)
