@@ -14,6 +14,9 @@ from typing import Any
 
 Points = Sequence[Sequence[float]]
 
+#: Nearer values are one: steps between them would have no number of their own.
+_FLAT = 1e-300
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -30,8 +33,8 @@ class Axis:
 
 def axis(low: float, high: float, about: int = 5, pad: bool = True) -> Axis:
     """An axis over [low, high] with about so many round ticks; with `pad` widened to whole steps."""
-    if not high > low:
-        spread = abs(low) / 2 or 1.0
+    if high - low < _FLAT:
+        spread = abs(low) / 2 if abs(low) > _FLAT else 1.0
         low, high = low - spread, high + spread
     step = _round_step((high - low) / max(1, about - 1))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

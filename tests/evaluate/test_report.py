@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fabricate import CATEGORIES, NASTY, REASONS, fabricate, write
@@ -197,6 +197,9 @@ def test_words_with_values_are_escaped() -> None:
 
 
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.integers(2, 8))
+@example(0.0, 5e-324, 3)
+@example(0.0, 2e-311, 2)
+@example(3e-320, 4e-320, 8)
 def test_axis_holds_its_values_and_has_few_round_ticks(a: float, b: float, about: int) -> None:
     low, high = min(a, b), max(a, b)
     axis = charts.axis(low, high, about)
