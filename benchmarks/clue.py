@@ -1,12 +1,14 @@
 """CLUE's seven tasks on a small encoder, beside the same encoder untrained and a bag of n-grams.
 
-    python benchmarks/clue.py BENCH MODEL WORK [--tasks afqmc,tnews] [--models trained,untrained,bag] [--seeds 2]
+    python benchmarks/clue.py BENCH MODEL WORK [--tasks afqmc,tnews] [--models bag,trained,untrained] [--seeds 2]
 
 BENCH is a folder with public parts of the tasks, MODEL an encoder's folder (its stage's, for what it was trained on),
 WORK a folder for runs. What is not there whole is made of what is: the development part of AFQMC is split in three;
 TNEWS, IFLYTEK, WSC and CSL are the joined few-shot splits of FewCLUE, trained on `train_few_all` and tested on
 `dev_few_all`; OCNLI has 3,000 training pairs. There is no CMNLI. A part of each training file chooses the checkpoint
-(of the bag, its penalty) and nobody is trained on it. Results are merged into benchmarks/results/clue.json.
+(of the bag, its penalty) and nobody is trained on it. Results are merged into benchmarks/results/clue.json as they
+come; a run (of a model, task and seed) that stands in WORK is not run again. `over` has what the trained encoder has
+over the others: the mean difference on the same items, with a bootstrap over items.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ PARTS: dict[str, tuple[str, str | None]] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "afqmc": {"epochs": 4, "max_length": 64},
     "tnews": {"epochs": 8, "max_length": 48},
-    "iflytek": {"epochs": 5, "max_length": 64},
+    "iflytek": {"epochs": 2, "max_length": 64, "learning_rate": 1e-3},
     "ocnli": {"epochs": 4, "max_length": 64},
     "wsc": {"epochs": 8, "max_length": 96},
     "csl": {"epochs": 8, "max_length": 128},
@@ -133,7 +135,8 @@ def bag(folder: Path, name: str) -> dict[str, Any]:
     assert best is not None
     figures = score(what, len(labels), parts["test"], best[2])
     assert figures is not None
-    return {**figures, "penalty": best[1], "grams": len(index)}
+    right = [float(a == e.label) for a, e in zip(best[2], parts["test"], strict=True)]
+    return {**figures, "penalty": best[1], "grams": len(index), "right": right}
 
 
 def untrained(model: Path, out: Path) -> Path:
@@ -152,27 +155,58 @@ def untrained(model: Path, out: Path) -> Path:
 
 
 def tuned(model: Path, data: Path, out: Path, name: str, seeds: int) -> dict[str, Any]:
-    """The stage's figures on the test part, over seeds."""
+    """The stage's figures on the test part, over seeds, each a run of its own."""
     from hanmo.understand import stage
+    from hanmo.understand.files import read_examples
     from hanmo.understand.settings import UnderstandSettings
+    from hanmo.understand.tasks import task
 
     given: dict[str, Any] = {"on_bad_record": "skip", "learning_rate": 5e-4, **SETTINGS[name]}
-    settings = UnderstandSettings(task=name, seeds=list(range(1, seeds + 1)), **given)
-    out.mkdir(parents=True, exist_ok=True)
-    counts = stage.run(settings, {"model": [model], "data": [data]}, out)
-    assert counts["on"] == "test"
-    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    runs = results["runs"]
+    what, runs, rights = task(name), [], []
+    gold = [example.label for example in read_examples([data / "test.json"], what, "skip")[0]]
+    for seed in range(1, seeds + 1):
+        folder = out / str(seed)
+        if not (folder / "results.json").is_file():
+            stage.run(UnderstandSettings(task=name, seeds=[seed], **given), {"model": [model], "data": [data]}, folder)
+        runs.append(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+        lines = (folder / (what.submission or "predict.json")).read_text(encoding="utf-8").splitlines()
+        said = [json.loads(line)["label"] for line in lines]
+        rights.append([float(a == b) for a, b in zip(said, gold, strict=True) if b is not None])
+    tests = [run["runs"][0]["test"] for run in runs]
+    values = [test["accuracy"] for test in tests]
     return {
-        "accuracy": counts["score"],
-        "deviation": counts["deviation"],
-        **{key: counts[key] for key in ("n", "low", "high", "chance")},
-        "majority": runs[0]["test"]["majority"],
-        "train": counts["examples"],
-        "dev": runs[0]["dev"]["n"],
-        "seeds": [run["test"]["accuracy"] for run in runs],
-        "seconds": [run["seconds"] for run in runs],
+        "accuracy": statistics.mean(values),
+        "deviation": statistics.stdev(values) if seeds > 1 else None,
+        "n": tests[0]["n"],
+        **{key: statistics.mean(test[key] for test in tests) for key in ("low", "high")},
+        **{key: tests[0][key] for key in ("chance", "majority")},
+        "train": sum(e.label is not None for e in read_examples([data / "train.json"], what, "skip")[0]),
+        "dev": runs[0]["runs"][0]["dev"]["n"],
+        "seeds": values,
+        "seconds": [run["runs"][0]["seconds"] for run in runs],
         "settings": given,
+        "right": [statistics.mean(one) for one in zip(*rights, strict=True)],
+    }
+
+
+def over(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
+    """By how much the first is better on the same items: the mean difference, its 95 % interval from a bootstrap."""
+    import numpy as np
+
+    gain = np.asarray(first) - np.asarray(second)
+    draws = np.random.default_rng(7).integers(0, len(gain), (4000, len(gain)))
+    low, high = np.quantile(gain[draws].mean(1), [0.025, 0.975])
+    return {"difference": float(gain.mean()), "low": float(low), "high": float(high)}
+
+
+def described(model: Path, text: str) -> dict[str, Any]:
+    """What an encoder is and was trained on, by its stage and in words."""
+    manifest = json.loads((model / "manifest.json").read_text(encoding="utf-8"))
+    chosen = ("preset", "context", "batch_tokens", "masks")
+    return {
+        **{key: manifest["settings"][key] for key in chosen},
+        **{key: manifest["counts"][key] for key in ("parameters", "tokens", "passes", "steps", "heldout_loss")},
+        "text": text,
     }
 
 
@@ -185,23 +219,33 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--tasks", default=",".join(PARTS))
-    parser.add_argument("--models", default="bag,untrained,trained")
+    parser.add_argument("--models", default="bag,trained,untrained")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--fresh-seeds", type=int, help="of the untrained encoder (default: as many)")
+    parser.add_argument("--text", default="", help="what the encoder was trained on, in words")
     options = parser.parse_args()
     fresh: Path | None = None
     for name in options.tasks.split(","):
         data = lay_out(options.bench, options.work, name)
+        right: dict[str, list[float]] = {}
         for kind in options.models.split(","):
             if kind == "bag":
                 found = bag(data, name)
             else:
                 if kind == "untrained":
-                    fresh = fresh or untrained(options.model, options.work / "untrained")
+                    fresh = fresh or untrained(options.model, options.work / "fresh")
                 model = fresh if kind == "untrained" and fresh else options.model
-                found = tuned(model, data, options.work / kind / name, name, options.seeds)
+                seeds = options.fresh_seeds if kind == "untrained" and options.fresh_seeds else options.seeds
+                found = tuned(model, data, options.work / kind / name, name, seeds)
+            right[kind] = found.pop("right")
             table = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
             table["machine"] = f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread"
-            table.setdefault("tasks", {}).setdefault(name, {})[kind] = found
+            table["encoder"] = described(options.model, options.text)
+            row = table.setdefault("tasks", {}).setdefault(name, {})
+            row[kind] = found
+            if "trained" in right:
+                others = {other: over(right["trained"], right[other]) for other in right if other != "trained"}
+                row["over"] = {**row.get("over", {}), **others}
             table["tasks"]["cmnli"] = "no part of it was at hand; the code is proved on a fixture"
             RESULT.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
             print(
