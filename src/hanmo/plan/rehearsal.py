@@ -68,6 +68,10 @@ class Rehearsed:
     teacher: float = 0.0
 
 
+#: What was rehearsed before: stages of one recipe often do the same with a model.
+_seen: dict[tuple[Any, ...], Rehearsed] = {}
+
+
 class _Alive(TorchDispatchMode):
     """Follows the bytes of all storages that operators have made and that are still referred to."""
 
@@ -121,6 +125,26 @@ def rehearse(
         Exception: whatever the model's code raises that cannot go without numbers.
     """
     adapter = adapter if adapter and adapter.adapter != "none" else None
+    told = taught and (taught[0].to_json_string(), taught[1].model_dump_json(), taught[2])
+    learns = adapter and adapter.model_dump_json()
+    key = (config.to_json_string(), batch, look, dtype, attention, scores, learns, recompute, accumulates, told)
+    if key not in _seen:
+        _seen[key] = _rehearse(config, batch, look, dtype, attention, scores, adapter, recompute, accumulates, taught)
+    return _seen[key]
+
+
+def _rehearse(
+    config: Any,
+    batch: Batch,
+    look: Batch,
+    dtype: torch.dtype,
+    attention: str,
+    scores: bool,
+    adapter: AdapterSettings | None,
+    recompute: bool,
+    accumulates: bool,
+    taught: tuple[Any, DistillSettings, int] | None,
+) -> Rehearsed:
     model, four_bits = _model(config, dtype, attention, scores, adapter)
     if recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -155,8 +179,8 @@ def _model(
 ) -> tuple[Any, float]:
     """The model to train, on torch's meta device, and the bytes that four bits a weight save of what it shows."""
     auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    config = copy.deepcopy(config)  # making a model writes into it
     if scores:
-        config = copy.deepcopy(config)
         config.num_labels, config.pad_token_id = 1, 0
     with torch.device("meta"):
         model: Any = auto.from_config(
