@@ -16,7 +16,7 @@ import pytest
 from hanmo import api
 from hanmo.errors import HanmoError
 from hanmo.recipe import load_recipe
-from hanmo.run import run_recipe, status
+from hanmo.run import run_recipe, source_result, status
 from nest import behind
 
 pytestmark = pytest.mark.usefixtures("warm_stages")
@@ -172,6 +172,15 @@ def test_killed_runs_end_like_undisturbed_ones(
     assert weights(torn) == weights(whole)
     steps = [json.loads(line)["step"] for line in (torn / "base" / "log.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == list(range(126))  # 0 is the line that names the yardstick
+
+
+def test_a_manifest_that_does_not_say_its_result_counts_as_a_file(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"key": "elsewhere"}', encoding="utf-8")
+    first = source_result(tmp_path)
+    (tmp_path / "more.txt").write_text("more", encoding="utf-8")
+    assert first and source_result(tmp_path) != first
+    (tmp_path / "manifest.json").write_text('{"key": "ours", "result": "known"}', encoding="utf-8")
+    assert source_result(tmp_path) == "known"
 
 
 def test_api_runs_one_stage(tmp_path: Path) -> None:

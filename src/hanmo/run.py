@@ -276,7 +276,8 @@ def source_result(path: Path) -> str:
     """The fingerprint of an input from outside a recipe: its manifest's where a stage made it, else its content's."""
     with faults(path):
         manifest = _maybe(path / "manifest.json") if path.is_dir() else None
-    return manifest["result"] if manifest else fingerprint_path(path)
+    result = manifest.get("result") if manifest else None
+    return result or fingerprint_path(path)
 
 
 def run_recipe(
