@@ -21,19 +21,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from peers.many import KEPT, take
+from peers.many import ALONE, KEPT, take
 
 RESULT = Path(__file__).parent / "results" / "experts.json"
-BASE = {
-    "context": 512,
-    "eval_every": 0,
-    "eval_bytes": 400_000,
-    "sample_prompts": [],
-    "checkpoint_seconds": 1e6,
-    "threads": 1,
-    "device": "cpu",
-    "log_every": 10,
-}
+BASE = {**ALONE, "context": 512, "log_every": 10}
 #: By size: settings of the runs. The mixtures have a head of their own: parameters, and no arithmetic, more.
 TRIED: dict[str, list[dict[str, Any]]] = {
     "2m": [

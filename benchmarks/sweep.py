@@ -17,20 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peers.many import answer, take
+from peers.many import ALONE, answer, take
 
 RESULT = Path(__file__).parent / "results" / "sweep.json"
-BASE = {
-    "context": 256,
-    "eval_every": 0,
-    "eval_bytes": 400_000,
-    "sample_prompts": [],
-    "checkpoint_seconds": 1e6,
-    "warmup_tokens": 20_000,
-    "threads": 1,
-    "device": "cpu",
-    "log_every": 10_000,
-}
+BASE = {**ALONE, "context": 256, "warmup_tokens": 20_000}
 #: By name: settings that are fixed, and the values that are tried, each with each.
 GRIDS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "rates": (

@@ -21,19 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peers.many import answer, take
+from peers.many import ALONE, answer, take
 
 RESULT = Path(__file__).parent / "results" / "twins.json"
-BASE = {
-    "context": 512,
-    "eval_every": 0,
-    "eval_bytes": 400_000,
-    "sample_prompts": [],
-    "checkpoint_seconds": 1e6,
-    "threads": 1,
-    "device": "cpu",
-    "log_every": 10_000,
-}
+BASE = {**ALONE, "context": 512}
 THEIRS = "chatglm3"
 
 

@@ -15,6 +15,17 @@ from typing import Any
 #: What a run tells.
 KEPT = ("heldout_bpb", "parameters", "steps", "tokens", "training_seconds")
 
+#: Settings of all such runs: one thread each, a score at their end and nothing before it.
+ALONE: dict[str, Any] = {
+    "eval_every": 0,
+    "eval_bytes": 400_000,
+    "sample_prompts": [],
+    "checkpoint_seconds": 1e6,
+    "threads": 1,
+    "device": "cpu",
+    "log_every": 10_000,
+}
+
 
 def train(settings: dict[str, Any], tokens: Path) -> dict[str, Any]:
     """Run the stage in this process; what it ends at."""
