@@ -146,9 +146,8 @@ def show_bases(found: list[dict[str, str]]) -> None:
             line = f"  {base['name']}  {base['parameters']}, {base['licence']}: {base['for']}"
             console.print(line, markup=False, soft_wrap=True)
     console.print(
-        "\nContinue one: `hf download NAME --local-dir DIR`, then `hanmo pretrain --model DIR --data TOKENS` "
-        "(docs/continuing.md).\nA licence is the one that the model's page names; read it before you publish what you "
-        "make of it.",
+        "\nContinue one: `hanmo pretrain --model hf:NAME --data TOKENS` fetches it (docs/continuing.md).\n"
+        "A licence is the one that the model's page names; read it before you publish what you make of it.",
         markup=False,
         soft_wrap=True,
     )
