@@ -16,7 +16,6 @@ from hanmo.understand.tasks import TASKS, task
 from .faulty import SOUND, Faulty, kinds
 
 KINDS = list(kinds())
-BENCH = Path("/work/shared/data/bench")
 
 
 def read(folder: Path, name: str, part: str = "train", on_bad: str = "fail") -> Any:
@@ -157,9 +156,8 @@ REAL = {
 }
 
 
-@pytest.mark.skipif(not BENCH.is_dir(), reason="the public parts of the tasks are not on this machine")
 @pytest.mark.parametrize("name", REAL)
-def test_the_public_parts_are_read_whole(name: str) -> None:
+def test_the_public_parts_are_read_whole(name: str, shared_data: Path) -> None:
     folder, part, count = REAL[name]
-    examples, account = read(BENCH / folder, name, part)
+    examples, account = read(shared_data / "bench" / folder, name, part)
     assert len(examples) == count and not account.skipped
