@@ -1,6 +1,6 @@
 // Curves of several trainings in one picture. The visitor chooses which; the address says it, and can be kept or sent.
 import { ask, path } from "./api.js";
-import { choice, controls } from "./controls.js";
+import { choice, controls, curvesOf } from "./controls.js";
 import { el, say, short } from "./dom.js";
 import { every } from "./live.js";
 import { Plots } from "./plots.js";
@@ -40,17 +40,8 @@ export default async function draw(wanted) {
 
   async function look() {
     const number = ++asked;
-    const query = new URLSearchParams({ x: choice.x, points: "700" });
-    if (range) query.set("from", range[0]), query.set("to", range[1]);
     const sides = all.filter((one) => inks.has(one.key)).sort((a, b) => inks.get(a.key) - inks.get(b.key));
-    const found = await Promise.all(sides.map(async (one) => {
-      try {
-        return [one, await ask(`${path("runs", one.run, one.stage, "curves")}?${query}`)];
-      } catch (error) {
-        if (error.status !== 404) throw error;
-        return [one, null];
-      }
-    }));
+    const found = await Promise.all(sides.map(async (one) => [one, await curvesOf(one.run, one.stage, range)]));
     if (number !== asked) return; // a later look was quicker
     // A log that does not say the tokens of its steps comes across steps: no place on an axis of tokens.
     const placed = found.filter(([, curves]) => curves?.panels.length && curves.x === choice.x);

@@ -1,8 +1,21 @@
 // How curves are drawn: their x axis, smoothing and scale, the same for all pictures of a visit.
+import { ask, path } from "./api.js";
 import { el } from "./dom.js";
 import { named, t } from "./words.js";
 
 export const choice = { x: "step", smoothing: 0.02, log: false };
+
+/** The curves of a stage across the chosen axis, of the range [from, to] or (null) of all; null where it has no log. */
+export async function curvesOf(run, stage, range) {
+  const query = new URLSearchParams({ x: choice.x, points: "700" });
+  if (range) query.set("from", range[0]), query.set("to", range[1]);
+  try {
+    return await ask(`${path("runs", run, stage, "curves")}?${query}`);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    return null;
+  }
+}
 
 /**
  * The controls above curves: {node, reset}, where `reset` is the button that ends a zoom.

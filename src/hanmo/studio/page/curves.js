@@ -1,6 +1,6 @@
 // The curves of a stage: panels with one x axis, which can be zoomed and read by pointer and by keys.
-import { ask, path } from "./api.js";
-import { choice, controls } from "./controls.js";
+import { path } from "./api.js";
+import { controls, curvesOf } from "./controls.js";
 import { el } from "./dom.js";
 import { every } from "./live.js";
 import { Plots } from "./plots.js";
@@ -20,13 +20,8 @@ export default async function draw(id, stage) {
 
   async function look() {
     const number = ++asked;
-    const query = new URLSearchParams({ x: choice.x, points: "700" });
-    if (range) query.set("from", range[0]), query.set("to", range[1]);
-    let found;
-    try {
-      found = await ask(`${path("runs", id, stage.id, "curves")}?${query}`);
-    } catch (error) {
-      if (error.status !== 404) throw error;
+    const found = await curvesOf(id, stage.id, range);
+    if (found === null) {
       note.hidden = false;
       return;
     }
