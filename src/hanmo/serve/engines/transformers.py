@@ -23,20 +23,19 @@ from hanmo.models.families import must_write
 from hanmo.models.folder import resolve, title
 from hanmo.models.linglong.configuration import LingLongConfig
 from hanmo.models.linglong.generation import Readings, reader_of
-from hanmo.serve.engines.base import DEFAULT_CONTEXT, Completion, Detokenizer, TokenEngine
+from hanmo.serve.engines.base import DEFAULT_CONTEXT, Completion
 from hanmo.serve.engines.batching import Batcher
 from hanmo.serve.engines.beams import likeliest
-from hanmo.serve.engines.words import Words
+from hanmo.serve.engines.words import WordedEngine, Words
 from hanmo.serve.pooling import pooled
 from hanmo.serve.sampler import Sampler
 from hanmo.serve.sampling import Sampling
-from hanmo.tokenizer.chat import Message
 
 #: A long prompt is read in parts of so many tokens, so that it can be cancelled and its activations stay small.
 _PREFILL = 512
 
 
-class TransformersEngine(TokenEngine):
+class TransformersEngine(WordedEngine):
     """A causal model of transformers with a fast tokenizer. See `open_engine` for the arguments."""
 
     def __init__(
@@ -75,21 +74,9 @@ class TransformersEngine(TokenEngine):
             self.lock = threading.BoundedSemaphore(parallel)
             self._batcher = Batcher(self._model, self.context, _PREFILL)
 
-    def encode(self, text: str) -> list[int]:
-        return self._words.encode(text)
-
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
-        return self._words.encode_chat(messages, tools)
-
-    def piece(self, token: int) -> bytes:
-        return self._words.piece(token)
-
     def embed(self, texts: Sequence[str], pooling: str) -> tuple[list[list[float]], int]:
         with self._batcher.computing if self._batcher is not None else self.lock:
             return pooled(self._model, self._words.tokenizer, texts, pooling)
-
-    def detokenizer(self) -> Detokenizer:
-        return self._words.detokenizer()
 
     def _reset(self) -> None:
         self._cache = DynamicCache(config=self._model.config)

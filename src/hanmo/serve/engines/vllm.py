@@ -25,12 +25,11 @@ from hanmo.models.families import must_write
 from hanmo.models.folder import resolve, title
 from hanmo.serve.engines.asking import Refused, Server, complaint_about, events
 from hanmo.serve.engines.attached import AttachedServer
-from hanmo.serve.engines.base import DEFAULT_CONTEXT, Detokenizer, TokenEngine
+from hanmo.serve.engines.base import DEFAULT_CONTEXT
 from hanmo.serve.engines.process import ServerProcess
-from hanmo.serve.engines.words import Words
+from hanmo.serve.engines.words import WordedEngine, Words
 from hanmo.serve.sampler import ScoredToken
 from hanmo.serve.sampling import MOST_LOGPROBS, Sampling, seed_of
-from hanmo.tokenizer.chat import Message
 
 #: Which vLLM: the URL of a running one, a `vllm` program, or the Python of its environment; else the PATH is searched.
 VARIABLE = "HANMO_VLLM"
@@ -44,7 +43,7 @@ _MOST_PADDING, _NEVER = 1024, -100.0
 _SAMPLE = "春眠不觉晓，处处闻啼鸟。Spring sleep, 2024年3月5日 def f(x): return x ** 2"
 
 
-class VllmEngine(TokenEngine):
+class VllmEngine(WordedEngine):
     """A model folder behind vLLM.
 
     Args:
@@ -144,18 +143,6 @@ class VllmEngine(TokenEngine):
     @property
     def ready(self) -> bool:
         return self.process.ready
-
-    def encode(self, text: str) -> list[int]:
-        return self._words.encode(text)
-
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
-        return self._words.encode_chat(messages, tools)
-
-    def piece(self, token: int) -> bytes:
-        return self._words.piece(token)
-
-    def detokenizer(self) -> Detokenizer:
-        return self._words.detokenizer()
 
     def tokens(
         self, prompt: Sequence[int], sampling: Sampling, cancel: threading.Event, index: int = 0

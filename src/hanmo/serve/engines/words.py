@@ -16,7 +16,7 @@ import hanmo.tokenizer
 from hanmo.errors import HanmoError
 from hanmo.models.folder import title
 from hanmo.models.linglong.configuration import LingLongConfig
-from hanmo.serve.engines.base import Detokenizer
+from hanmo.serve.engines.base import Detokenizer, TokenEngine
 from hanmo.serve.prompt import ForeignTemplate, in_house, is_ours
 from hanmo.serve.text import REPLACEMENT, Utf8Stream
 from hanmo.tokenizer.chat import ChatFormat, Message
@@ -153,6 +153,24 @@ def _byte_characters() -> dict[int, str]:
     table = {byte: chr(byte) for byte in plain}
     others = (byte for byte in range(256) if byte not in table)
     return table | {byte: chr(256 + place) for place, byte in enumerate(others)}
+
+
+class WordedEngine(TokenEngine):
+    """An engine whose prompts and answers are cut into the tokens of a model folder's `Words`."""
+
+    _words: Words
+
+    def encode(self, text: str) -> list[int]:
+        return self._words.encode(text)
+
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
+        return self._words.encode_chat(messages, tools)
+
+    def piece(self, token: int) -> bytes:
+        return self._words.piece(token)
+
+    def detokenizer(self) -> Detokenizer:
+        return self._words.detokenizer()
 
 
 class _PieceStream:
