@@ -1,7 +1,8 @@
 """What the site says beyond its pages: the commands of both languages, and in Chinese what each English page is about.
 
-The commands' options come from the program itself, in Chinese by the translations of `hanmo --lang zh`. A page that has
-no Chinese form gets its Chinese title and introduction from introductions.json, with links to its commands' options.
+The commands' options come from the program itself, in Chinese by the translations of `hanmo --lang zh`. The headings of
+a Chinese page have the anchors of the English one, so that links into a page lead there in both. A page that has no
+Chinese form gets its Chinese title and introduction from introductions.json, with links to its commands' options.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from markdown import Markdown
+
 INTRODUCTIONS: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("introductions.json").read_text(encoding="utf-8")
 )
@@ -23,6 +26,10 @@ COMMANDS = "<!-- commands -->"
 def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     """Called by mkdocs for every page of every language."""
     chinese = config.plugins["i18n"].current_language == "zh"
+    path = Path(page.file.abs_src_path)
+    if path.name.endswith(".zh.md"):
+        english = path.with_name(path.name.replace(".zh.md", ".md")).read_text(encoding="utf-8")
+        markdown = anchored(markdown, anchors(english, config))
     if COMMANDS in markdown:
         from hanmo.messages.reference import reference
 
@@ -31,6 +38,26 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     if chinese and page.file.src_uri in INTRODUCTIONS:
         return introduced(markdown, INTRODUCTIONS[page.file.src_uri])
     return markdown
+
+
+def anchors(markdown: str, config: Any) -> list[str]:
+    """Those that the site makes of a page's headings, in their order."""
+    made: Any = Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
+    made.convert(markdown)
+
+    def names(tokens: list[dict[str, Any]]) -> list[str]:
+        return [name for token in tokens for name in (token["id"], *names(token["children"]))]
+
+    return names(made.toc_tokens)
+
+
+def anchored(markdown: str, names: list[str]) -> str:
+    """A page whose headings have these anchors."""
+    left = iter(names)
+    parts = re.split(r"(^```.*?^```[ \t]*$)", markdown, flags=re.M | re.S)
+    for at in range(0, len(parts), 2):  # between fenced blocks
+        parts[at] = re.sub(r"^#{1,6} .*$", lambda head: f"{head[0]} {{#{next(left)}}}", parts[at], flags=re.M)
+    return "".join(parts)
 
 
 def introduced(markdown: str, said: dict[str, Any]) -> str:
