@@ -88,14 +88,26 @@ def test_both_languages_show_the_same(page: Path) -> None:
     assert not found, f"{english.name} and {page.name} differ; change both\n" + "\n".join(found)
 
 
+def headings(page: Path) -> list[str]:
+    """The anchors of a page's headings, as GitHub makes them, and the site of an English page."""
+    heads = HEADING.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+    return [re.sub(r"[^\w -]", "", head.lower()).strip().replace(" ", "-") for head in heads]
+
+
 @pytest.mark.parametrize("page", [*PAIRS, *map(english_of, PAIRS)], ids=lambda path: path.name)
-def test_anchors_are_there(page: Path) -> None:
+def test_links_stay_in_the_language_and_lead_to_headings(page: Path) -> None:
     for target in LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8"))):
         name, _, anchor = target.partition("#")
-        if anchor and "://" not in name and name != "commands.md":  # whose headings the program makes
-            heads = HEADING.findall(FENCED.sub("", (page.parent / (name or page.name)).read_text(encoding="utf-8")))
-            # As GitHub makes them, and the site of an English page.
-            assert anchor in [re.sub(r"[^\w -]", "", head.lower()).strip().replace(" ", "-") for head in heads], target
+        path = page.parent / (name or page.name)
+        if "://" in name or not path.is_file() or path.stem.removesuffix(".zh") == page.stem.removesuffix(".zh"):
+            continue  # elsewhere, or the way to the other language
+        chinese = path if path in PAIRS else path.with_suffix(".zh.md")
+        if chinese in PAIRS:
+            meant = chinese if page in PAIRS else english_of(chinese)
+            assert path == meant, f"{page.name}: ({target}) leads to the other language; link to {meant.name}"
+        if anchor:  # on the site a Chinese page has those of the English one
+            known = headings(path) + (headings(english_of(path)) if path in PAIRS and page.parent != ROOT else [])
+            assert anchor in known, f"{page.name}: ({target}) names no heading there; there are {known}"
 
 
 @pytest.mark.parametrize("page", PAIRS, ids=lambda path: path.name)
