@@ -98,7 +98,7 @@ def headings(page: Path) -> list[str]:
 def test_links_stay_in_the_language_and_lead_to_headings(page: Path) -> None:
     for target in LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8"))):
         name, _, anchor = target.partition("#")
-        path = page.parent / (name or page.name)
+        path = (page.parent / (name or page.name)).resolve()
         if "://" in name or not path.is_file() or path.stem.removesuffix(".zh") == page.stem.removesuffix(".zh"):
             continue  # elsewhere, or the way to the other language
         chinese = path if path in PAIRS else path.with_suffix(".zh.md")
