@@ -78,6 +78,8 @@ class Reporter(TrainerCallback):
         self.kept = self.last = time.perf_counter()
         self._paused = 0.0
         self.last_tokens = self._tokens
+        # Some of TRL's trainers count on from what the killed run had seen.
+        self._tokens -= state.num_input_tokens_seen
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.bar.update(self.task, completed=state.global_step)

@@ -212,7 +212,7 @@ class DpoSettings(PairSettings):
         return self
 
 
-class RlSettings(TuningSettings):
+class RlSettings(TuningSettings, ResumedSettings):
     """Reinforcement learning from rewards: groups of answers to a prompt, each judged against the others."""
 
     method: Literal["grpo", "rloo"] = setting(

@@ -55,7 +55,6 @@ LEFT_BEHIND = (
     "records.json",
     "aligned.json",
     "distilled.json",
-    "rollouts.jsonl",
 )
 
 

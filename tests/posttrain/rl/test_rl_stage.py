@@ -63,14 +63,59 @@ def test_it_earns_more_and_keeps_what_it_wrote(
     assert AutoModelForCausalLM.from_pretrained(out / "model").generation_config.eos_token_id == [2, 0]
 
 
-def test_the_same_seed_ends_at_the_same_weights(tiny_model_dir: Path, dialogues: Path, tmp_path: Path) -> None:
-    inputs = {"model": [tiny_model_dir], "records": [dialogues]}
-    few = options(steps=2, validation=0.0, beta=0.0)
-    for name in ("a", "b"):
-        counts = stage.run(few, inputs, tmp_path / name)
-        assert "reward_after" not in counts and not (tmp_path / name / "aligned.json").exists()
-    left, right = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("a", "b"))
-    assert all(torch.equal(left[name], right[name]) for name in left)
+class Stopped(BaseException):
+    """Ends a run as a signal would: nothing catches it."""
+
+
+@pytest.mark.parametrize(
+    "kind", [{"method": "grpo", "validation": 0.25}, {"method": "rloo", "validation": 0.0, "beta": 0.0}]
+)
+def test_a_stopped_run_goes_on_where_it_was_and_ends_at_the_same_weights(
+    kind: dict[str, Any], tiny_model_dir: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its second pass over the prompts, two steps behind a checkpoint, in the second micro-batch of a step."""
+    given = options(**kind, steps=7, prompts=2, max_records=8, log_every=2, answer_tokens=4)
+    given = given.model_copy(update={"micro_batch": 4, "checkpoint_seconds": 1e-6})
+    inputs, whole, halves = {"model": [tiny_model_dir], "records": [dialogues]}, tmp_path / "whole", tmp_path / "halves"
+    counts = stage.run(given, inputs, whole)
+
+    step, made = training.Careful.training_step, []
+
+    def stopping(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        made.append(self.state.global_step)
+        if made.count(5) == 2:
+            raise Stopped
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.Careful, "training_step", stopping)
+    with pytest.raises(Stopped):
+        stage.run(given, inputs, halves)
+    assert [path.name for path in (halves / "trainer").glob("*step-*")] == ["step-4"]
+    written = (halves / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(written) == 6 * given.prompts
+    monkeypatch.setattr(training.Careful, "training_step", step)
+    (halves / "rollouts.jsonl").write_text("\n".join(written[:8]), encoding="utf-8")
+    with pytest.raises(HanmoError, match=r"rollouts\.jsonl: 7 of the 8 lines of the steps that are done"):
+        stage.run(given, inputs, halves)
+    (halves / "rollouts.jsonl").write_text("\n".join(written)[:-40], encoding="utf-8")
+    again = stage.run(given, inputs, halves)
+
+    left, right = (load_file(folder / "model" / "model.safetensors") for folder in (halves, whole))
+    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    assert (whole / "aligned.json").exists() == bool(given.validation)
+    for name in ("rollouts.jsonl", "records.json", *(["aligned.json"] if given.validation else [])):
+        assert (halves / name).read_text(encoding="utf-8") == (whole / name).read_text(encoding="utf-8")
+    timed = {"seconds", "answers_per_second", "tokens_per_second"}
+    told = [
+        [
+            {name: value for name, value in json.loads(line).items() if name not in timed}
+            for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for folder in (halves, whole)
+    ]
+    assert told[0] == told[1]
+    assert {n: v for n, v in again.items() if n not in timed} == {n: v for n, v in counts.items() if n not in timed}
+    assert not (halves / "trainer").exists()
 
 
 def test_answers_are_those_of_plain_generation(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -115,6 +160,8 @@ def test_what_cannot_work_is_said(
         stage.run(options(vllm=True), inputs, tmp_path / "out")
     with pytest.raises(HanmoError, match=r"none of the 40 records can be used .*no answer that the rewards can check"):
         stage.run(options(rewards={"choice": 1.0}), inputs, tmp_path / "out")
+    with pytest.raises(HanmoError, match=r"prompts is 64, but only 32 of the 40 records can be used"):
+        stage.run(options(prompts=64), inputs, tmp_path / "out")
     with pytest.raises(HanmoError, match=r"bad\.jsonl:2"):
         stage.run(
             options(), inputs | {"records": [jsonl([{"question": "a", "answer": "b"}, "{"], "bad.jsonl")]}, tmp_path

@@ -4,12 +4,13 @@ TRL's trainers call transformers' `generate`, which goes on until the longest an
 that have ended leave the batch, what the prompts begin with is read once (`hanmo.evaluate.generate`), and prompts go
 through `ChatFormat`, so that training sees the ids that chat and serving will make.
 
-`rollouts.jsonl` has a line for every prompt of every step: `{step, prompt, reference, answers: [{text, reward, parts,
-tokens}]}`, the answers by falling reward.
+`rollouts.jsonl` has a line for every prompt of every step: `{step, prompt, reference, answers: [{text, reward,
+parts}]}`, the answers by falling reward. A run that goes on from a checkpoint first takes off the lines behind it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 from trl import GRPOTrainer, RLOOTrainer
 
+from hanmo.errors import HanmoError
 from hanmo.evaluate.generate import generate
 from hanmo.posttrain import training
 from hanmo.posttrain.rl.rewards import Rewards, Task
@@ -73,19 +76,28 @@ class Rolling(training.Careful):
     ) -> None:
         self.start, self.settings, self.tasks, self.rewards = start, settings, tasks, rewards
         self.log_file = out / "rollouts.jsonl"
-        self.log_file.write_bytes(b"")
-        self._rounds = 0
         # TRL wants a function for each reward; what they give is computed together in `_calculate_rewards`.
         kwargs["reward_funcs"] = [_named(name) for name in rewards.weights]
         super().__init__(**kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        _cut(self.log_file, self.begun_at * self.settings.prompts)
+        return super().train(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        # TRL's order, in which the answers to a prompt follow each other.
+        order: Any = super(training.Careful, self)._get_train_sampler(train_dataset)
+        for _ in range(self.begun_at // (len(self.tasks) // self.settings.prompts)):
+            next(iter(order))  # Each pass has an order of its own, drawn after the one before.
+        return order
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.start.chat.encode(prompt, add_generation_prompt=True)[0] for prompt in prompts], None, {}
 
     def _write(self, prompt_ids: list[list[int]]) -> list[list[int]]:
-        self._rounds += 1
         settings = self.settings
-        seed = settings.seed * 100_003 + self._rounds
+        # A round of answers for every step.
+        seed = settings.seed * 100_003 + self.state.global_step + 1
         return answers_of(self.start, prompt_ids, settings.answer_tokens, settings.temperature, seed)
 
     def _calculate_rewards(self, inputs: list[Any], prompts: Any, completions: Any, *args: Any) -> Tensor:
@@ -117,6 +129,26 @@ class Rolling(training.Careful):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def _cut(log: Path, lines: int) -> None:
+    """Take off what an earlier run wrote behind its checkpoint.
+
+    Args:
+        lines: that the log had at the checkpoint; 0: there is none.
+
+    Raises:
+        HanmoError: the log has fewer.
+    """
+    log.touch()
+    with log.open("r+b") as file:
+        found = sum(line.endswith(b"\n") for line in itertools.islice(file, lines))
+        if found < lines:
+            raise HanmoError(
+                f"{log}: {found} of the {lines} lines of the steps that are done; bring the file back, or remove the "
+                "folder to start again"
+            )
+        file.truncate(file.tell())
+
+
 def _named(name: str) -> Any:
     """A function of that name, for TRL's log."""
 
@@ -130,8 +162,6 @@ def _named(name: str) -> Any:
 class Grpo(Rolling, GRPOTrainer):
     """GRPO: an answer's advantage is its reward less the group's mean, by the group's deviation."""
 
-    _get_train_sampler = GRPOTrainer._get_train_sampler  # type: ignore[assignment]
-
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
@@ -140,8 +170,6 @@ class Grpo(Rolling, GRPOTrainer):
 
 class Rloo(Rolling, RLOOTrainer):
     """RLOO: an answer's advantage is its reward less the mean of the group's others."""
-
-    _get_train_sampler = RLOOTrainer._get_train_sampler  # type: ignore[assignment]
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm:

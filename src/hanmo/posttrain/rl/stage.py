@@ -3,6 +3,10 @@
 TRL's `GRPOTrainer` and `RLOOTrainer`, with answers written by our batched generation (`rl.rollouts`) and judged by
 `rl.rewards`. The start is the reference from which the KL is taken. Held-out prompts are answered greedily before and
 behind: `aligned.json` has the difference of their rewards, paired, with its 95 % interval.
+
+A killed run goes on from its last checkpoint: same records, same seed, same number of threads end at the same weights
+to the last bit and at the same `rollouts.jsonl`. Answers that vLLM writes are drawn from vLLM's own state, which no
+checkpoint holds: they are others than those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -89,7 +93,7 @@ def run(settings: RlSettings, inputs: dict[str, list[Path]], out: Path) -> dict[
     reporter = reporting.Reporter(
         out / "log.jsonl", settings.method, _LOGGED, look if held else None, settings.evaluations
     )
-    reporting.train(trainer, reporter)
+    reporting.train(trainer, reporter, training.checkpoints(settings, out))
     training.save(start, out, _records(account, notes, train, held, start))
     history = [entry for entry in trainer.state.log_history if "reward" in entry]
     counts = {
@@ -148,6 +152,11 @@ def _tasks(
         raise HanmoError(
             f"none of the {len(items)} records can be used ({dict(notes)}); choose other rewards, records with "
             "answers that can be checked, or a smaller answer_tokens"
+        )
+    if len(train) < settings.prompts:
+        raise HanmoError(
+            f"prompts is {settings.prompts}, but only {len(train)} of the {len(items)} records can be used "
+            f"({dict(notes)}); set prompts to at most {len(train)}, or give more records"
         )
     return train, held[: settings.held_prompts]
 
