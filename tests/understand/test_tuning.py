@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from hanmo.cli import cli
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
+from hanmo.posttrain import training
 from hanmo.understand import stage
 from hanmo.understand.predict import predict_file
 from hanmo.understand.settings import UnderstandSettings
@@ -103,13 +104,62 @@ def test_other_families_learn_a_class(family: str, models: Models, task_folder: 
     assert counts["score"] > 0.85
 
 
-def test_two_runs_are_alike_to_the_last_bit(models: Models, task_folder: Folder, tmp_path: Path) -> None:
-    folder = task_folder(train=pairs(30, 1), dev=pairs(20, 2))
-    weights = []
-    for name in ("a", "b"):
-        tune(models(), folder, tmp_path / name, task="ocnli", epochs=1)
-        weights.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
+class Stopped(BaseException):
+    """Ends a stage as a signal would: nothing catches it."""
+
+
+def test_a_stopped_stage_goes_on_where_it_was_and_ends_at_the_same_weights(
+    models: Models, task_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """In the second pass of its second run, behind a checkpoint; and again behind the last run."""
+    folder, whole, halves = task_folder(train=pairs(60, 1), dev=pairs(40, 2)), tmp_path / "whole", tmp_path / "halves"
+    given: dict[str, Any] = {"task": "ocnli", "epochs": 3, "sweep": ["lr=0.003,0.01"], "max_length": 7}
+    given |= {"log_every": 2, "evaluations": 7, "micro_batch": 4, "checkpoint_seconds": 1e-6}
+    counts = tune(models(), folder, whole, **given)
+
+    step, runs, written = training.Careful.training_step, [], stage.write_json
+
+    def stopping(self: Any, *args: Any, **kwargs: Any) -> Any:
+        runs.append(self.state.global_step)
+        if runs.count(0) == 4 and runs[-1] == 13:  # two micro-batches a step
+            raise Stopped
+        return step(self, *args, **kwargs)
+
+    def stopping_at_the_end(path: Path, value: Any) -> None:
+        if path.name == "results.json":
+            raise Stopped
+        written(path, value)
+
+    monkeypatch.setattr(training.Careful, "training_step", stopping)
+    with pytest.raises(Stopped):
+        tune(models(), folder, halves, **given)
+    left = {path.name for path in (halves / "trainer").iterdir()}
+    assert left >= {"run-1.json", "run-2"} and (halves / "model").is_dir()
+    assert [path.name for path in (halves / "trainer" / "run-2").iterdir()] == ["step-12"]
+    assert not (halves / "results.json").exists()
+    monkeypatch.setattr(training.Careful, "training_step", step)
+    monkeypatch.setattr(stage, "write_json", stopping_at_the_end)
+    with pytest.raises(Stopped):
+        tune(models(), folder, halves, **given)
+    said = capsys.readouterr().err
+    assert "goes on behind run 1 of 2" in said and "goes on from step 12" in said
+    monkeypatch.setattr(stage, "write_json", written)
+    monkeypatch.setattr(training.Careful, "training_step", None)
+    again = tune(models(), folder, halves, **given)
+
+    assert again == counts and not (halves / "trainer").exists()
+    for path in (whole / "model" / "model.safetensors", *whole.rglob("task.json"), *whole.glob("*predict.json")):
+        assert path.read_bytes() == (halves / path.relative_to(whole)).read_bytes()
+    assert len(list(whole.glob("*predict.json"))) == 1
+    results = [read_json(out / "results.json") for out in (halves, whole)]
+    logs = [
+        [json.loads(line) for number in (1, 2) for line in (out / f"log-{number}.jsonl").read_text().splitlines()]
+        for out in (halves, whole)
+    ]
+    for timed in (*results[0]["runs"], *results[1]["runs"], *logs[0], *logs[1]):
+        timed.pop("seconds", None)
+    assert results[0] == results[1] and logs[0] == logs[1]
+    assert results[0]["cut_rows"] == 54 + 36, "each row once, however often dev is looked at"
 
 
 def named(count: int, seed: int) -> str:

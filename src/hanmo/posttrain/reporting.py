@@ -40,7 +40,7 @@ class Reporter(TrainerCallback):
         self.measured: list[dict[str, float]] = []
         self.losses: list[float] = []
         self.seconds = 0.0
-        self.keep_every: float | None = None
+        self.keep_every = float("inf")
         self._paused = 0.0
         self._tokens = 0
         self._earlier = ""
@@ -116,8 +116,7 @@ class Reporter(TrainerCallback):
             line |= {"tokens": tokens, "tokens_per_second": round(rate)}
         self._write(line | {"seconds": round(self.seconds, 2)})
         self.bar.update(self.task, info=f"loss {logs['loss']:.3f}, {human_count(rate)} tokens/s")
-        due = self.keep_every is not None and now - self.kept >= self.keep_every
-        if due and state.global_step < state.max_steps:
+        if now - self.kept >= self.keep_every and state.global_step < state.max_steps:
             control.should_save = True
             self.kept = now
 
@@ -147,19 +146,17 @@ class Reporter(TrainerCallback):
         self.file.flush()
 
 
-def train(trainer: Careful, reporter: Reporter, checkpoints: Checkpoints | None = None) -> None:
+def train(trainer: Careful, reporter: Reporter, checkpoints: Checkpoints) -> None:
     """Run the trainer under our reporter alone.
 
     Args:
-        checkpoints: from the last of which a killed run goes on; None: it starts again.
+        checkpoints: from the last of which a killed run goes on.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(reporter)
-    last = None
-    if checkpoints:
-        last = checkpoints.last()
-        reporter.keep_every = checkpoints.seconds
-        trainer.keep = lambda trainer: checkpoints.write(trainer, reporter)
+    last = checkpoints.last()
+    reporter.keep_every = checkpoints.seconds
+    trainer.keep = lambda trainer: checkpoints.write(trainer, reporter)
     if last:
         trainer.begun_at = int(last.name.rpartition("-")[2])
         announce(f"goes on from step {trainer.begun_at}, where an earlier run was stopped")

@@ -8,6 +8,7 @@ or not at all, right behind a line of the log, so that figures averaged between 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,11 @@ class Checkpoints:
     Args:
         folder: gets them.
         seconds: between two of them.
+        beside: writes what else belongs to the training's state into the folder of a checkpoint.
     """
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, folder: Path, seconds: float, beside: Callable[[Path], None] | None = None) -> None:
+        self.folder, self.seconds, self.beside = folder, seconds, beside
 
     def last(self) -> Path | None:
         """The newest whole one; None where there is none."""
@@ -50,6 +52,8 @@ class Checkpoints:
             trainer._save_optimizer_and_scheduler(str(made))
             trainer._save_rng_state(str(made))
             write_json(made / _TOLD, reporter.told())
+            if self.beside:
+                self.beside(made)
             trainer.state.save_to_json(str(made / _STATE))
         for path in self.folder.glob("*step-*"):
             if path != now:

@@ -80,7 +80,7 @@ class Start:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.device = pick_device(settings.device)
-        self.dtype = _dtype(out, self.device, settings.precision)
+        self.dtype = arithmetic(out, self.device, settings.precision)
         attention = NAME if self.device.type == "cpu" else "sdpa"
         must_write(folder)
         tokenizer = load_tokenizer(folder)
@@ -145,7 +145,7 @@ def checkpoints(settings: ResumedSettings, out: Path) -> Checkpoints:
     return Checkpoints(out / "trainer", settings.checkpoint_seconds)
 
 
-def _dtype(out: Path, device: torch.device, wanted: str) -> torch.dtype:
+def arithmetic(out: Path, device: torch.device, wanted: str) -> torch.dtype:
     """The dtype of products. A try that was killed has left its own choice, which a second probe might not repeat."""
     begun = out / "trainer" / "begun.json"
     if wanted == "auto" and begun.is_file():
@@ -266,7 +266,7 @@ class Careful(Trainer):
     """Mixed in front of a trainer of TRL's: batches of like lengths, a stop at a broken loss, no telemetry."""
 
     lengths: Sequence[int]
-    #: Writes down how far it has come; None: a killed run starts again.
+    #: Writes down how far it has come.
     keep: Callable[[Trainer], None] | None = None
     #: Optimiser steps that an earlier, killed run has made.
     begun_at = 0

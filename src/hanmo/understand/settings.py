@@ -11,7 +11,8 @@ from pydantic import field_validator, model_validator
 
 from hanmo.errors import HanmoError, nearest
 from hanmo.files import expand
-from hanmo.stage import Settings, factory, setting
+from hanmo.posttrain.settings import ResumedSettings
+from hanmo.stage import factory, setting
 from hanmo.understand.tasks import task
 
 Method = Literal["head", "pet", "options"]
@@ -20,7 +21,7 @@ SWEPT = ("learning_rate", "epochs", "batch_size", "max_length", "warmup", "weigh
 _SHORT = {"lr": "learning_rate", "batch": "batch_size", "length": "max_length"}
 
 
-class UnderstandSettings(Settings):
+class UnderstandSettings(ResumedSettings):
     """Tuning on a labelled task, choosing the best checkpoint, predictions."""
 
     task: str = setting(..., "afqmc, tnews, cluener, ... (see `hanmo understand tasks`)")

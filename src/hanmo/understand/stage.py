@@ -2,13 +2,15 @@
 
 Out: `model/` (the best run's best checkpoint, with task.json), `results.json`, `log-*.jsonl` and the predictions on the
 test file (else dev) in CLUE's form.
+
+A killed stage does no finished run again, and goes on with the one that it was at from its last checkpoint: same
+records, same settings, same number of threads end at the same scores and the same weights to the last bit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +27,22 @@ from hanmo.models.families import objective_of
 from hanmo.models.folder import resolve
 from hanmo.models.save import save_model
 from hanmo.posttrain import reporting, training
+from hanmo.posttrain.resuming import Checkpoints
 from hanmo.posttrain.settings import SftSettings
-from hanmo.pretrain.precision import choose, pick_device
+from hanmo.pretrain.precision import choose, pick_device, short_name
 from hanmo.tokenizer import load as load_tokenizer
 from hanmo.understand import heads
 from hanmo.understand.files import Account, part_of, read_examples
 from hanmo.understand.forms import Example
 from hanmo.understand.rows import Row, Rows
+from hanmo.understand.runs import Best, Run, best_of, done, folder_of, keep, said_of, summary
 from hanmo.understand.scoring import predict, score
 from hanmo.understand.settings import UnderstandSettings
 from hanmo.understand.submit import write_submission
 from hanmo.understand.tasks import RECORD, Task, task
 
-#: What a run leaves in the stage's folder; an earlier try's is removed first.
-_LEFT = ("model", ".model.*.tmp", "log-*.jsonl", "results.json", "*_predict.json", "predict.json", "trainer")
+#: What a run leaves in the stage's folder; that of an earlier try that ended none is removed first.
+_LEFT = ("model", ".model.*.tmp", "log-*.jsonl", "results.json", "*_predict.json", "predict.json")
 
 
 @dataclass
@@ -51,30 +55,6 @@ class Data:
     accounts: dict[str, Account]
     labels: list[str]
     names: dict[str, str]
-
-
-@dataclass
-class Run:
-    """One training: its settings, and after it the score of its best checkpoint."""
-
-    seed: int
-    fold: int | None
-    chosen: dict[str, Any]
-    dev: dict[str, Any]
-    test: dict[str, Any] | None
-    best_step: int
-    seconds: float
-
-    def as_json(self, metric: str) -> dict[str, Any]:
-        """As it stands in results.json."""
-        where = {"seed": self.seed, **({} if self.fold is None else {"fold": self.fold}), **self.chosen}
-        return where | {
-            "metric": metric,
-            "dev": self.dev,
-            "test": self.test,
-            "best_step": self.best_step,
-            "seconds": round(self.seconds, 1),
-        }
 
 
 class _Trainer(training.Careful):
@@ -107,7 +87,9 @@ def run(settings: UnderstandSettings, inputs: dict[str, list[Path]], out: Path) 
     Raises:
         HanmoError: an unusable model, file, record or setting.
     """
-    clear(out)
+    runs = done(out)
+    if not runs:
+        clear(out)
     training.quiet()
     keep_freed_memory()
     if settings.threads:
@@ -125,27 +107,28 @@ def run(settings: UnderstandSettings, inputs: dict[str, list[Path]], out: Path) 
     for fold, data in read.items():
         for part, account in data.accounts.items():
             reporting.announce(account.line(part if fold is None else f"{part}, split {fold}"))
-    runs: list[Run] = []
-    best: tuple[float, Any, Any, Data] | None = None
-    for number, (variant, fold, seed) in enumerate(plan, 1):
-        chosen = settings.model_copy(update=variant)
-        one, tuner = _one(chosen, what, folder, read[fold], out / f"log-{number}.jsonl", seed)
+    # What a probe finds may be another thing in every process, and its draws are not a seed's.
+    dtype = training.arithmetic(out, pick_device(settings.device), settings.precision)
+    settings = settings.model_copy(update={"precision": short_name(dtype)})
+    if runs:
+        reporting.announce(f"goes on behind run {len(runs)} of {len(plan)}, where an earlier stage was stopped")
+    for number, (variant, fold, seed) in enumerate(plan[len(runs) :], len(runs) + 1):
+        data = read[fold]
+        one, tuner, said = _one(settings.model_copy(update=variant), what, folder, data, out, number, seed)
         one.fold, one.chosen = fold, variant
         runs.append(one)
-        value = one.dev[what.metric]
-        reporting.announce(_said(what, one, number, len(plan)))
-        if best is None or value > best[0]:
-            best = (value, tuner, chosen, read[fold])
-    assert best is not None
-    shutil.rmtree(out / "trainer", ignore_errors=True)
-    _, tuner, chosen, data = best
-    tuner.save(out / "model", what)
-    asked = data.test or data.dev
-    write_submission(out / (what.submission or "predict.json"), what, asked, tuner.predict(asked))
-    results = summary(settings, what, runs) | {"cut_rows": tuner.rows.cut, "not_told": tuner.head.lost}
+        reporting.announce(said_of(what, one, number, len(plan)))
+        if one is best_of(runs, what):
+            tuner.save(out / "model", what)
+            write_submission(out / (what.submission or "predict.json"), what, data.test or data.dev, said)
+        keep(out, number, one)
+    best = best_of(runs, what)
+    data = read[best.fold]
+    results = summary(settings, what, runs) | {"cut_rows": best.cut, "not_told": best.lost}
     results |= {"records": {part: account.as_json() for part, account in data.accounts.items()}}
     results |= {"runs": [one.as_json(what.metric) for one in runs]}
     write_json(out / "results.json", results)
+    shutil.rmtree(out / "trainer", ignore_errors=True)
     return {
         "task": what.name,
         "examples": len(data.train),
@@ -157,7 +140,7 @@ def run(settings: UnderstandSettings, inputs: dict[str, list[Path]], out: Path) 
 
 
 def clear(out: Path) -> None:
-    """Remove what an earlier, unfinished try left: a short stage starts again."""
+    """Remove what an earlier try left that ended no run, besides its checkpoints."""
     out.mkdir(parents=True, exist_ok=True)
     for path in (found for pattern in _LEFT for found in out.glob(pattern)):
         if path.is_dir():
@@ -222,8 +205,10 @@ def _labels(what: Task, examples: Sequence[Example]) -> list[str]:
     return sorted({example.label for example in examples})
 
 
-def _one(settings: UnderstandSettings, what: Task, folder: Path, data: Data, log: Path, seed: int) -> tuple[Run, Tuner]:
-    """One run: train from the folder's weights, go back to the best checkpoint, measure it."""
+def _one(
+    settings: UnderstandSettings, what: Task, folder: Path, data: Data, out: Path, number: int, seed: int
+) -> tuple[Run, Tuner, list[Any]]:
+    """One run: train from the folder's weights, go back to the best checkpoint, measure it; with what it predicts."""
     torch.manual_seed(seed)
     if settings.method == "head":
         tuner = Tuner(settings, what, folder, data.labels)
@@ -231,11 +216,15 @@ def _one(settings: UnderstandSettings, what: Task, folder: Path, data: Data, log
         from hanmo.understand.prompts import PromptTuner
 
         tuner = PromptTuner(settings, what, folder, data.labels, data.names)
-    step, seconds = (0, 0.0) if settings.shots == "none" else tuner.train(data, log, seed)
-    dev = score(what, len(data.labels), data.dev, tuner.predict(data.dev))
-    test = score(what, len(data.labels), data.test, tuner.predict(data.test)) if data.test else None
+    step, seconds = (0, 0.0) if settings.shots == "none" else tuner.train(data, out, number, seed)
+    said = tuner.predict(data.dev)
+    dev = score(what, len(data.labels), data.dev, said)
+    test = None
+    if data.test:
+        said = tuner.predict(data.test)
+        test = score(what, len(data.labels), data.test, said)
     assert dev is not None
-    return Run(seed, None, {}, dev, test, step, seconds), tuner
+    return Run(seed, None, {}, dev, test, step, seconds, tuner.rows.cut, tuner.head.lost), tuner, said
 
 
 class Tuner:
@@ -269,6 +258,8 @@ class Tuner:
             raise HanmoError(f"max_length is {settings.max_length}, but the model in {folder} has {context} positions")
         self.rows = Rows(self.tokenizer, self.model.config, min(wanted, context or wanted))
         self.model.to(self.device)
+        #: The examples that were asked last, and their units: dev is looked at again and again.
+        self._asked: tuple[Sequence[Example], Any] | None = None
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
 
     def open(self, folder: Path) -> None:
@@ -286,11 +277,17 @@ class Tuner:
 
     def predict(self, examples: Sequence[Example]) -> list[Any]:
         """A prediction for each example."""
-        units = self.head.units(examples, self.rows, False)
-        return predict(self.model, self.head, examples, units, self.rows, self.autocast())
+        if self._asked is None or self._asked[0] is not examples:
+            self._asked = examples, self.head.units(examples, self.rows, False)
+        return predict(self.model, self.head, examples, self._asked[1], self.rows, self.autocast())
 
-    def train(self, data: Data, log: Path, seed: int) -> tuple[int, float]:
-        """Train, look at dev from time to time, and go back to the best state; returns its step and the seconds."""
+    def train(self, data: Data, out: Path, number: int, seed: int) -> tuple[int, float]:
+        """Train, look at dev from time to time, and go back to the best state; returns its step and the seconds.
+
+        Args:
+            out: gets the log, and checkpoints on the way.
+            number: of the run.
+        """
         shared = ("batch_size", "micro_batch", "learning_rate", "warmup", "weight_decay", "clip", "log_every")
         epochs = self.settings.epochs or self.task.epochs
         settings = SftSettings(epochs=epochs, seed=seed, **{name: getattr(self.settings, name) for name in shared})
@@ -299,7 +296,7 @@ class Tuner:
             raise HanmoError("no training example can be told to the model; see the counts, or raise max_length")
         lengths = [max(map(len, unit)) * len(unit) for unit in units]
         # What is learnt here is far from what was learnt before; gradients are averaged longer than in SFT.
-        arguments: dict[str, Any] = training.common_arguments(cast(Any, self), settings, log.parent, lengths, self.rate)
+        arguments: dict[str, Any] = training.common_arguments(cast(Any, self), settings, out, lengths, self.rate)
         arguments["adam_beta2"] = 0.999
         trainer = _Trainer(
             self.head,
@@ -308,27 +305,30 @@ class Tuner:
             model=self.model,
             args=TrainingArguments(**arguments),
         )
-        best: dict[str, Any] = {"value": -1.0}
+        best = Best()
+        checkpoints = Checkpoints(folder_of(out, number), self.settings.checkpoint_seconds, best.save)
+        if last := checkpoints.last():
+            best.load(last)
 
         def look() -> dict[str, float]:
             figures = score(self.task, len(self.labels), data.dev, self.predict(data.dev))
             assert figures is not None
             value, step = figures[self.task.metric], trainer.state.global_step
-            if step and value > best["value"]:
-                state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
-                best.update(value=value, step=step, state=state)
+            if step and value > best.value:
+                best.value, best.step = value, step
+                best.state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
             return {f"dev_{self.task.metric}": value}
 
         reporter = reporting.Reporter(
-            log,
+            out / f"log-{number}.jsonl",
             self.task.name,
             {"loss": "loss", "grad_norm": "gradient_norm"},
             look,
             self.settings.evaluations or epochs,
         )
-        reporting.train(trainer, reporter)
-        self.model.load_state_dict(best["state"])
-        return best["step"], reporter.seconds
+        reporting.train(trainer, reporter, checkpoints)
+        self.model.load_state_dict(best.state)
+        return best.step, reporter.seconds
 
     def save(self, folder: Path, what: Task) -> None:
         """Write the model with its head, tokenizer and task.json."""
@@ -340,43 +340,3 @@ class Tuner:
         """What task.json holds."""
         told = {"task": what.name, "labels": self.labels, "names": self.names, "max_length": self.rows.length}
         return told | {"method": self.settings.method, "entities": self.settings.entities}
-
-
-def summary(settings: UnderstandSettings, what: Task, runs: Sequence[Run]) -> dict[str, Any]:
-    """Means over seeds and splits; of several swept settings the one that is best on dev counts."""
-    tried = []
-    for variant in settings.variants():
-        same = [one for one in runs if one.chosen == variant]
-        dev = [one.dev[what.metric] for one in same]
-        tried.append({**variant, "dev": statistics.mean(dev), "dev_deviation": _deviation(dev), "same": same})
-    chosen = max(tried, key=lambda one: one["dev"])
-    same: list[Run] = chosen["same"]
-    on = "test" if all(one.test for one in same) else "dev"
-    figures: list[dict[str, Any]] = [getattr(one, on) for one in same]
-    values = [one[what.metric] for one in figures]
-    return {
-        "task": what.name,
-        "metric": what.metric,
-        "on": on,
-        "score": statistics.mean(values),
-        "deviation": _deviation(values),
-        **{key: statistics.mean(one[key] for one in figures) for key in ("low", "high", "chance")},
-        "n": figures[0]["n"],
-        "best": {name: value for name, value in chosen.items() if name not in ("same", "dev", "dev_deviation")},
-        "sweep": [{name: value for name, value in one.items() if name != "same"} for one in tried],
-    }
-
-
-def _deviation(values: Sequence[float]) -> float:
-    """Sample deviation; 0 of one value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def _said(what: Task, one: Run, number: int, count: int) -> str:
-    figures = one.test or one.dev
-    chosen = "".join(f", {name} {value}" for name, value in one.chosen.items())
-    split = "" if one.fold is None else f", split {one.fold}"
-    return (
-        f"{what.name} {number}/{count} (seed {one.seed}{split}{chosen}): {what.metric} {figures[what.metric]:.4f} "
-        f"[{figures['low']:.4f}, {figures['high']:.4f}] on {figures['n']} of {'test' if one.test else 'dev'}"
-    )
