@@ -49,6 +49,16 @@ class Run:
             "seconds": round(self.seconds, 1),
         }
 
+    def line(self, what: Task, number: int, count: int) -> str:
+        """What is said of it, the `number`th of `count`."""
+        figures = self.test or self.dev
+        chosen = "".join(f", {name} {value}" for name, value in self.chosen.items())
+        split = "" if self.fold is None else f", split {self.fold}"
+        return (
+            f"{what.name} {number}/{count} (seed {self.seed}{split}{chosen}): {what.metric} {figures[what.metric]:.4f} "
+            f"[{figures['low']:.4f}, {figures['high']:.4f}] on {figures['n']} of {'test' if self.test else 'dev'}"
+        )
+
 
 @dataclass
 class Best:
@@ -121,14 +131,3 @@ def summary(settings: UnderstandSettings, what: Task, runs: Sequence[Run]) -> di
 def _deviation(values: Sequence[float]) -> float:
     """Sample deviation; 0 of one value."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def said_of(what: Task, one: Run, number: int, count: int) -> str:
-    """A line about a run."""
-    figures = one.test or one.dev
-    chosen = "".join(f", {name} {value}" for name, value in one.chosen.items())
-    split = "" if one.fold is None else f", split {one.fold}"
-    return (
-        f"{what.name} {number}/{count} (seed {one.seed}{split}{chosen}): {what.metric} {figures[what.metric]:.4f} "
-        f"[{figures['low']:.4f}, {figures['high']:.4f}] on {figures['n']} of {'test' if one.test else 'dev'}"
-    )

@@ -35,7 +35,7 @@ from hanmo.understand import heads
 from hanmo.understand.files import Account, part_of, read_examples
 from hanmo.understand.forms import Example
 from hanmo.understand.rows import Row, Rows
-from hanmo.understand.runs import Best, Run, best_of, done, folder_of, keep, said_of, summary
+from hanmo.understand.runs import Best, Run, best_of, done, folder_of, keep, summary
 from hanmo.understand.scoring import predict, score
 from hanmo.understand.settings import UnderstandSettings
 from hanmo.understand.submit import write_submission
@@ -117,7 +117,7 @@ def run(settings: UnderstandSettings, inputs: dict[str, list[Path]], out: Path) 
         one, tuner, said = _one(settings.model_copy(update=variant), what, folder, data, out, number, seed)
         one.fold, one.chosen = fold, variant
         runs.append(one)
-        reporting.announce(said_of(what, one, number, len(plan)))
+        reporting.announce(one.line(what, number, len(plan)))
         if one is best_of(runs, what):
             tuner.save(out / "model", what)
             write_submission(out / (what.submission or "predict.json"), what, data.test or data.dev, said)
