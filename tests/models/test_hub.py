@@ -89,6 +89,7 @@ def test_without_a_network_the_cache_is_enough(hub: Hub, monkeypatch: pytest.Mon
         ("hf:owner/name@gone", {}, "no revision 'gone'"),
         ("hf:owner/name:train", {}, r"a dataset's name; a model's is hf:OWNER/NAME\[@REVISION\]"),
         ("hf:name", {}, "no name of a model; write hf:OWNER/NAME"),
+        ("hf:../etc", {}, "no name of a model; write hf:OWNER/NAME"),
         ("hf:owner/name", {"needs_token": "secret"}, "it is gated on .*agree to its terms"),
         ("hf:owner/name", {"files": {"config.json": b"{}"}}, "no safetensors weights at revision main"),
         ("hf:owner/name", {"files": {"a.txt": b""}}, "no model there"),
