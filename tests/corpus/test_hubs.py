@@ -94,7 +94,17 @@ def test_names_are_taken_apart() -> None:
     assert (long.repo, long.revision, long.glob) == ("a/b.c", "refs/convert/parquet", "zh/**/*.parquet")
     assert hubs.parse(str(long)) == long
     assert hubs.parse("ms:a/b").kind == "ms"
-    for wrong in ("hf:name", "hf:a/b/c", "hf://a/b/x.parquet", "hf:a/b:c:d:e", "ms:", "hf:../etc", "hf:a/b..c", "hf:-a/b", "ms:a/b."):
+    for wrong in (
+        "hf:name",
+        "hf:a/b/c",
+        "hf://a/b/x.parquet",
+        "hf:a/b:c:d:e",
+        "ms:",
+        "hf:../etc",
+        "hf:a/b..c",
+        "hf:-a/b",
+        "ms:a/b.",
+    ):
         with pytest.raises(HanmoError, match=r"no name of a dataset; write (hf|ms):OWNER/NAME"):
             Source(path=wrong)
     with pytest.raises(ValidationError, match="`hub` and `cache` are for names on a hub"):

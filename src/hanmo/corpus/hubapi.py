@@ -26,7 +26,7 @@ from hanmo.corpus.hubfile import Kind, again, cause_of, client, how_to_enter
 from hanmo.errors import HanmoError
 from hanmo.files import front_matter
 
-# As the hubs have them: a dot or a dash neither begins nor ends an owner or a name, and two dots never follow each other.
+# As the hubs have them: a dot or a dash neither begins nor ends an owner or a name, and no dot follows another.
 _PART = r"\w(?:(?:[\w-]|\.(?!\.))*\w)?"
 _NAME = re.compile(
     rf"(?P<kind>hf|ms):(?:(?P<long>//)datasets/)?(?P<repo>{_PART}/{_PART})"
