@@ -16,7 +16,7 @@ from hanmo.tokenizer import load
 from hanmo.understand import stage
 from hanmo.understand.forms import Example
 from hanmo.understand.predict import predict_file
-from hanmo.understand.prompts import PromptHead, patterns
+from hanmo.understand.prompts import PromptHead, apart, patterns
 from hanmo.understand.rows import Rows
 from hanmo.understand.settings import UnderstandSettings
 from hanmo.understand.tasks import TASKS, task
@@ -89,6 +89,30 @@ def test_options_are_asked_in_as_many_rows_as_they_need(models: Models) -> None:
     assert len(unit) > 1 and max(map(len, unit)) <= 48
     assert [option for row in unit for option, _, _ in row.marks] == list(range(9))
     assert all(row.ids[place] == rows.tokenizer.mask_token_id for row in unit for _, (place,), _ in row.marks)
+
+
+@pytest.mark.parametrize("family", ["megatron-bert", "bert"])
+def test_options_do_not_see_each_other_and_their_order_tells_nothing(family: str, models: Models) -> None:
+    model, rows = opened(models(family), "AutoModelForMaskedLM")
+    scores = []
+    for words in (["体育", "财经新闻", "好"], ["坏", "财经新闻", "体育"]):
+        head = PromptHead(task("tnews"), ["1", "2", "3"], words, "options", writes=False)
+        units = head.units([Example(0, ("今天看书",), "1", ""), Example(1, ("书",), "2", "")], rows, False)
+        with torch.no_grad():
+            scores.append(head._scores(model, units, rows.batch([row for unit in units for row in unit])))
+    (row,) = units[0]
+    tokens = rows.tokenizer.convert_ids_to_tokens(row.ids)
+    inputs = apart(model.config, [row], rows.batch([row]))
+    positions = inputs["position_ids"][0].tolist()
+    assert tokens[:10] == ["[CLS]", "[MASK]", "坏", "[MASK]", *"财经新闻", "[MASK]", "体"]
+    assert positions[:13] == [0, 1, 2, 1, 2, 3, 4, 5, 1, 2, 3, 6, 7]
+    # In one layer, as here, the others change nothing; in more the text, which sees all, tells of them.
+    for first, second in zip(*scores, strict=True):
+        assert float(first[1]) == pytest.approx(float(second[1]), abs=1e-6)
+        assert float(first[0]) == pytest.approx(float(second[2]), abs=1e-6)
+    with torch.no_grad():
+        plain = model(torch.tensor([row.ids])).logits[0, 3].log_softmax(-1)[rows.encode("是")[0][0]]
+    assert abs(float(plain) - float(scores[1][0][1])) > 1e-6
 
 
 def reviews(count: int, seed: int) -> list[dict[str, Any]]:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from hanmo.cli import cli
 from hanmo.errors import HanmoError
-from hanmo.files import read_json
+from hanmo.files import read_json, write_json
 from hanmo.posttrain import training
+from hanmo.tokenizer import load
 from hanmo.understand import stage
+from hanmo.understand.heads import ClassHead, open_model
 from hanmo.understand.predict import predict_file
 from hanmo.understand.settings import UnderstandSettings
 
@@ -93,8 +96,43 @@ def test_the_submission_has_every_id_and_a_label(cmnli: tuple[dict[str, Any], Pa
 def test_the_tuned_folder_is_stock(cmnli: tuple[dict[str, Any], Path, Path]) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    model, info = AutoModelForSequenceClassification.from_pretrained(cmnli[1] / "model", output_loading_info=True)
-    assert not info["missing_keys"] and model.config.id2label[0] == "entailment"
+    _, info = AutoModelForSequenceClassification.from_pretrained(cmnli[1] / "model", output_loading_info=True)
+    # Its encoder has no pooler, so that a mean is read, for which there is no stock class: that one lacks its layer.
+    assert {"classifier.weight", "classifier.bias"} <= set(info["missing_keys"])
+    assert read_json(cmnli[1] / "model" / "task.json")["pooling"] == "mean"
+
+
+def test_pooling_is_by_what_the_folder_has(models: Models, task_folder: Folder, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    folder = task_folder(train=pairs(80, 1), dev=pairs(40, 2))
+    counts = tune(models(), folder, tmp_path / "cls", task="ocnli", epochs=8, pooling="cls")
+    tuned, info = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "cls" / "model", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"] and tuned.config.id2label[0] == "entailment"
+    record = read_json(tmp_path / "cls" / "model" / "task.json")
+    assert record["pooling"] == "cls"
+    # A folder from before the mean says nothing of it; one with a pooler keeps [CLS].
+    write_json(tmp_path / "cls" / "model" / "task.json", {k: v for k, v in record.items() if k != "pooling"})
+    again = predict_file(tmp_path / "cls", folder / "dev.json", tmp_path / "p.json", "cpu")
+    assert again["accuracy"] == pytest.approx(counts["score"])
+    names = ["entailment", "contradiction", "neutral"]
+    opened = [
+        open_model(tmp_path / "cls" / "model", ClassHead(names), load(models()), pooling)
+        for pooling in ("auto", "mean")
+    ]
+    assert [hasattr(model, "mean_classifier") for model in opened] == [False, True]
+    # Padding is no part of the mean.
+    model = opened[1].eval()
+    ids, mask = torch.tensor([[2, 9, 3, 0], [2, 9, 3, 8]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        states = model.base_model(ids[:1, :3]).last_hidden_state
+        expected = model.mean_classifier(states.mean(1))
+    assert torch.allclose(logits[:1], expected, atol=1e-6) and not torch.allclose(logits[0], logits[1])
+    with pytest.raises(HanmoError, match="leave pooling out"):
+        open_model(models("qwen3"), ClassHead(names), load(models("qwen3")), "mean")
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "qwen3", "unified"])

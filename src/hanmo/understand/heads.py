@@ -2,6 +2,8 @@
 
 All heads are stock classes of transformers (sequence classification, token classification, question answering), so
 that a tuned folder loads elsewhere; a CRF's weights lie in the same file and are left out by who does not know them.
+One is not: an encoder whose [CLS] nothing has taught is read as the mean of its tokens, for which BERT has no class.
+Its layer has a name of its own, so that a stock class says that its own layer is missing and answers nothing by it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hanmo.errors import HanmoError
 from hanmo.understand.entities import CRF, ends_of, entities_of, spans_between, tag_names, tags_of
@@ -296,8 +299,38 @@ def head_for(kind: str, labels: Sequence[str], entities: str = "crf") -> Head:
     return {"class": ClassHead, "choice": ChoiceHead, "reading": ReadHead}[kind](labels)
 
 
-def open_model(folder: Path, head: Head, tokenizer: Any) -> Any:
+class _MeanPooled:
+    """Sequence classification by the mean of the last states of all tokens, marks included, and one linear layer."""
+
+    def forward(self: Any, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> SequenceClassifierOutput:
+        """Logits [rows, labels] for ids and mask [rows, length]."""
+        states = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+        real = attention_mask.unsqueeze(-1).to(states.dtype)
+        mean = (states * real).sum(1) / real.sum(1)
+        return SequenceClassifierOutput(logits=self.mean_classifier(self.dropout(mean)))
+
+
+def _mean_pooled(model: Any, folder: Path, outputs: int) -> None:
+    """Put a layer on the mean of the tokens in the place of the pooler and the classifier."""
+    model.base_model.pooler = None
+    del model.classifier
+    model.mean_classifier = torch.nn.Linear(model.config.hidden_size, outputs)
+    saved = dict(_saved(folder, "mean_classifier."))
+    if saved and saved["weight"].shape == model.mean_classifier.weight.shape:
+        model.mean_classifier.load_state_dict(saved)
+    else:
+        torch.nn.init.normal_(model.mean_classifier.weight, std=getattr(model.config, "initializer_range", 0.02))
+        torch.nn.init.zeros_(model.mean_classifier.bias)
+    kind = type(model)
+    model.__class__ = type(kind.__name__, (_MeanPooled, kind), {"__module__": kind.__module__})
+
+
+def open_model(folder: Path, head: Head, tokenizer: Any, pooling: str = "auto") -> Any:
     """A model folder's model with the head, fp32 on the CPU; what the folder lacks of the head is new.
+
+    Args:
+        pooling: of classes and choices: cls (as the stock class does it), mean, or auto: mean for an encoder that
+            has no weights for a pooler, since no objective has then used its [CLS].
 
     Raises:
         HanmoError: there is no such head for this model, or weights of the model itself are missing.
@@ -320,6 +353,14 @@ def open_model(folder: Path, head: Head, tokenizer: Any) -> Any:
     missing = sorted(name for name in info["missing_keys"] if name.startswith(base) and "pooler" not in name)
     if missing:
         raise HanmoError(f"{folder}: {len(missing)} weights of the model are missing ({missing[0]}, …)")
+    if head.auto == Head.auto:
+        means = getattr(model.base_model, "pooler", None) is not None and hasattr(model, "dropout")
+        if pooling == "mean" and not means:
+            raise HanmoError(
+                f"{folder}: no model with [CLS] and a pooler, in whose place the mean could be; leave pooling out"
+            )
+        if pooling == "mean" or (pooling == "auto" and means and any("pooler" in key for key in info["missing_keys"])):
+            _mean_pooled(model, folder, len(names))
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     if isinstance(head, TagHead) and not isinstance(head, SpanHead):

@@ -33,6 +33,8 @@ def open_tuned(model: Path | str, device: str = "auto") -> Tuner:
         task=record["task"],
         method=record["method"],
         entities=record["entities"],
+        # Folders without it are older than the mean.
+        pooling=record.get("pooling", "cls"),
         max_length=record["max_length"],
         device=device,
     )

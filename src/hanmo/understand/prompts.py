@@ -5,13 +5,16 @@ as many masks as the word has tokens, and a word counts by the mean log-probabil
 the word and what the pattern has behind it.
 
 `options`: every option stands in front of the text behind a mask of its own, and counts by how likely that mask is 是
-(after UniMC, Yang et al., arXiv:2210.08590; here the options see each other). A decoder reads the options, the text and
-the question, and each option counts as its answer.
+(after UniMC, Yang et al., arXiv:2210.08590): an option sees itself, the question and the text, which see all, and each
+option begins at the same position, so that their order tells nothing. Only encoders whose class takes such a mask and
+positions do so (`_APART`); in others the options see each other. A decoder reads the options, the text and the
+question, and each option counts as its answer.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +26,7 @@ import transformers
 import yaml
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers.masking_utils import create_bidirectional_mask
 
 from hanmo.errors import HanmoError
 from hanmo.files import write_json
@@ -37,6 +41,8 @@ from hanmo.understand.tasks import Task
 _PLACES = re.compile(r"(\{\w+\})")
 #: What an option's mask is if the option is right.
 _YES = "是"
+#: Model types that take a mask of [rows, 1, length, length] and positions for each token.
+_APART = ("bert", "megatron-bert", "ernie")
 
 
 @cache
@@ -122,15 +128,19 @@ class PromptHead(Head):
             if behind is not None and sum(len(one) + 1 for _, one in batch) + len(behind) + 1 <= rows.length // 2:
                 continue
             ids: list[int] = []
+            blocks: list[int] = []
             places = []
-            for _, one in batch:
+            for block, (_, one) in enumerate(batch, 1):
                 places.append(len(ids) + int(rows.marked))
                 ids += [rows.tokenizer.mask_token_id, *one]
+                blocks += [block] * (len(one) + 1)
             ids = ids[: rows.length - 8]
             text = rows.encode(question + "。".join(texts))[0]
             room = max(rows.length - rows.marks(2) - len(ids), 0)
             rows.cut += len(text) > room
             row = rows.join([ids, text[:room]])
+            row.blocks = [0] * int(rows.marked) + blocks[: len(ids)]
+            row.blocks += [0] * (len(row) - len(row.blocks))
             row.marks = [(n, [place], yes) for (n, _), place in zip(batch, places, strict=True) if place < len(row)]
             found.append(row)
             batch = []
@@ -181,6 +191,8 @@ class PromptHead(Head):
 
     def _scores(self, model: Any, units: Sequence[Sequence[Row]], batch: dict[str, Tensor]) -> list[Tensor]:
         """For each unit the score of each option: the mean log-probability of what tells it."""
+        if any(row.blocks for unit in units for row in unit) and model.config.model_type in _APART:
+            batch = apart(model.config, [row for unit in units for row in unit], batch)
         logits = model(**batch).logits
         found, number = [], 0
         for unit in units:
@@ -209,6 +221,48 @@ class PromptHead(Head):
         """The best option: its label, or for a choice its number."""
         best = [int(one.argmax()) for one in self._scores(model, units, batch)]
         return [self.labels[index] for index in best] if self.labels else best
+
+
+def apart(config: Any, rows: Sequence[Row], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch in which the blocks of a row do not see each other, and all begin at the same position.
+
+    Args:
+        config: of the model, for the form of the mask.
+        batch: of the rows, [rows, length] each.
+    """
+    blocks, positions = (torch.zeros(batch["input_ids"].shape, dtype=torch.long) for _ in range(2))
+    for number, row in enumerate(rows):
+        blocks[number, : len(row)] = torch.tensor(row.blocks)
+        positions[number, : len(row)] = torch.tensor(_restarting(row.blocks))
+    device = batch["input_ids"].device
+    blocks = blocks.to(device)
+
+    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        one, other = blocks[row, query], blocks[row, key]
+        return (one == other) | (one == 0) | (other == 0)
+
+    mask = create_bidirectional_mask(
+        config=config,
+        inputs_embeds=torch.empty(*blocks.shape, 0, device=device),
+        attention_mask=batch["attention_mask"],
+        and_mask_function=seen,
+    )
+    return {**batch, "attention_mask": mask, "position_ids": positions.to(device)}
+
+
+def _restarting(blocks: Sequence[int]) -> list[int]:
+    """Positions of a row's tokens: every block begins where the first does; what is behind them, behind the longest."""
+    sizes = Counter(block for block in blocks if block)
+    first = next((place for place, block in enumerate(blocks) if block), len(blocks))
+    met: Counter[int] = Counter()
+    found = []
+    for block in blocks:
+        if block:
+            found.append(first + met[block])
+        else:
+            found.append(met[0] + (max(sizes.values()) if sizes and met[0] >= first else 0))
+        met[block] += 1
+    return found
 
 
 class PromptTuner(Tuner):

@@ -24,6 +24,7 @@ class Row:
         label: what the head learns from it.
         item: the number of its example.
         marks: for `prompts`: (option, places, ids) of what the row tells of each option.
+        blocks: for `prompts`: the option that each token belongs to, from 1; 0: to all.
     """
 
     ids: list[int]
@@ -32,6 +33,7 @@ class Row:
     label: Any = None
     item: int = 0
     marks: list[Any] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)

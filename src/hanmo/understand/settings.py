@@ -50,6 +50,11 @@ class UnderstandSettings(ResumedSettings):
     entities: Literal["crf", "span"] = setting(
         "crf", "how entities are found: tags under a CRF, or their beginnings and ends"
     )
+    pooling: Literal["auto", "cls", "mean"] = setting(
+        "auto",
+        "what a class is read from: [CLS], or the mean of all tokens; auto: the mean where an encoder has no pooler, "
+        "whose [CLS] no objective has taught",
+    )
     seeds: list[int] = factory(lambda: [1], "one run each; the scores are averaged, the best model is kept")
     sweep: list[str] = factory(
         list, "values to try, the best by dev is kept: lr=1e-5,3e-5, or several: [lr=1e-5;3e-5, epochs=3;5]"

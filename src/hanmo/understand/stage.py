@@ -267,7 +267,7 @@ class Tuner:
         if objective_of(folder) == "spans":
             raise HanmoError(f"{folder}: an encoder-decoder; understanding tasks take encoders and decoders")
         self.head: Any = heads.head_for(self.task.head, self.labels, self.settings.entities)
-        self.model = heads.open_model(folder, self.head, self.tokenizer)
+        self.model = heads.open_model(folder, self.head, self.tokenizer, self.settings.pooling)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which products run in the chosen dtype."""
@@ -339,4 +339,5 @@ class Tuner:
     def record(self, what: Task) -> dict[str, Any]:
         """What task.json holds."""
         told = {"task": what.name, "labels": self.labels, "names": self.names, "max_length": self.rows.length}
-        return told | {"method": self.settings.method, "entities": self.settings.entities}
+        told |= {"method": self.settings.method, "entities": self.settings.entities}
+        return told | {"pooling": "mean" if hasattr(self.model, "mean_classifier") else "cls"}
