@@ -247,6 +247,7 @@ def apart(config: Any, rows: Sequence[Row], batch: dict[str, Tensor]) -> dict[st
         attention_mask=batch["attention_mask"],
         and_mask_function=seen,
     )
+    assert mask is not None  # as it is only where everything is seen
     return {**batch, "attention_mask": mask, "position_ids": positions.to(device)}
 
 
