@@ -34,7 +34,14 @@ PARTS: dict[str, tuple[str, str | None]] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "afqmc": {"epochs": 4, "max_length": 64},
-    "tnews": {"epochs": 8, "max_length": 48, "learning_rate": 1e-3, "batch_size": 16, "weight_decay": 0.1},
+    "tnews": {
+        "epochs": 8,
+        "max_length": 48,
+        "learning_rate": 1e-3,
+        "batch_size": 16,
+        "weight_decay": 0.1,
+        "pooling": "mean",
+    },
     "iflytek": {"epochs": 2, "max_length": 64, "learning_rate": 1e-3},
     "ocnli": {"epochs": 4, "max_length": 64},
     "wsc": {"epochs": 8, "max_length": 96},
@@ -185,7 +192,6 @@ def tuned(model: Path, data: Path, out: Path, name: str, seeds: int) -> dict[str
         "seeds": values,
         "seconds": [run["runs"][0]["seconds"] for run in runs],
         "settings": given,
-        "pooling": json.loads((folder / "model" / "task.json").read_text(encoding="utf-8")).get("pooling", "cls"),
         "right": [statistics.mean(one) for one in zip(*rights, strict=True)],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,35 +97,33 @@ def test_the_submission_has_every_id_and_a_label(cmnli: tuple[dict[str, Any], Pa
 def test_the_tuned_folder_is_stock(cmnli: tuple[dict[str, Any], Path, Path]) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    _, info = AutoModelForSequenceClassification.from_pretrained(cmnli[1] / "model", output_loading_info=True)
-    # Its encoder has no pooler, so that a mean is read, for which there is no stock class: that one lacks its layer.
-    assert {"classifier.weight", "classifier.bias"} <= set(info["missing_keys"])
-    assert read_json(cmnli[1] / "model" / "task.json")["pooling"] == "mean"
+    model, info = AutoModelForSequenceClassification.from_pretrained(cmnli[1] / "model", output_loading_info=True)
+    assert not info["missing_keys"] and model.config.id2label[0] == "entailment"
 
 
-def test_pooling_is_by_what_the_folder_has(models: Models, task_folder: Folder, tmp_path: Path) -> None:
+def test_a_folder_from_before_the_mean_reads_cls(cmnli: tuple[dict[str, Any], Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(cmnli[1] / "model", tmp_path / "model")
+    record = read_json(tmp_path / "model" / "task.json")
+    assert record.pop("pooling") == "cls"
+    write_json(tmp_path / "model" / "task.json", record)
+    predict_file(tmp_path / "model", cmnli[2] / "test.json", tmp_path / "p.json", "cpu")
+    assert (tmp_path / "p.json").read_bytes() == (cmnli[1] / "cmnli_predict.json").read_bytes()
+
+
+def test_a_class_from_the_mean_of_the_tokens(models: Models, task_folder: Folder, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    folder = task_folder(train=pairs(80, 1), dev=pairs(40, 2))
-    counts = tune(models(), folder, tmp_path / "cls", task="ocnli", epochs=8, pooling="cls")
-    tuned, info = AutoModelForSequenceClassification.from_pretrained(
-        tmp_path / "cls" / "model", output_loading_info=True
-    )
-    assert not info["missing_keys"] and not info["unexpected_keys"] and tuned.config.id2label[0] == "entailment"
-    record = read_json(tmp_path / "cls" / "model" / "task.json")
-    assert record["pooling"] == "cls"
-    # A folder from before the mean says nothing of it; one with a pooler keeps [CLS].
-    write_json(tmp_path / "cls" / "model" / "task.json", {k: v for k, v in record.items() if k != "pooling"})
-    again = predict_file(tmp_path / "cls", folder / "dev.json", tmp_path / "p.json", "cpu")
+    folder, out = task_folder(train=pairs(80, 1), dev=pairs(40, 2)), tmp_path / "mean"
+    counts = tune(models(), folder, out, task="ocnli", epochs=8, pooling="mean")
+    assert counts["score"] > 0.85 and read_json(out / "model" / "task.json")["pooling"] == "mean"
+    again = predict_file(out, folder / "dev.json", tmp_path / "p.json", "cpu")
     assert again["accuracy"] == pytest.approx(counts["score"])
+    # No stock class reads a mean; that one says that its layer is missing.
+    _, info = AutoModelForSequenceClassification.from_pretrained(out / "model", output_loading_info=True)
+    assert {"classifier.weight", "classifier.bias"} <= set(info["missing_keys"])
     names = ["entailment", "contradiction", "neutral"]
-    opened = [
-        open_model(tmp_path / "cls" / "model", ClassHead(names), load(models()), pooling)
-        for pooling in ("auto", "mean")
-    ]
-    assert [hasattr(model, "mean_classifier") for model in opened] == [False, True]
+    model = open_model(out / "model", ClassHead(names), load(models()), "mean").eval()
     # Padding is no part of the mean.
-    model = opened[1].eval()
     ids, mask = torch.tensor([[2, 9, 3, 0], [2, 9, 3, 8]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask).logits

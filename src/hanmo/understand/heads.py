@@ -2,7 +2,7 @@
 
 All heads are stock classes of transformers (sequence classification, token classification, question answering), so
 that a tuned folder loads elsewhere; a CRF's weights lie in the same file and are left out by who does not know them.
-One is not: an encoder whose [CLS] nothing has taught is read as the mean of its tokens, for which BERT has no class.
+One is not: on request an encoder is read as the mean of its tokens, for which BERT has no class.
 Its layer has a name of its own, so that a stock class says that its own layer is missing and answers nothing by it.
 """
 
@@ -325,12 +325,11 @@ def _mean_pooled(model: Any, folder: Path, outputs: int) -> None:
     model.__class__ = type(kind.__name__, (_MeanPooled, kind), {"__module__": kind.__module__})
 
 
-def open_model(folder: Path, head: Head, tokenizer: Any, pooling: str = "auto") -> Any:
+def open_model(folder: Path, head: Head, tokenizer: Any, pooling: str = "cls") -> Any:
     """A model folder's model with the head, fp32 on the CPU; what the folder lacks of the head is new.
 
     Args:
-        pooling: of classes and choices: cls (as the stock class does it), mean, or auto: mean for an encoder that
-            has no weights for a pooler, since no objective has then used its [CLS].
+        pooling: of classes and choices: cls (as the stock class does it) or mean.
 
     Raises:
         HanmoError: there is no such head for this model, or weights of the model itself are missing.
@@ -353,14 +352,12 @@ def open_model(folder: Path, head: Head, tokenizer: Any, pooling: str = "auto") 
     missing = sorted(name for name in info["missing_keys"] if name.startswith(base) and "pooler" not in name)
     if missing:
         raise HanmoError(f"{folder}: {len(missing)} weights of the model are missing ({missing[0]}, …)")
-    if head.auto == Head.auto:
-        means = getattr(model.base_model, "pooler", None) is not None and hasattr(model, "dropout")
-        if pooling == "mean" and not means:
+    if head.auto == Head.auto and pooling == "mean":
+        if getattr(model.base_model, "pooler", None) is None or not hasattr(model, "dropout"):
             raise HanmoError(
                 f"{folder}: no model with [CLS] and a pooler, in whose place the mean could be; leave pooling out"
             )
-        if pooling == "mean" or (pooling == "auto" and means and any("pooler" in key for key in info["missing_keys"])):
-            _mean_pooled(model, folder, len(names))
+        _mean_pooled(model, folder, len(names))
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     if isinstance(head, TagHead) and not isinstance(head, SpanHead):

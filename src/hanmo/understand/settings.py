@@ -50,10 +50,8 @@ class UnderstandSettings(ResumedSettings):
     entities: Literal["crf", "span"] = setting(
         "crf", "how entities are found: tags under a CRF, or their beginnings and ends"
     )
-    pooling: Literal["auto", "cls", "mean"] = setting(
-        "auto",
-        "what a class is read from: [CLS], or the mean of all tokens; auto: the mean where an encoder has no pooler, "
-        "whose [CLS] no objective has taught",
+    pooling: Literal["cls", "mean"] = setting(
+        "cls", "what an encoder's class is read from: [CLS], or the mean of all tokens (no stock class loads that)"
     )
     seeds: list[int] = factory(lambda: [1], "one run each; the scores are averaged, the best model is kept")
     sweep: list[str] = factory(
