@@ -5,7 +5,8 @@
 
 Every run is a stage of its own process on one thread, on random models and invented records; a run's speed is by the
 processor's time, so that other work on the machine counts little. The prices of `hanmo.plan.tuning_cost` are fitted to
-the runs of FIT and judged by those of CHECK.
+the runs of FIT and judged by those of CHECK. What writing answers takes (`grpo`, `rloo`) has prices of its own, fitted
+to the time that it takes in WRITING, and so have our own classes, fitted to OWN.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ VOCABULARY = 8192
 
 def _run(do: str, preset: str, characters: int, count: int = 24, **more: Any) -> dict[str, Any]:
     return {"do": do, "preset": preset, "characters": characters, "count": count, **more}
+
+
+def _rl(preset: str, characters: int, prompts: int, generations: int, answer: int, **more: Any) -> dict[str, Any]:
+    given = {"prompts": prompts, "generations": generations, "answer_tokens": answer, "steps": 3}
+    return _run("grpo", preset, characters, **given, **more)
+
+
+def _own(preset: str, width: int, layers: int, characters: int, **more: Any) -> dict[str, Any]:
+    """A model of a class of ours, wider and deeper than its preset."""
+    return _run("sft", preset, characters, width=width, layers=layers, **more)
 
 
 FIT = [
@@ -47,14 +59,47 @@ CHECK = [
     _run("distill", "hanmo-4m", 200, teacher="hanmo-16m"),
     _run("distill", "hanmo-8m", 150, teacher="hanmo-16m", micro_batch=4),
 ]
+#: Learning from rewards: what writing the answers takes.
+WRITING = [
+    _rl("hanmo-4m", 60, 4, 4, 48),
+    _rl("hanmo-4m", 100, 8, 8, 96),
+    _rl("hanmo-8m", 60, 4, 8, 64),
+    _rl("hanmo-16m", 40, 2, 4, 64),
+    _rl("hanmo-2m", 200, 4, 8, 160, beta=0.0),
+    _rl("hanmo-16m", 120, 8, 4, 32),
+]
+WRITING_CHECK = [
+    _rl("hanmo-8m", 100, 4, 8, 96),
+    _rl("hanmo-4m", 60, 8, 8, 64, method="rloo"),
+    _rl("hanmo-16m", 60, 4, 4, 48, beta=0.0),
+    _rl("hanmo-2m", 100, 8, 8, 128, micro_batch=8),
+    _rl("hanmo-4m", 200, 4, 4, 128, recompute="layers"),
+]
+#: Models that the pretraining engine tunes.
+OWN = [
+    _own("zhouwenwang-2m", 384, 6, 200, max_length=256),
+    _own("randeng-2m", 320, 4, 200, max_length=256),
+    _own("linglong-1m", 384, 6, 200, max_length=256),
+    _own("zhouwenwang-2m", 256, 8, 400, max_length=512),
+    _own("t5-1m", 320, 6, 150, max_length=256),
+]
+OWN_CHECK = [
+    _own("zhouwenwang-2m", 512, 6, 150, max_length=256, micro_batch=4),
+    _own("randeng-2m", 384, 4, 300, max_length=512),
+    _own("linglong-1m", 320, 8, 250, max_length=384),
+    _own("linglong-1m", 512, 6, 150, max_length=256, recompute="layers"),
+    _own("t5-1m", 384, 4, 250, max_length=512, micro_batch=2),
+]
 
 
 def lay_out(run: dict[str, Any], folder: Path) -> tuple[Any, dict[str, list[Path]], Any]:
     """Settings, inputs and kind of a run: a random model and records of so many characters, less up to a fifth."""
     import random
 
+    import transformers
     from transformers import AutoModelForCausalLM
 
+    from hanmo.models.families import AUTO, FAMILIES
     from hanmo.models.presets import build_config
     from hanmo.models.save import save_model
     from hanmo.stages import KINDS
@@ -71,7 +116,13 @@ def lay_out(run: dict[str, Any], folder: Path) -> tuple[Any, dict[str, list[Path
     tokenizer = load(tokenizer_of(folder))
     chat = ChatFormat(tokenizer)
     tokenizer.chat_template = chat.template
-    model = AutoModelForCausalLM.from_config(build_config(preset, VOCABULARY, 1024))
+    config: Any = build_config(preset, VOCABULARY, run.get("max_length", 1024))
+    if width := run.pop("width", 0):
+        config.hidden_size, config.num_attention_heads = width, width // 32
+        config.num_hidden_layers = config.num_decoder_layers = run.pop("layers")
+        config.d_ff = config.intermediate_size = 4 * width
+    learns = FAMILIES[config.model_type].learns[0]
+    model = getattr(transformers, AUTO[learns]).from_config(config)
     save_model(model, tokenizer, folder / "model", chat.stop_ids)
     inputs = {"model": [folder / "model"]}
     if name := run.pop("teacher", None):
@@ -81,16 +132,15 @@ def lay_out(run: dict[str, Any], folder: Path) -> tuple[Any, dict[str, list[Path
     del model
     records = []
     for _ in range(count):
-        if do in ("sft", "distill"):
+        if do in ("sft", "distill", "grpo"):
             spoken = [{"role": "user", "content": text(characters // 3)}]
             records.append({"messages": [*spoken, {"role": "assistant", "content": text(characters)}]})
         else:
             records.append({"prompt": text(20), "chosen": text(characters), "rejected": text(characters)})
     path = folder / "records.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    settings = KINDS[do].settings.model_validate(
-        {"epochs": 1, "batch_size": 8, "threads": 1, "precision": "fp32", "device": "cpu", **run}
-    )
+    given = {"rewards": {"length": 1.0}, "validation": 0.0} if do == "grpo" else {"epochs": 1, "batch_size": 8}
+    settings = KINDS[do].settings.model_validate({**given, "threads": 1, "precision": "fp32", "device": "cpu", **run})
     return settings, {**inputs, "pairs" if do in ("dpo", "reward") else "records": [path]}, KINDS[do]
 
 
@@ -132,27 +182,71 @@ def measure(run: dict[str, Any]) -> dict[str, Any]:
             perf_counter = staticmethod(time.process_time)
 
         reporting.time = Clock  # type: ignore[assignment]
+        timed = {"width": _timed_steps, "prompts": _timed_writing}
+        found = next((timed[name]() for name in run if name in timed), None)
         counts = kind.load()(settings, inputs, Path(made) / "out")
         peak = watch.peak_anonymous()
-    return {"peak_anonymous": peak, "tokens_per_second": counts["tokens_per_second"], "matmul": rate}
+        if run["do"] == "grpo":
+            lines = [json.loads(line) for line in (Path(made) / "out" / "log.jsonl").read_text().splitlines()]
+            counts["tokens_per_second"] = lines[-1]["tokens"] / lines[-1]["seconds"]
+            found = {"writing_seconds_a_token": found["writing"] / lines[-1]["tokens"]}  # type: ignore[index]
+        elif found is not None:
+            counts["tokens_per_second"], found = found["tokens"] / found["seconds"], None
+    return {"peak_anonymous": peak, "tokens_per_second": counts["tokens_per_second"], "matmul": rate, **(found or {})}
+
+
+def _timed_steps() -> dict[str, float]:
+    """Sums up the processor's time and the tokens of the pretraining engine's steps, but for the first."""
+    from hanmo.pretrain.trainer import Trainer
+
+    found = {"seconds": 0.0, "tokens": 0.0}
+    step = Trainer._one_step
+
+    def one(self: Trainer, rows: Any, targets: int) -> None:
+        began = time.process_time()
+        step(self, rows, targets)
+        if self.step:
+            found["seconds"] += time.process_time() - began
+            found["tokens"] += rows.inputs.size
+
+    Trainer._one_step = one  # type: ignore[method-assign]
+    return found
+
+
+def _timed_writing() -> dict[str, float]:
+    """Sums up the processor's time of writing answers."""
+    from hanmo.posttrain.rl import rollouts
+
+    found = {"writing": 0.0}
+    write = rollouts.answers_of
+
+    def one(*given: Any) -> list[list[int]]:
+        began = time.process_time()
+        answers = write(*given)
+        found["writing"] += time.process_time() - began
+        return answers
+
+    rollouts.answers_of = one
+    return found
 
 
 def planned(run: dict[str, Any]) -> dict[str, Any]:
-    """The planner's figures of a run, and its kinds of work."""
+    """The planner's figures of a run, and its kinds of work; those of writing answers stand apart."""
+    from hanmo.plan import rewarded, tuning
     from hanmo.plan.devices import Device
-    from hanmo.plan.shape import of_config
-    from hanmo.plan.tuning import task_of
     from hanmo.plan.tuning_cost import work
 
     with tempfile.TemporaryDirectory() as made:
         settings, inputs, _ = lay_out(run, Path(made))
-        task = task_of(settings, inputs, Device("cpu", 1.0, 1e12, cpu=True, width=4))
+        planner: Any = rewarded if run["do"] == "grpo" else tuning
+        task = planner.task_of(settings, inputs, Device("cpu", 1.0, 1e12, cpu=True, width=4))
         assert task
         again = settings.recompute == "layers"
-        shape = of_config("", task.config, task.records.longest)
+        shape = task.shape
         flops, kept, update = work(task, shape, task.micro, again)
-        row = (flops, kept, update / settings.batch_size / task.records.mean)
-        return {"peak": task.need(task.micro, again).total, "work": row}
+        row = (flops, kept, update / task.step_tokens)
+        found = {"peak": task.need(task.micro, again).total, "own" if "width" in run else "work": row}
+        return found | ({"writing": task.writing_work(shape)} if run["do"] == "grpo" else {})
 
 
 def with_plans(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -163,12 +257,12 @@ def with_plans(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return runs
 
 
-def compare(runs: list[dict[str, Any]], prices: tuple[float, ...]) -> list[dict[str, Any]]:
+def compare(runs: list[dict[str, Any]], prices: dict[str, tuple[float, ...]]) -> list[dict[str, Any]]:
     """Put the errors beside what was measured; a run has "planned" already."""
     found = []
     for item in runs:
         measured, plan = item["measured"], item["planned"]
-        seconds = sum(price * amount for price, amount in zip(prices, plan["work"], strict=True)) / measured["matmul"]
+        seconds = sum(_cost(prices[name], plan.get(name, ())) for name in prices) / measured["matmul"]
         errors = {
             "peak": plan["peak"] / measured["peak_anonymous"] - 1,
             "tokens_per_second": 1 / seconds / measured["tokens_per_second"] - 1,
@@ -177,23 +271,34 @@ def compare(runs: list[dict[str, Any]], prices: tuple[float, ...]) -> list[dict[
     return found
 
 
-def fit(runs: list[dict[str, Any]]) -> tuple[float, ...]:
-    """Prices of the kinds of work, from runs that have "planned"."""
-    seconds = [item["measured"]["matmul"] / item["measured"]["tokens_per_second"] for item in runs]
-    return fit_prices([item["planned"]["work"] for item in runs], seconds)
+def _cost(prices: tuple[float, ...], amounts: Any) -> float:
+    return sum(price * amount for price, amount in zip(prices, amounts or [0.0] * len(prices), strict=True))
 
 
-def in_use() -> tuple[float, ...]:
-    """The prices of `hanmo.plan.tuning_cost`."""
-    from hanmo.plan.tuning_cost import CPU_PRICES
+def fit(runs: list[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
+    """Prices of the kinds of work, from runs that have "planned": those of writing from its own time."""
 
-    return CPU_PRICES
+    def priced(name: str, time: Callable[[dict[str, Any]], float]) -> tuple[float, ...]:
+        some = [item for item in runs if name in item["planned"] and (name != "work" or item["run"]["do"] != "grpo")]
+        seconds = [item["measured"]["matmul"] * time(item["measured"]) for item in some]
+        return fit_prices([item["planned"][name] for item in some], seconds)
+
+    names = ("work", "own")
+    found = {name: priced(name, lambda measured: 1 / measured["tokens_per_second"]) for name in names}
+    return found | {"writing": priced("writing", lambda measured: measured["writing_seconds_a_token"])}
+
+
+def in_use() -> dict[str, tuple[float, ...]]:
+    """The prices of the planner."""
+    from hanmo.plan import own, rewarded, tuning_cost
+
+    return {"work": tuning_cost.CPU_PRICES, "writing": rewarded.CPU_PRICES, "own": own.CPU_PRICES}
 
 
 CHECKS = Check(
     script=Path(__file__).resolve(),
     what="what hanmo plan says of tuning beside what runs take",
-    runs={"fit": FIT, "check": CHECK},
+    runs={"fit": FIT + WRITING + OWN, "check": CHECK + WRITING_CHECK + OWN_CHECK},
     measure=lambda run, _: measure(run),
     fit=lambda runs: fit(with_plans(runs)),
     compare=lambda runs, prices: compare(with_plans(runs), prices),

@@ -38,9 +38,9 @@ class Check:
     what: str
     runs: dict[str, list[dict[str, Any]]]
     measure: Callable[[dict[str, Any], argparse.Namespace], dict[str, Any]]
-    fit: Callable[[list[dict[str, Any]]], tuple[float, ...]]
-    compare: Callable[[list[dict[str, Any]], tuple[float, ...]], list[dict[str, Any]]]
-    prices: Callable[[], tuple[float, ...]]
+    fit: Callable[[list[dict[str, Any]]], Any]
+    compare: Callable[[list[dict[str, Any]], Any], list[dict[str, Any]]]
+    prices: Callable[[], Any]
     options: dict[str, int]
     more: Callable[[], dict[str, Any]] = dict
 

@@ -153,6 +153,7 @@ _ALL = (
             Input("reward", "a reward model, for the reward `model`", required=False),
         ),
         "hanmo.posttrain.rl.stage:run",
+        planner="hanmo.plan.rewarded",
     ),
     StageKind(
         "eval",

@@ -19,7 +19,7 @@ from hanmo.cli import cli
 from hanmo.errors import HanmoError
 from hanmo.plan import tuning
 from hanmo.plan.devices import KNOWN, Device
-from hanmo.plan.rehearsal import Batch, _Alive, _forward, _Lesson, rehearse
+from hanmo.plan.rehearsal import Alive, Batch, _forward, _Lesson, rehearse
 from hanmo.plan.tuning import Records, Task, explain, fitted, records_of
 from hanmo.plan.tuning_cost import plan_tuning, show
 from hanmo.posttrain.attention import NAME
@@ -78,7 +78,7 @@ def test_a_rehearsal_follows_what_a_real_step_holds(shallow: Path, recompute: bo
     config = AutoConfig.from_pretrained(shallow)
     batch = Batch(4, 40, 0.5)
     seen = rehearse(config, batch, Batch(8, 40), torch.bfloat16, NAME, recompute=recompute)
-    with _Alive() as alive:
+    with Alive() as alive:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=NAME).train()
         if recompute:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -95,7 +95,7 @@ def test_a_rehearsal_follows_what_a_step_with_a_teacher_holds(shallow: Path) -> 
     config = AutoConfig.from_pretrained(shallow)
     batch, settings = Batch(4, 40, 0.5), DistillSettings()
     seen = rehearse(config, batch, Batch(8, 40), torch.float32, NAME, taught=(config, settings, 0))
-    with _Alive() as alive:
+    with Alive() as alive:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=NAME).train()
         own = alive.now
         lesson = _Lesson(config, settings, 0, torch.float32, NAME)
@@ -254,11 +254,10 @@ def test_a_stage_that_dies_of_too_little_memory_says_what_would_fit(
 
 
 def test_measured_runs() -> None:
-    from hanmo.plan.tuning_cost import CPU_PRICES
-
     last = json.loads(measuring.CHECKS.result.read_text(encoding="utf-8"))
-    compared = measuring.compare(last["runs"], CPU_PRICES)
-    assert sum(item["role"] == "check" for item in compared) >= 5
+    compared = measuring.compare(last["runs"], measuring.in_use())
+    for some in (lambda run: run["do"] == "grpo", lambda run: "width" in run, lambda run: run["do"] != "grpo"):
+        assert sum(item["role"] == "check" and some(item["run"]) for item in compared) >= 5
     for item in compared:
         assert abs(item["error"]["peak"]) < MEMORY, item
         if item["role"] == "check":

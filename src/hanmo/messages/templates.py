@@ -24,7 +24,7 @@ _CALLS |= {"setting": 2, "factory": 2, "Input": 2, "StageKind": 2, "Finding": 5,
 #: Functions that return words which others put into a line.
 _RETURN = {"_difference", "_fault", "_few", "_names", "_note", "_nothing", "_nothing_usable", "_reasons", "_refusal"}
 _RETURN |= {"_said", "_told", "_unknown", "_unreachable", "advice", "advise", "describe", "describe_os_error"}
-_RETURN |= {"explain", "how_to_enter", "in_words", "killed_advice", "line", "nearest", "unknown_format"}
+_RETURN |= {"explain", "how_to_enter", "in_words", "killed_advice", "line", "nearest", "nothing", "unknown_format"}
 #: Tables of words that are shown.
 _TABLES = {"EXTRAS"}
 #: Rooms that print what they gather in `lines`.

@@ -17,7 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache
+from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
 from hanmo.posttrain import adapters
 from hanmo.posttrain.distill import ROWS, mixed
@@ -37,6 +39,7 @@ class Batch:
         learnt: share of the tokens that are scored.
         logits: of all tokens are held, prompts and padding included (TRL's trainers for ORPO and SimPO do that).
         masked: rows of several records carry a mask of their own.
+        judged: log-probabilities and entropies are computed as TRL's trainers for GRPO and RLOO do it.
     """
 
     rows: int
@@ -44,6 +47,7 @@ class Batch:
     learnt: float = 1.0
     logits: bool = False
     masked: bool = False
+    judged: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,10 @@ class Rehearsed:
 
 #: What was rehearsed before: stages of one recipe often do the same with a model.
 _seen: dict[tuple[Any, ...], Rehearsed] = {}
+_written: dict[tuple[Any, ...], float] = {}
 
 
-class _Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):
     """Follows the bytes of all storages that operators have made and that are still referred to."""
 
     def __init__(self) -> None:
@@ -133,6 +138,51 @@ def rehearse(
     return _seen[key]
 
 
+def rehearse_answers(config: Any, rows: int, prompt: int, longest: int, dtype: torch.dtype, attention: str) -> float:
+    """Go through the writing of answers (`hanmo.evaluate.generate`); bytes at the peak, above the weights.
+
+    Args:
+        rows: answers that are written at a time.
+        prompt, longest: tokens of the prompts, and of prompt and answer together.
+    """
+    key = (config.to_json_string(), rows, prompt, longest, dtype, attention)
+    if key not in _written:
+        _written[key] = _rehearse_answers(config, rows, prompt, longest, dtype, attention)
+    return _written[key]
+
+
+def _rehearse_answers(config: Any, rows: int, prompt: int, longest: int, dtype: torch.dtype, attention: str) -> float:
+    model, _ = _model(config, torch.float32, attention, False, None)
+    with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive, torch.no_grad():
+        give_storage(model.eval())
+        alive.peak = weights = alive.now
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            cache: Any = DynamicCache(config=model.config)
+            for seen, new in ((prompt, prompt), (longest, 1)):
+                for layer in cache.layers if new == 1 else ():
+                    # As it is before the last token; the prompt's own is gone.
+                    heads, width = layer.keys.shape[1], layer.keys.shape[3]
+                    layer.keys = layer.keys.new_empty(rows, heads, longest - 1, width)
+                    layer.values = layer.values.new_empty(rows, heads, longest - 1, width)
+                logits = (
+                    model(
+                        input_ids=torch.zeros(rows, new, dtype=torch.int64),
+                        attention_mask=torch.ones(rows, seen, dtype=torch.int64),
+                        position_ids=torch.zeros(rows, new, dtype=torch.int64),
+                        past_key_values=cache,
+                        use_cache=True,
+                        logits_to_keep=1,
+                    )
+                    .logits[:, -1]
+                    .float()
+                )
+                chances, order = (logits / 0.5).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+                before = chances.cumsum(dim=-1) - chances
+                chances = chances.masked_fill(before >= 1, 0.0).cumsum(dim=-1)
+                del logits, chances, order, before
+        return alive.peak - weights
+
+
 def _rehearse(
     config: Any,
     batch: Batch,
@@ -148,8 +198,8 @@ def _rehearse(
     model, four_bits = _model(config, dtype, attention, scores, adapter)
     if recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    with FakeTensorMode(allow_non_fake_inputs=True), _Alive() as alive:
-        _give_storage(model)
+    with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
+        give_storage(model)
         weights = alive.now
         lesson = None if taught is None else _Lesson(*taught, dtype, attention)
         told = alive.now - weights
@@ -201,7 +251,7 @@ def _model(
     return model, saved
 
 
-def _give_storage(model: Any) -> None:
+def give_storage(model: Any) -> None:
     """Put tensors of the mode that is on in the place of those on the meta device; what is tied stays tied."""
     made: dict[int, Any] = {}
     for module in model.modules():
@@ -222,7 +272,7 @@ class _Lesson:
     def __init__(self, config: Any, settings: DistillSettings, tokens: int, dtype: torch.dtype, attention: str) -> None:
         with torch.device("meta"):
             self.model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
-        _give_storage(self.model.eval().requires_grad_(False))
+        give_storage(self.model.eval().requires_grad_(False))
         # Rows of embeddings may be more than the tokens.
         self._settings, self._tokens = settings, tokens or config.vocab_size
 
@@ -251,7 +301,7 @@ class _Lesson:
 
 
 def _forward(
-    model: Any, batch: Batch, dtype: torch.dtype, alive: _Alive, lesson: _Lesson | None = None
+    model: Any, batch: Batch, dtype: torch.dtype, alive: Alive, lesson: _Lesson | None = None
 ) -> tuple[torch.Tensor, float]:
     """A loss with the same tensors behind it as the trainers', and the bytes that the layers have left for it."""
     before = alive.now
@@ -269,6 +319,14 @@ def _forward(
             kept = alive.now - before
             count = max(1, round(batch.learnt * hidden.shape[0]))
             head = model.get_output_embeddings()
+            if batch.judged:
+                # Off the accelerators, prompts and padding are scored as well.
+                targets = torch.zeros(hidden.shape[0], dtype=torch.int64)
+                outputs = ("log_probs", "entropy")
+                found = ChunkedLogProbFunction.apply(
+                    hidden, head.weight, head.bias, targets, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, outputs
+                )
+                return found[0].sum(), kept
             weight = model.score.weight if head is None else head.weight
             where, targets = torch.zeros(2, count, dtype=torch.int64)
             # A head with a single score has nothing to choose from.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,28 @@ from transformers import AutoConfig, PreTrainedConfig
 from hanmo.console import Console, console, human_bytes, human_count
 from hanmo.errors import HanmoError
 from hanmo.models.folder import resolve
+from hanmo.plan import rewarded, tuning
 from hanmo.plan.devices import USABLE, Device
 from hanmo.plan.memory import Need
+from hanmo.plan.own import CPU_PRICES as own_prices
+from hanmo.plan.own import Own, own_task
+from hanmo.plan.records import Records, prompts_of, records_of
+from hanmo.plan.rewarded import Rewarded
 from hanmo.plan.shape import Shape, of_config
 from hanmo.plan.speed import efficiency
+from hanmo.plan.task import Task, room_of
 from hanmo.plan.telling import MARGIN, memory_of, table_of
 from hanmo.plan.training import vocabulary_of
-from hanmo.plan.tuning import PLANNER, Records, Settings, Task, records_of, room_of
 from hanmo.posttrain import own
-from hanmo.posttrain.settings import AdapterSettings, DpoSettings, RewardSettings, SftSettings
+from hanmo.posttrain.settings import AdapterSettings, DpoSettings, RewardSettings, RlSettings
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.recipe import Recipe, Stage
 
 #: Prices on a CPU, as in `hanmo.plan.speed`: of FLOPs, of bytes that layers keep, and of bytes that the optimiser goes
 #: through; fitted by benchmarks/plan_tuning.py.
 CPU_PRICES = (1.31, 82.5, 35.0)
+#: The planners of the stages that are planned here.
+PLANNERS = (tuning.PLANNER, rewarded.PLANNER)
 #: What transformers' eager layers on padded rows reach on an accelerator, of the MFU of pretraining: an assumption, no
 #: run stands behind it.
 EAGER = 0.6
@@ -39,7 +45,7 @@ def plan_tuning(
     price: float | None = None,
     watts: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Plan the SFT, preference and reward stages of a recipe, which run on one device.
+    """Plan the stages of a recipe after pretraining, which run on one device.
 
     Args:
         device, mfu, price, watts: see `hanmo.plan.training.plan_training`.
@@ -54,17 +60,23 @@ def plan_tuning(
     stages = {stage.name: stage for stage in recipe.stages}
     found = []
     for stage in recipe.stages:
-        if stage.kind.planner != PLANNER:
+        if stage.kind.planner not in PLANNERS:
             continue
-        settings: Any = stage.settings
         config = _config(stage, stages, recipe.name)
-        if own.objective_of_type(str(config.model_type)):
-            console.print(f"{stage.name}: {config.model_type} is tuned by the pretraining engine; not planned")
+        objective = own.objective_of_type(str(config.model_type))
+        if objective and stage.kind.do != "sft":
+            console.print(f"{stage.name}: {stage.kind.do} is not for {config.model_type}; not planned")
+            continue
+        if objective:
+            task = own_task(stage.settings, config, objective, *_there(stage, "records"), device)  # type: ignore[arg-type]
+            found.append({"stage": stage.name, "do": stage.kind.do} | plan_stage(task, device, mfu, price, watts))
             continue
         task = _task(stage, stages, config, device)
         if "teacher" in stage.sources:
             task = replace(task, teacher=_config(stage, stages, recipe.name, "teacher"))
-        found.append(plan_stage(settings, task, device, mfu, price, watts))
+        if isinstance(task, Rewarded) and "reward" in stage.sources:
+            task = replace(task, judge=_config(stage, stages, recipe.name, "reward"))
+        found.append(plan_stage(task, device, mfu, price, watts))
         found[-1] = {"stage": stage.name, "do": stage.kind.do} | found[-1]
     return found
 
@@ -84,18 +96,23 @@ def _config(stage: Stage, stages: dict[str, Stage], recipe: str, role: str = "mo
 def _task(stage: Stage, stages: dict[str, Stage], config: Any, device: Device) -> Task:
     settings: Any = stage.settings
     room = room_of(settings, config)
-    files = stage.sources["records" if isinstance(settings, SftSettings) else "pairs"]
-    model = stage.sources["model"][0]
+    pairs = isinstance(settings, DpoSettings | RewardSettings)
+    paths, folder = _there(stage, "pairs" if pairs else "records")
+    kind: Any
+    look: Any
+    kind, look = (Rewarded, prompts_of) if isinstance(settings, RlSettings) else (Task, records_of)
+    records = look(settings, paths, folder, room) if paths else Records(room, answers=2 if pairs else 1)
+    return kind(settings, config, records, room, device.width, device.cpu)
+
+
+def _there(stage: Stage, role: str) -> tuple[list[Path], Path | None]:
+    """A stage's files of records and its model's folder; none of them where an earlier stage makes some."""
+    files, model = stage.sources[role], stage.sources["model"][0]
     paths = [path for path in files if isinstance(path, Path)]
-    if len(paths) < len(files):
-        records = Records(room, answers=1 if isinstance(settings, SftSettings) else 2)
-    else:
-        records = records_of(settings, paths, resolve(model) if isinstance(model, Path) else None, room)
-    return Task(settings, config, records, room, device.width, device.cpu)
+    return paths if len(paths) == len(files) else [], resolve(model) if isinstance(model, Path) else None
 
 
 def plan_stage(
-    settings: Settings,
     task: Task,
     device: Device,
     mfu: float | None = None,
@@ -103,6 +120,7 @@ def plan_stage(
     watts: float | None = None,
 ) -> dict[str, Any]:
     """Plan one stage; see `plan_tuning`."""
+    settings = task.settings
     room = device.memory * (1.0 if device.measured else USABLE)
     again = settings.recompute == "layers"
     micro, wants = task.micro, task.need(task.micro, again)
@@ -114,8 +132,7 @@ def plan_stage(
             micro, again, wants = chosen
     seen = task.rehearsed(micro, again)
     rate, used = speed(task, micro, again, device, mfu)
-    tokens = task.records.tokens * settings.epochs
-    steps = math.ceil(task.records.count / settings.batch_size) * settings.epochs
+    tokens = task.learnt_tokens
     if isinstance(settings, DpoSettings) and settings.loss in ("dpo", "ipo", "kto"):
         # The reference is computed once, whatever the epochs: a third of a pass.
         tokens += task.records.tokens / 3
@@ -129,8 +146,8 @@ def plan_stage(
         "trained_parameters": seen.trained,
         "records": task.records.count or None,
         "longest": task.records.longest,
-        "tokens": round(task.records.tokens * settings.epochs) or None,
-        "steps": steps or None,
+        "tokens": round(task.learnt_tokens) or None,
+        "steps": task.steps or None,
         "device": device.name,
         "device_flops": device.rate,
         "fits": changed is not None,
@@ -138,7 +155,7 @@ def plan_stage(
         "layout": {
             "micro_batch": micro,
             "recompute": "layers" if again else "none",
-            "accumulation": settings.batch_size // micro,
+            "accumulation": task.whole // micro,
         },
         "memory": _memory(task, micro, again, wants, room),
         "mfu": used,
@@ -146,8 +163,18 @@ def plan_stage(
         "hours": hours,
         "kwh": None if power is None or hours is None else power * hours / 1000,
         "cost": None if price is None or hours is None else price * hours,
+        **_answers(task, rate, device),
         "disk": {"model": 4 * seen.parameters if plain else 0, "adapter": 4 * seen.trained if adapted else 0},
     }
+
+
+def _answers(task: Task, rate: float, device: Device) -> dict[str, Any]:
+    """Of a stage that writes answers: how many in a step, their tokens, and the share of the time for it."""
+    if not isinstance(task, Rewarded):
+        return {}
+    shape = task.shape
+    share = rate * task.writing_seconds(shape, device)
+    return {"answers": {"count": task.settings.batch_size, "tokens": task.answer, "share_of_time": round(share, 3)}}
 
 
 def _memory(task: Task, micro: int, again: bool, wants: Need, room: float) -> dict[str, Any]:
@@ -160,31 +187,39 @@ def _memory(task: Task, micro: int, again: bool, wants: Need, room: float) -> di
         "optimiser_state": 8 * seen.trained,
         "activations": seen.kept,
     }
+    if isinstance(task, Rewarded):
+        others = {name.replace(" ", "_"): wants.parts.get(name, 0.0) for name in ("reference model", "reward model")}
+        parts |= others | {"writing_answers": task.writing}
     return memory_of(wants, without, with_, room, parts)
 
 
 def work(task: Task, shape: Shape, micro: int, again: bool) -> tuple[float, float, float]:
-    """FLOPs and kept bytes of a token, and bytes that a step's optimiser goes through."""
-    settings, seen = task.settings, task.rehearsed(micro, again)
+    """FLOPs and passing bytes of a token, and bytes that a step's optimiser goes through."""
+    seen = task.rehearsed(micro, again)
     # Forward, the gradient to what came in, and that to the weights: the last only of those that learn.
     parts = 2 + seen.trained / seen.parameters + (1 if again else 0)
-    batch, _ = task.batch(micro, settings)
     flops = _model_flops(task, shape) / 3 * parts
+    if isinstance(task, Rewarded):
+        flops += task.judging_work(shape)
     if task.teacher is not None:  # reads what the student reads, and learns nothing
         flops += of_config(str(task.teacher.model_type), task.teacher, task.records.longest).flops / 3
-    return flops, seen.kept / (batch.rows * batch.length), 20.0 * seen.trained
+    return flops, task.passing(micro, again), 20.0 * seen.trained
 
 
 def speed(task: Task, micro: int, again: bool, device: Device, mfu: float | None) -> tuple[float, float]:
     """Tokens a second, and the model FLOPs that makes of the device's rate."""
-    shape = of_config(str(task.config.model_type), task.config, task.records.longest)
+    shape = task.shape
     flops, kept, update = work(task, shape, micro, again)
     useful = flops_of_learning(task, shape, micro)
     if device.cpu and mfu is None:
-        step = task.settings.batch_size * task.records.mean
-        seconds = (CPU_PRICES[0] * flops + CPU_PRICES[1] * kept + CPU_PRICES[2] * update / step) / device.rate
+        amounts = (flops, kept, update / task.step_tokens)
+        prices = own_prices if isinstance(task, Own) else CPU_PRICES
+        seconds = sum(price * amount for price, amount in zip(prices, amounts, strict=True)) / device.rate
+        seconds += task.writing_seconds(shape, device) if isinstance(task, Rewarded) else 0
         return 1 / seconds, useful / seconds / device.rate
     used = mfu if mfu is not None else EAGER * efficiency(shape, device) * useful / flops
+    if isinstance(task, Rewarded) and mfu is None:
+        used = 1 / (1 / used + task.writing_seconds(shape, device) * device.rate / useful)
     return device.rate * used / useful, used
 
 
@@ -212,9 +247,16 @@ def show(plans: list[dict[str, Any]], device: Device, price: float | None) -> No
                 f"{plan['steps']} steps in all"
             )
         facts = {"parameters": f"{parameters}, {learn} of them learn", "records": records}
+        smaller = "a smaller max_length, adapter: lora"
+        if answers := plan.get("answers"):
+            smaller = "fewer prompts, generations or answer_tokens"
+            facts["a step"] = (
+                f"{answers['count']} answers of up to {answers['tokens']} tokens, whose writing takes "
+                f"{answers['share_of_time']:.0%} of the time"
+            )
         title = f"{plan['stage']} ({plan['do']}): {plan['model']} on {device.name}"
         disk = ", ".join(f"{name} {human_bytes(size)}" for name, size in plan["disk"].items() if size)
-        out.print(table_of(plan, title, facts, "a smaller max_length, adapter: lora", disk, price))
+        out.print(table_of(plan, title, facts, smaller, disk, price))
     if plans and not device.cpu:
         out.print(
             "The speed of tuning on accelerators is an assumption: no measured run stands behind it.", soft_wrap=True

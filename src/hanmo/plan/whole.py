@@ -14,7 +14,6 @@ from hanmo.plan import text as texts
 from hanmo.plan import training as trainings
 from hanmo.plan import tuning_cost as tunings
 from hanmo.plan.devices import Device, look_up
-from hanmo.plan.tuning import PLANNER
 from hanmo.pool import cores as here
 from hanmo.pretrain.settings import PretrainSettings
 from hanmo.recipe import Recipe
@@ -71,7 +70,8 @@ def plan_recipe(
     _fetch_bases(recipe)
     sizes = [texts.size_of(item) for item in text]
     trains = any(
-        isinstance(stage.settings, PretrainSettings) or stage.kind.planner == PLANNER for stage in recipe.stages
+        isinstance(stage.settings, PretrainSettings) or stage.kind.planner in tunings.PLANNERS
+        for stage in recipe.stages
     )
     if trains:
         found.device = look_up(device)

@@ -74,6 +74,11 @@ def check(settings: SftSettings, objective: str) -> None:
             raise HanmoError(f"{name}: for decoders of stock classes; this model learns {objective}; leave it out")
 
 
+def limit_of(settings: SftSettings, config: Any) -> int:
+    """Tokens of a row; a stock T5 has no longest one."""
+    return min(filter(None, (settings.max_length, getattr(config, "max_position_embeddings", None))), default=_LONGEST)
+
+
 def run(
     settings: SftSettings, objective: str, inputs: dict[str, list[Path]], out: Path, rate: Callable[[int], float]
 ) -> dict[str, Any]:
@@ -94,8 +99,7 @@ def run(
     reading = Reading.of("", folder)
     pinyin_of = pinyin_reader(folder) if reading.pinyin else None
     tokenizer = load(folder)
-    # A stock T5 has no longest row.
-    limit = min(filter(None, (settings.max_length, getattr(config, "max_position_embeddings", None))), default=_LONGEST)
+    limit = limit_of(settings, config)
     encode = encoder_of(tokenizer, settings.too_long, reading.backward)
     prepared = prepare(settings, inputs["records"], encode, limit)
     start = getattr(config, "decoder_start_token_id", None) or 0

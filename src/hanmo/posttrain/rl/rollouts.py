@@ -27,6 +27,9 @@ from hanmo.posttrain import training
 from hanmo.posttrain.rl.rewards import Rewards, Task
 from hanmo.posttrain.settings import RlSettings
 
+#: Answers that are written at a time.
+AT_ONCE = 256
+
 
 def answers_of(
     start: training.Start,
@@ -50,7 +53,7 @@ def answers_of(
             max_new_tokens=longest,
             temperature=temperature,
             seed=seed,
-            batch_prompts=256,
+            batch_prompts=AT_ONCE,
         )
     return [ids if len(ids) >= longest else [*ids, start.chat.turn_end] for ids in found]
 
