@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hanmo.files import read_json
+from hanmo.plan import bits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -32,3 +33,21 @@ def test_the_result_is_of_the_runs_that_lie_here() -> None:
         found, kept = expected_bits.judged(runs, floor), result["by floor"][str(floor)]
         for name, figures in found.items():
             assert figures == pytest.approx(kept[name], rel=1e-6), name
+
+
+def test_the_planner_says_what_the_fits_say() -> None:
+    runs, fits = expected_bits.runs(), expected_bits.FLOORS
+    for floor, *law in bits.FITS:
+        fitted = expected_bits.fitted(runs, floor)
+        assert law == pytest.approx([fitted[0], -fitted[1], -fitted[2]], abs=1e-4)
+    assert tuple(floor for floor, *_ in bits.FITS) == fits
+    errors = [expected_bits.judged(runs, floor)["left out, one at a time"]["largest"] for floor in fits]
+    assert max(errors) == pytest.approx(bits.ERROR, abs=1e-3)
+    # Every run that the fits are of lies within its span; a day of one card's is a span of a third.
+    for parameters, tokens, measured in runs:
+        least, most = bits.expected_bits(parameters, tokens)
+        assert least < measured < most and bits.beyond(parameters, tokens) == pytest.approx(1, abs=0.03)
+    least, most = bits.expected_bits(103_000_000, 4_500_000_000)
+    assert (round(least, 2), round(most, 2)) == (0.87, 1.23)
+    assert bits.beyond(103_000_000, 4_500_000_000) == pytest.approx(1125)
+    assert bits.beyond(2_000_000, 33_000) == pytest.approx(10)

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from hanmo.cli import cli
 from hanmo.errors import HanmoError
+from hanmo.plan.bits import expected_bits
 from hanmo.plan.devices import KNOWN, Device
 from hanmo.plan.training import AUTO_VOCABULARY, plan_training
 from hanmo.recipe import load_recipe
@@ -49,6 +50,7 @@ def test_the_sums(recipe: Path) -> None:
     assert plan["tokens_per_second"] == pytest.approx(8 * 312e12 * 0.4 / plan["flops_per_token"])
     assert plan["steps"] == 15259 and plan["tokens"] == 15259 * 131072
     assert plan["hours"] == pytest.approx(plan["tokens"] / plan["tokens_per_second"] / 3600)
+    assert plan["bits_per_byte"] == expected_bits(plan["parameters"], plan["tokens"])
     assert plan["kwh"] == pytest.approx(8 * 0.4 * plan["hours"]) and plan["cost"] == pytest.approx(16 * plan["hours"])
     assert plan["layout"] == {
         "micro_tokens": 8192,

@@ -10,6 +10,7 @@ from typing import Any
 from hanmo.console import Console, human_bytes, human_count
 from hanmo.errors import HanmoError
 from hanmo.files import read_json
+from hanmo.plan.bits import beyond, expected_bits
 from hanmo.plan.devices import USABLE, Device
 from hanmo.plan.fit import changes, choose, layout_of, share_of
 from hanmo.plan.memory import Layout, Need, detail, need
@@ -58,6 +59,9 @@ def plan_training(
                 plan_stage(stage.settings, shape, device, processes, mfu, price, watts) | {"stage": stage.name}
             )
             found[-1]["disk"]["shards"] = _shards(stage, stages, shape)
+            # Known of new decoders alone: what a model knows before, and what a mask costs, no run of ours says.
+            if not stage.sources.get("model") and stage.settings.resolved(None).objective == "causal":
+                found[-1]["bits_per_byte"] = expected_bits(shape.parameters, found[-1]["tokens"])
     return found
 
 
@@ -193,6 +197,10 @@ def show(plans: list[dict[str, Any]], device: Device, price: float | None) -> No
             "training": f"{human_count(plan['tokens'])} tokens, {plan['steps']} steps",
             "FLOPs a token": human_count(plan["flops_per_token"]),
         }
+        if bits := plan.get("bits_per_byte"):
+            far = beyond(plan["parameters"], plan["tokens"])
+            sure = "of held-out text like that of our runs" if far <= 1 else f"a guess: {far:,.0f} times our runs"
+            facts["bits per byte"] = f"{bits[0]:.2f} to {bits[1]:.2f} ({sure})"
         disk = plan["disk"]
         on_disk = (
             f"shards {human_bytes(disk['shards'])}, checkpoints {human_bytes(disk['checkpoints'])} "
