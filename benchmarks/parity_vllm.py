@@ -11,7 +11,9 @@ family (`--family` names one), each trained in seconds. Exit status 0: everythin
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonschema import Draft202012Validator
 
 from hanmo.console import console, human_seconds
 from hanmo.convert import parity, toy
@@ -30,6 +33,7 @@ from hanmo.errors import HanmoError
 from hanmo.files import read_json, write_json
 from hanmo.models.folder import resolve
 from hanmo.serve.engines import open_engine
+from hanmo.serve.engines.base import Engine
 from hanmo.serve.engines.vllm import ARGUMENTS_VARIABLE, VARIABLE
 from hanmo.serve.sampling import Sampling
 from hanmo.tokenizer import load
@@ -38,6 +42,19 @@ from hanmo.tokenizer.chat import ChatFormat
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = 64
 LINES = 1000
+#: A form to be filled in, and another way to say what may be written.
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "城市": {"enum": ["北京", "上海", "广州"]},
+        "晴": {"type": "boolean"},
+        "风": {"type": "array", "items": {"enum": ["东", "西"]}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["城市", "晴", "风"],
+    "additionalProperties": False,
+}
+GRAMMAR = 'root ::= ("红" | "黄" | "蓝") "，" [0-9] "。"'
+DRAWS = 8
 #: Of one worker: vLLM imports for a while, and compiles its Python files the first time.
 TIMEOUT = 900
 
@@ -129,7 +146,8 @@ def served(model_dir: Path, python: Path) -> dict[str, Any]:
     """Greedy answers of the same engine as a child of `hanmo serve`, against transformers behind the same interface.
 
     Returns:
-        How many questions have the same text, tokens and end, and the largest difference of a log probability.
+        How many questions have the same text, tokens and end, the largest difference of a log probability, and how
+        many drawn answers keep to a JSON schema and to a grammar.
     """
     variables = {VARIABLE: str(python), ARGUMENTS_VARIABLE: "--enforce-eager", "VLLM_CPU_KVCACHE_SPACE": "1"}
     before = {name: os.environ.get(name) for name in variables}
@@ -147,12 +165,26 @@ def served(model_dir: Path, python: Path) -> dict[str, Any]:
         return {
             **_same([asdict(one) for one in ours], [asdict(one) for one in theirs]),
             "logprobs_apart": max((abs(one.logprob - other.logprob) for one, other in pairs), default=0.0),
+            "held": _held(engines[0], asked[0]),
         }
     finally:
         for engine in engines:
             engine.close()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _held(engine: Engine, prompt: list[int]) -> dict[str, int]:
+    """How many answers drawn at temperature 1 are what they were held to, of how many."""
+    fits = Draft202012Validator(SCHEMA).is_valid
+    good = 0
+    for seed in range(DRAWS):
+        form = Sampling(temperature=1, max_tokens=200, seed=seed, json_schema=json.dumps(SCHEMA, ensure_ascii=False))
+        line = Sampling(temperature=1, max_tokens=200, seed=seed, grammar=GRAMMAR)
+        filled, written = (engine.complete([prompt], sampling)[0] for sampling in (form, line))
+        good += filled.finish == "stop" and fits(json.loads(filled.text))
+        good += written.finish == "stop" and re.fullmatch("[红黄蓝]，[0-9]。", written.text) is not None
+    return {"same": good, "of": 2 * DRAWS}
 
 
 def _same(expected: list[Any], got: list[Any]) -> dict[str, Any]:
@@ -212,11 +244,13 @@ def main() -> int:
                 found = reports[-1]["served"] = served(model_dir, arguments.python)
                 console.print(
                     f"  {found['same']} of {found['of']} answers that are the same through hanmo serve, "
-                    f"log probabilities within {found['logprobs_apart']:.1e}"
+                    f"log probabilities within {found['logprobs_apart']:.1e}; "
+                    f"{found['held']['same']} of {found['held']['of']} drawn answers keep to a schema or grammar"
                 )
                 # As above, an answer may leave the other at a tie.
                 near = found["same"] + reports[-1]["greedy"]["ties"] >= found["of"] and found["logprobs_apart"] < 1e-3
-                reports[-1]["agrees"] = reports[-1]["agrees"] and near
+                kept = found["held"]["same"] == found["held"]["of"]
+                reports[-1]["agrees"] = reports[-1]["agrees"] and near and kept
     except HanmoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

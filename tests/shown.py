@@ -71,15 +71,15 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
-def command_of(block: Block, ports: dict[str, str]) -> list[str]:
-    """What runs the block; `ports` are to be replaced."""
+def command_of(block: Block, ports: dict[str, str], programs: Path | None = None) -> list[str]:
+    """What runs the block; `ports` are to be replaced, `programs` as in `environment`."""
     code = block.code.rstrip()
     if extra := (block.marks or {}).get("append"):
         code = f"{code} {extra}"
     for port, other in ports.items():
         code = code.replace(port, other)
     if block.language == "python":
-        return [sys.executable, "-c", code]
+        return [str(programs / "python") if programs else sys.executable, "-c", code]
     return [shutil.which("bash") or "bash", "-euo", "pipefail", "-c", code]
 
 
@@ -143,7 +143,7 @@ def run_all(text: str, folder: Path, shared: Path | None = None, programs: Path 
                     continue
                 where = f"the block of line {block.line}"
                 child = subprocess.Popen(
-                    command_of(block, ports),
+                    command_of(block, ports, programs),
                     cwd=folder,
                     env=environment(programs),
                     stdin=subprocess.DEVNULL,

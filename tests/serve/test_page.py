@@ -46,16 +46,16 @@ def answers(page) -> list[str]:
 def test_an_answer_streams_into_the_page(page, server):
     page.wait_for_selector("#model:text-is('scripted')")
     assert page.is_visible("#welcome") and page.is_disabled("#send")
-    server.engine.delay = 0.004
+    server.engine.delay = 0.1  # a token, of more than a hundred
     ask(page, "讲个故事")
     assert page.input_value("#input") == ""
     page.wait_for_selector(".live p:not(:empty)")
     seen = answers(page)[0]
+    server.engine.delay = 0.0
     assert STORY.startswith(seen) and len(seen) < len(STORY) and page.is_hidden("#welcome")
     page.wait_for_selector(".assistant:not(.live) .foot")
     assert answers(page) == [STORY] and "\ufffd" not in page.inner_text("body")
     assert "词元" in page.inner_text(".foot")
-    server.engine.delay = 0.0
     ask(page, "再来")
     page.wait_for_selector(".assistant:nth-of-type(4) .foot")
     assert server.engine.served[-1] == f"讲个故事\n{STORY}\n再来\n"
@@ -87,7 +87,7 @@ def test_shift_enter_breaks_the_line_and_composing_does_not_send(page, server):
 
 @pytest.mark.parametrize("how", ["button", "escape"])
 def test_an_answer_can_be_stopped_and_the_talk_goes_on(page, server, until, how):
-    server.engine.delay = 0.004
+    server.engine.delay = 0.05
     finished = server.engine.finished
     ask(page, "long")
     page.wait_for_selector(".live p:not(:empty)")
@@ -134,7 +134,7 @@ def test_a_question_too_long_is_given_back(page):
 
 
 def test_a_server_that_is_gone_is_said_to_be_gone(browser, run_server, scripted):
-    with run_server(scripted(b"x" * 5000, delay=0.01)) as server:
+    with run_server(scripted(b"x" * 5000, delay=0.05)) as server:
         pages = opened(browser, server.url)
         page = next(pages)
         ask(page, "你好")

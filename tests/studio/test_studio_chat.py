@@ -107,7 +107,7 @@ def test_an_answer_is_stopped_by_escape_and_failures_are_told(page, engines) -> 
     ask(page, "好")
     engine = engines[1]["sft"]
     finished = engine.finished
-    engine.delay = 0.01
+    engine.delay = 0.1
     page.fill(".composer textarea", "long")
     page.press(".composer textarea", "Enter")
     page.wait_for_function("() => document.querySelector('.turn:last-child .answer p').textContent.length > 3")
