@@ -102,6 +102,8 @@ class VllmEngine(WordedEngine):
             *(f"--served-model-name={self.name}", f"--max-logprobs={MOST_LOGPROBS}", "--host=127.0.0.1"),
             # What a request leaves out is decided by us, not by the folder.
             *("--generation-config=vllm", "--disable-uvicorn-access-log"),
+            # A small model that may write white space anywhere in its JSON writes nothing else.
+            '--structured-outputs-config={"backend":"xgrammar","disable_any_whitespace":true}',
             # As our other engines compute on a CPU.
             *(["--dtype=float32"] if device == "cpu" else []),
             *shlex.split(os.environ.get(ARGUMENTS_VARIABLE, "")),
