@@ -11,9 +11,10 @@
 
 Of each preset: parameters counted on the model and as published; held-out loss in nats a target (for masks: a masked
 token; for gaps: a token of the answers) at the start and after the budget, beside what guessing evenly and by
-frequency cost; tokens a second of our stage over those of the Trainer at its defaults (fp32) and with bf16, with the
-same class, rows, batch and thread, in turns; the largest difference of logits from a reference in float64; greedy
-continuations with and without cache, and in a batch and alone. What is done is not done again.
+frequency cost; tokens a second of our stage over those of the Trainer at its defaults (fp32) and, where ours finds this
+processor fast in it, with bf16, with the same class, rows, batch and thread, in turns; the largest difference of logits
+from a reference in float64; greedy continuations with and without cache, and in a batch and alone. What is done is not
+done again.
 """
 
 from __future__ import annotations
@@ -116,14 +117,16 @@ def take(name: str, work: Path, rounds: int, found: dict[str, Any], keep: Any) -
     while len(turns) < rounds:
         turn = {"ours": child("ours", job, out)}
         turn["trainer"] = child("peer", job | {"fast": False}, out)
-        turn["trainer_bf16"] = child("peer", job | {"fast": True}, out)
+        if turn["ours"]["dtype"] == "bfloat16":
+            turn["trainer_bf16"] = child("peer", job | {"fast": True}, out)
         turns.append(turn)
         keep()
-    speeds = {key: [turn[key]["tokens_per_second"] for turn in turns] for key in turns[0]}
+    shared = [key for key in turns[0] if all(key in turn for turn in turns)]
+    speeds = {key: [turn[key]["tokens_per_second"] for turn in turns] for key in shared}
     found["tokens_per_second"] = {key: statistics.median(values) for key, values in speeds.items()}
     found["ratio"] = {
         key: round(statistics.median(a / b for a, b in zip(speeds["ours"], speeds[key], strict=True)), 2)
-        for key in ("trainer", "trainer_bf16")
+        for key in shared[1:]
     }
     keep()
 
@@ -142,7 +145,11 @@ def table(families: dict[str, Any]) -> str:
         cells += [f"{learn['start']:.2f}", f"{learn['end']:.2f}", f"{learn['tokens']:,}"]
         if ratio := found.get("ratio"):
             rate = found["tokens_per_second"]["ours"]
-            cells += [f"{rate:,.0f}", f"x {ratio['trainer']}", f"x {ratio['trainer_bf16']}"]
+            cells += [
+                f"{rate:,.0f}",
+                f"x {ratio['trainer']}",
+                f"x {ratio['trainer_bf16']}" if "trainer_bf16" in ratio else "",
+            ]
         else:
             cells += [""] * 3
         cells += [f"{check['error']:.1e}", check.get("cached_as_uncached", ""), check["batch_as_alone"]]
